@@ -1,0 +1,147 @@
+package keystore
+
+import (
+	"crypto"
+	"time"
+)
+
+// A Version is one key pair of a key set and all that is known of its life.
+// Times are zero until they happen.
+type Version struct {
+	Number    int       // from 1, never reused
+	Algorithm Algorithm // for ever
+	Keystore  string    // the configured keystore that holds the private half
+	KeyID     KeyID     // the provider's name for it, chosen before it was made
+	KID       KID       // empty while pending
+	SPKI      []byte    // DER public key; nil while pending
+	State     State
+
+	CreatedAt   time.Time // recorded as pending
+	PublishedAt time.Time // became published
+	ServedAt    time.Time // the last node acknowledged that it serves a set with it
+	ActivatedAt time.Time // became active
+	StoppedAt   time.Time // left active: the end of signing
+	RetiredAt   time.Time // left the set
+	DestroyedAt time.Time // private key proven gone, or abandoned
+
+	// ExpHorizon is a time no token it signed outlives, raised ahead of need.
+	// Zero: nothing has been signed.
+	ExpHorizon time.Time
+	// MaxLifetime is the longest lifetime in force at any time while it was active.
+	MaxLifetime time.Duration
+
+	Suspended   *Fact // nil unless suspended now
+	Compromised *Fact // nil unless compromised
+}
+
+// A Fact stands beside a version's state: since when, by whom, and why.
+type Fact struct {
+	At     time.Time `json:"at"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+}
+
+// Ref names the version's key to its provider.
+func (v *Version) Ref() KeyRef {
+	return KeyRef{ID: v.KeyID, Algorithm: v.Algorithm, SPKI: v.SPKI}
+}
+
+// Public returns the version's public key.
+func (v *Version) Public() (crypto.PublicKey, error) { return ParsePublic(v.SPKI) }
+
+// Signs reports whether the version may sign as far as its own row says:
+// active, neither suspended nor compromised.
+func (v *Version) Signs() bool {
+	return v.State == Active && v.Suspended == nil && v.Compromised == nil
+}
+
+// A KeySet is a name, never reused, a purpose for ever, and numbered versions.
+type KeySet struct {
+	Name      string
+	Purpose   Purpose
+	Algorithm Algorithm // of the next version
+	Keystore  string    // of the next version
+	Revision  int64     // the catalog revision that last changed it
+	CreatedAt time.Time
+	ServedAt  time.Time // when its published set was first served; zero: never
+	RotateBy  *Fact     // a rotation an operator asked for and that is not done
+	Promises  []Promise // what was promised to caches, oldest first, the last one in force
+	Versions  []Version // by number
+}
+
+// A Promise is what one configuration promised the world's caches and verifiers
+// about a key set, from At until the next Promise.
+type Promise struct {
+	At          time.Time
+	MaxAge      time.Duration // Cache-Control max-age as configured
+	CacheFor    time.Duration // A: the longest a complying cache holds a set
+	MaxLifetime time.Duration // L: the longest token lifetime the policy allows
+}
+
+// Active returns the version in state Active, suspended or not.
+func (ks *KeySet) Active() (*Version, bool) {
+	return ks.find(func(v *Version) bool { return v.State == Active })
+}
+
+// Version returns the version with the given number.
+func (ks *KeySet) Version(number int) (*Version, bool) {
+	return ks.find(func(v *Version) bool { return v.Number == number })
+}
+
+// ByKID returns the version with the given KID.
+func (ks *KeySet) ByKID(kid KID) (*Version, bool) {
+	return ks.find(func(v *Version) bool { return kid != "" && v.KID == kid })
+}
+
+// InState returns the versions in state s, by number.
+func (ks *KeySet) InState(s State) []*Version {
+	var vs []*Version
+	for i := range ks.Versions {
+		if ks.Versions[i].State == s {
+			vs = append(vs, &ks.Versions[i])
+		}
+	}
+	return vs
+}
+
+// Known returns the versions the world sees, by number.
+func (ks *KeySet) Known() []*Version {
+	var vs []*Version
+	for i := range ks.Versions {
+		if ks.Versions[i].State.Known() && ks.Versions[i].Compromised == nil {
+			vs = append(vs, &ks.Versions[i])
+		}
+	}
+	return vs
+}
+
+func (ks *KeySet) find(is func(*Version) bool) (*Version, bool) {
+	for i := range ks.Versions {
+		if is(&ks.Versions[i]) {
+			return &ks.Versions[i], true
+		}
+	}
+	return nil, false
+}
+
+// Clone returns a deep copy of ks.
+func (ks *KeySet) Clone() *KeySet {
+	c := *ks
+	c.RotateBy = cloneFact(ks.RotateBy)
+	c.Promises = append([]Promise(nil), ks.Promises...)
+	c.Versions = append([]Version(nil), ks.Versions...)
+	for i := range c.Versions {
+		v := &c.Versions[i]
+		v.SPKI = append([]byte(nil), v.SPKI...)
+		v.Suspended, v.Compromised = cloneFact(v.Suspended), cloneFact(v.Compromised)
+	}
+	return &c
+}
+
+func cloneFact(f *Fact) *Fact {
+	if f == nil {
+		return nil
+	}
+	c := *f
+	return &c
+}

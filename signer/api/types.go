@@ -1,0 +1,205 @@
+// Package api is what the server and its clients share: the wire types, the
+// strict decoder, and the error codes.
+//
+// JSON members are snake_case, durations whole seconds, times RFC 3339 in UTC,
+// serial numbers lower-case hexadecimal, certificates PEM strings.
+package api
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// SignJWTRequest asks for a JWT: POST /v1/sign/jwt.
+type SignJWTRequest struct {
+	KeySet string          `json:"keyset"`
+	Claims json.RawMessage `json:"claims"`        // a JSON object, copied into the payload verbatim
+	TTL    *int64          `json:"ttl,omitempty"` // seconds; absent: the key set's default
+	Typ    string          `json:"typ,omitempty"` // absent: "JWT"
+}
+
+// SignJWTReply is a signed JWT.
+type SignJWTReply struct {
+	Token     string    `json:"token"`
+	KID       string    `json:"kid"`
+	ExpiresAt time.Time `json:"expires_at"`
+	Entry     string    `json:"entry"` // where it stands in the log: origin#index
+}
+
+// BatchRequest asks for several JWTs: POST /v1/sign/jwt/batch.
+type BatchRequest struct {
+	Requests []json.RawMessage `json:"requests"` // each a SignJWTRequest; at most MaxBatch
+}
+
+// BatchReply answers a BatchRequest in its order.
+type BatchReply struct {
+	Results []BatchResult `json:"results"`
+}
+
+// BatchResult is a SignJWTReply, or a Problem: exactly one is set, and it is
+// written as that object.
+type BatchResult struct {
+	Reply   *SignJWTReply
+	Problem *Problem
+}
+
+// MarshalJSON writes whichever is set.
+func (r BatchResult) MarshalJSON() ([]byte, error) {
+	if r.Problem != nil {
+		return json.Marshal(r.Problem)
+	}
+	return json.Marshal(r.Reply)
+}
+
+// UnmarshalJSON tells the two apart by the member "code".
+func (r *BatchResult) UnmarshalJSON(b []byte) error {
+	var p Problem
+	if err := json.Unmarshal(b, &p); err == nil && p.Code != "" {
+		r.Problem = &p
+		return nil
+	}
+	r.Reply = new(SignJWTReply)
+	return json.Unmarshal(b, r.Reply)
+}
+
+// SignCSRRequest asks for a certificate: POST /v1/sign/csr.
+type SignCSRRequest struct {
+	Authority string `json:"authority"`
+	Profile   string `json:"profile"`
+	CSR       string `json:"csr"`           // PEM, one CERTIFICATE REQUEST
+	TTL       *int64 `json:"ttl,omitempty"` // seconds; absent: the profile's default
+}
+
+// SignCSRReply is an issued certificate.
+type SignCSRReply struct {
+	Certificate string    `json:"certificate"` // PEM
+	Chain       []string  `json:"chain"`       // PEM, the issuer first, a self-signed one included
+	Serial      string    `json:"serial"`
+	NotAfter    time.Time `json:"not_after"`
+	Entry       string    `json:"entry"`
+}
+
+// KeySetList answers GET /v1/keysets.
+type KeySetList struct {
+	KeySets []KeySet `json:"keysets"`
+}
+
+// KeySet answers GET /v1/keysets/NAME.
+type KeySet struct {
+	Name      string    `json:"name"`
+	Purpose   string    `json:"purpose"`
+	Algorithm string    `json:"algorithm"`
+	Keystore  string    `json:"keystore"`
+	Revision  int64     `json:"revision"`
+	Versions  []Version `json:"versions"`
+}
+
+// Version is one key version. Times are null until they are known.
+type Version struct {
+	Version     int        `json:"version"`
+	KID         string     `json:"kid"`
+	State       string     `json:"state"`
+	NIST        string     `json:"nist_state"`
+	PublishedAt *time.Time `json:"published_at"`
+	SignsFrom   *time.Time `json:"signs_from"`
+	SignsUntil  *time.Time `json:"signs_until"`
+	RetiresAt   *time.Time `json:"retires_at"`
+	ExpHorizon  *time.Time `json:"exp_horizon"`
+	Suspended   bool       `json:"suspended"`
+	Compromised bool       `json:"compromised"`
+	Alarms      []string   `json:"alarms,omitempty"` // what is wrong with it, in words
+}
+
+// OperateRequest is the body of POST /v1/keysets/NAME/{rotate,suspend,resume}.
+type OperateRequest struct {
+	Reason string `json:"reason"`
+	KID    string `json:"kid,omitempty"`  // absent: the active version
+	When   string `json:"when,omitempty"` // rotate only: absent or "now"
+}
+
+// VersionRef names a version.
+type VersionRef struct {
+	Version int    `json:"version"`
+	KID     string `json:"kid"`
+}
+
+// RotateReply answers a rotate, with status 202.
+type RotateReply struct {
+	From      VersionRef `json:"from"`
+	To        VersionRef `json:"to"`
+	SignsFrom time.Time  `json:"signs_from"`
+	Entry     string     `json:"entry"`
+}
+
+// SuspendReply answers a suspend or a resume.
+type SuspendReply struct {
+	Version   int    `json:"version"`
+	KID       string `json:"kid"`
+	Suspended bool   `json:"suspended"`
+	Durable   bool   `json:"durable"`
+	Entry     string `json:"entry"` // empty while the log cannot be written
+}
+
+// Plan answers GET /v1/keysets/NAME/plan.
+type Plan struct {
+	Steps []PlanStep `json:"steps"`
+	// Held says what holds the next step, for "rotation why".
+	Held string `json:"held,omitempty"`
+}
+
+// PlanStep is one step ahead.
+type PlanStep struct {
+	At      time.Time `json:"at"`
+	Version int       `json:"version"`
+	Step    string    `json:"step"` // generate, publish, activate, retire, remove
+	HeldBy  string    `json:"held_by"`
+}
+
+// History answers GET /v1/keysets/NAME/history.
+type History struct {
+	Events []Event `json:"events"`
+}
+
+// Event is one step that was taken.
+type Event struct {
+	At      time.Time `json:"at"`
+	Version int       `json:"version"`
+	Event   string    `json:"event"`
+	By      string    `json:"by"`
+	Reason  string    `json:"reason"`
+	Entry   string    `json:"entry"`
+}
+
+// TokenList answers GET /v1/ops/tokens.
+type TokenList struct {
+	Tokens []Token `json:"tokens"`
+}
+
+// Token is one token's state.
+type Token struct {
+	Keystore string    `json:"keystore"`
+	Label    string    `json:"label"`
+	Serial   string    `json:"serial"`
+	State    string    `json:"state"`
+	Since    time.Time `json:"since"`
+	Module   string    `json:"module"`
+	Error    string    `json:"error,omitempty"`
+	Hint     string    `json:"hint,omitempty"`
+	Workers  int       `json:"workers"`
+	Restarts int       `json:"restarts"`
+}
+
+// TokenRetryRequest is the body of POST /v1/ops/tokens/retry: a keystore's
+// name, or a token's serial or label.
+type TokenRetryRequest struct {
+	Token string `json:"token"`
+}
+
+// Endpoints is what chanceryd dev writes to endpoints.json when it is ready.
+type Endpoints struct {
+	Socket string `json:"socket"`
+	Ops    string `json:"ops"`
+	API    string `json:"api"`
+	Public string `json:"public"`
+	Admin  string `json:"admin"`
+}
