@@ -51,11 +51,12 @@ const (
 	ActKeyServed       Action = "key.served" // a node serves a set with it
 	ActKeyProven       Action = "key.proven" // this node saw the token sign a challenge
 	ActKeyActivate     Action = "key.activate"
-	ActKeyRetire       Action = "key.retire"  // active → retiring
-	ActKeyRemove       Action = "key.remove"  // retiring → retired
-	ActKeyDestroy      Action = "key.destroy" // retired → destroyed
-	ActKeyAbandon      Action = "key.abandon" // pending → abandoned
-	ActKeyOrphan       Action = "key.orphan"  // a key on a token that the catalog does not know
+	ActKeyRetire       Action = "key.retire"      // active → retiring
+	ActKeyRemove       Action = "key.remove"      // retiring → retired
+	ActKeyDestroy      Action = "key.destroy"     // retired → destroyed
+	ActKeyAbandon      Action = "key.abandon"     // pending → abandoned
+	ActKeyOrphan       Action = "key.orphan"      // a key on a token that the catalog does not know
+	ActIssueAuthority  Action = "authority.issue" // the certificate of a CA key version
 	ActRotate          Action = "keyset.rotate"
 	ActSuspend         Action = "key.suspend"
 	ActResume          Action = "key.resume"

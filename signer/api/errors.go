@@ -25,7 +25,6 @@ const (
 	CodeIdempotencyInProgress Code = "idempotency_in_progress"
 	CodeConflict              Code = "conflict"
 	CodeTooLarge              Code = "too_large"
-	CodeUnsupportedMedia      Code = "unsupported_media_type"
 	CodeIdempotencyMismatch   Code = "idempotency_mismatch"
 	CodeOverloaded            Code = "overloaded"
 	CodeInternal              Code = "internal"
@@ -42,7 +41,7 @@ var statuses = map[Code]int{
 	CodeCertificateExpired: 401, CodeCertificateRevoked: 401,
 	CodeForbidden: 403, CodeNotFound: 404, CodeMethodNotAllowed: 405,
 	CodeTooEarly: 409, CodeIdempotencyInProgress: 409, CodeConflict: 409,
-	CodeTooLarge: 413, CodeUnsupportedMedia: 415, CodeIdempotencyMismatch: 422, CodeOverloaded: 429,
+	CodeTooLarge: 413, CodeIdempotencyMismatch: 422, CodeOverloaded: 429,
 	CodeInternal: 500, CodeSignatureInvalid: 500,
 	CodeKeySetSuspended: 503, CodeBackendUnavailable: 503, CodeAuditUnavailable: 503, CodeLeaseExpired: 503,
 }

@@ -1,0 +1,250 @@
+// Package jwt turns claims that a caller wrote into the signing input of a JWS
+// (RFC 7515, RFC 7519). It checks and composes; it does not sign, and reads no
+// clock.
+//
+// The header is made here and has three members, in this order:
+//
+//	{"alg":ALG,"kid":KID,"typ":TYP}
+//
+// The payload is ours first, and then the caller's text, verbatim:
+//
+//	{"iss":ISSUER,"iat":IAT,"nbf":NBF,"exp":EXP,"jti":JTI , CLAIMS after its "{"
+//	 └────────────────── ours ───────────────────────────┘
+//
+// The comma is left out before an object without members. iat is now in whole
+// seconds, nbf is the clock skew before it, exp is iat and the lifetime, jti is
+// 128 random bits in base64url. A caller who names one of these five, in any
+// letter case, is refused, and so is every text that two parsers could read in
+// two ways (api.Object); nothing is overwritten, clamped or spelt anew.
+//
+//	p, err := jwt.Prepare(grant, jwt.Request{KeySet: "web", Claims: claims}, env)
+//	input, err := p.Redeem(v.KID, v.Algorithm)   // once
+//	sig, err := key.Sign(ctx, input)             // the token is input "." BASE64URL(sig)
+package jwt
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// DefaultTTL is the lifetime of a token that is asked for without one, where
+// the key set's configuration says no other.
+const DefaultTTL = 300 * time.Second
+
+// A Request is what a caller asks for.
+type Request struct {
+	KeySet string
+	Claims []byte // one JSON object; not kept
+	TTL    *int64 // seconds; nil: Env.DefaultTTL
+	Typ    string // empty: policy.DefaultType
+}
+
+// An Env is what the key set and the moment add.
+type Env struct {
+	Issuer     string
+	Now        time.Time
+	Skew       time.Duration // nbf is so long before iat
+	DefaultTTL time.Duration // 0: DefaultTTL
+	MaxTTL     time.Duration // of the key set, beside the grant's; 0: the grant's alone
+}
+
+// A Prepared is a token that was checked and granted and can be signed once.
+type Prepared struct {
+	grant    policy.Grant
+	typ      string
+	jti      string
+	exp      time.Time
+	payload  []byte
+	redeemed atomic.Bool
+}
+
+// ErrRedeemed: a Prepared was redeemed before.
+var ErrRedeemed = errors.New("the prepared token was redeemed before")
+
+// Prepare checks req against grant, which must be to sign a JWT with the same
+// key set, and returns what is to be signed. Its errors are *api.Error
+// malformed, claim_reserved, ttl_too_long, typ_not_allowed or too_large, or wrap
+// policy.ErrForbidden if the grant is for something else.
+func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
+	if !grant.Allows(policy.SignJWT) || grant.Target().KeySet != req.KeySet {
+		return nil, fmt.Errorf("%w: the grant is not for a JWT by this key set", policy.ErrForbidden)
+	}
+	if env.Issuer == "" {
+		return nil, api.Errorf(api.CodeInternal, "internal error").Because(errors.New("the key set has no issuer"))
+	}
+	typ := req.Typ
+	if typ == "" {
+		typ = policy.DefaultType
+	}
+	if !grant.AllowsType(typ) {
+		return nil, api.Errorf(api.CodeTypNotAllowed, "the grant does not allow this typ")
+	}
+	ttl, err := lifetime(grant, req, env)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := checkClaims(req.Claims)
+	if err != nil {
+		return nil, err
+	}
+	iat := env.Now.Unix()
+	p := &Prepared{grant: grant, typ: typ, jti: newJTI(), exp: time.Unix(iat+ttl, 0).UTC()}
+	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+ttl, p.jti, theirs)
+	return p, nil
+}
+
+// lifetime returns the token's lifetime in seconds.
+func lifetime(grant policy.Grant, req Request, env Env) (int64, error) {
+	limit := grant.MaxTTL()
+	if env.MaxTTL > 0 {
+		limit = min(limit, env.MaxTTL)
+	}
+	most := int64(limit / time.Second)
+	if req.TTL == nil {
+		ttl := env.DefaultTTL
+		if ttl == 0 {
+			ttl = DefaultTTL
+		}
+		if n := int64(ttl / time.Second); n <= most {
+			return n, nil
+		}
+		return 0, api.Errorf(api.CodeTTLTooLong, "the default ttl of %d s is over the limit of %d s: ask for a shorter one", int64(ttl/time.Second), most)
+	}
+	switch ttl := *req.TTL; {
+	case ttl <= 0:
+		return 0, api.Errorf(api.CodeMalformed, `member "ttl" is not positive`)
+	case ttl > most:
+		return 0, api.Errorf(api.CodeTTLTooLong, "a ttl of %d s is over the limit of %d s", ttl, most)
+	default:
+		return ttl, nil
+	}
+}
+
+// claims is what there is to know of a caller's claims.
+type claims struct {
+	rest  []byte // the text after the first "{"
+	empty bool   // the object has no members
+}
+
+func checkClaims(text []byte) (claims, error) {
+	c := claims{empty: true}
+	err := api.Object(text, api.ClaimsLimits, func(name, _ []byte) error {
+		c.empty = false
+		if r := reserved(name); r != "" {
+			return api.Errorf(api.CodeClaimReserved, "the claim %q is the signer's", r)
+		}
+		return nil
+	})
+	if err != nil {
+		return claims{}, inClaims(err)
+	}
+	c.rest = text[bytes.IndexByte(text, '{')+1:] // only white space can stand before it
+	return c, nil
+}
+
+// inClaims says of an error of api.Object that its offsets count from where the
+// claims begin.
+func inClaims(err error) error {
+	e, ok := errors.AsType[*api.Error](err)
+	if !ok || e.Code == api.CodeClaimReserved {
+		return err
+	}
+	return api.Errorf(e.Code, "claims: %s", e.Detail)
+}
+
+// reserved returns the claim of ours that name is, or is in another letter
+// case, or "". Verifiers that fold letter case, encoding/json among them, would
+// take the caller's for ours.
+func reserved(name []byte) string {
+	if len(name) < 3 || len(name) > 5 { // U+017F, which folds to s, has two bytes
+		return ""
+	}
+	for _, ours := range [...]string{"iss", "iat", "nbf", "exp", "jti"} {
+		if strings.EqualFold(string(name), ours) {
+			return ours
+		}
+	}
+	return ""
+}
+
+func newJTI() string {
+	var random [16]byte
+	rand.Read(random[:]) // never fails, by its contract
+	return base64.RawURLEncoding.EncodeToString(random[:])
+}
+
+// seconds returns d in whole seconds, rounded up.
+func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
+
+func appendPayload(issuer string, iat, nbf, exp int64, jti string, theirs claims) []byte {
+	const ours = len(`{"iss":"","iat":,"nbf":,"exp":,"jti":"",`) + 3*len("-9223372036854775808")
+	b := make([]byte, 0, ours+len(issuer)+len(jti)+len(theirs.rest))
+	b = appendString(append(b, `{"iss":`...), issuer)
+	b = strconv.AppendInt(append(b, `,"iat":`...), iat, 10)
+	b = strconv.AppendInt(append(b, `,"nbf":`...), nbf, 10)
+	b = strconv.AppendInt(append(b, `,"exp":`...), exp, 10)
+	b = append(append(append(b, `,"jti":"`...), jti...), '"')
+	if !theirs.empty {
+		b = append(b, ',')
+	}
+	return append(b, theirs.rest...)
+}
+
+// appendString appends s as a JSON string.
+func appendString(b []byte, s string) []byte {
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			quoted, err := json.Marshal(s)
+			if err != nil { // a string always has a form in JSON
+				panic(err)
+			}
+			return append(b, quoted...)
+		}
+	}
+	return append(append(append(b, '"'), s...), '"')
+}
+
+// Redeem returns the JWS signing input (RFC 7515 Section 5.1) under the header
+// of a key: its name and algorithm, which must be one pair. The second time it
+// returns ErrRedeemed.
+func (p *Prepared) Redeem(kid keystore.KID, alg keystore.Algorithm) ([]byte, error) {
+	if kid == "" || alg == "" {
+		return nil, errors.New("redeeming a token: no key named")
+	}
+	if p.redeemed.Swap(true) {
+		return nil, ErrRedeemed
+	}
+	var space [160]byte // enough for a thumbprint and the usual types
+	h := appendString(append(space[:0], `{"alg":`...), string(alg))
+	h = appendString(append(h, `,"kid":`...), string(kid))
+	h = append(appendString(append(h, `,"typ":`...), p.typ), '}')
+
+	b64 := base64.RawURLEncoding
+	input := make([]byte, 0, b64.EncodedLen(len(h))+1+b64.EncodedLen(len(p.payload)))
+	input = append(b64.AppendEncode(input, h), '.')
+	return b64.AppendEncode(input, p.payload), nil
+}
+
+// Grant returns the grant the token was prepared under.
+func (p *Prepared) Grant() policy.Grant { return p.grant }
+
+// Exp returns when the token expires.
+func (p *Prepared) Exp() time.Time { return p.exp }
+
+// JTI returns the token's identifier.
+func (p *Prepared) JTI() string { return p.jti }
+
+// Typ returns the token's type.
+func (p *Prepared) Typ() string { return p.typ }

@@ -1,0 +1,191 @@
+// Package policy decides who a client certificate is, and what that principal
+// may have done. It denies by default, does no I/O, reads no clock, and imports
+// nothing of ours.
+//
+// What was written is a Config; what was checked is a Policy, which is
+// immutable. A reload makes a new one.
+//
+//	p, err := policy.New(cfg)                              // every fault at once
+//	who, err := p.Identify("dev", cert)                    // exactly one name
+//	grant, err := p.Authorize(who, policy.SignJWT, policy.Target{KeySet: "web"})
+//	grant.AllowsType("at+jwt")                             // the limits of the rule that decided
+//
+// A principal is a trust anchor, a kind and a value, compared exactly:
+//
+//	dev:spiffe:spiffe://chancery.dev/issuer     a SPIFFE ID
+//	ci:dns:runner-7.ci.example.com              a DNS name
+//	ci:uri:https://ci.example.com/jobs/build    another URI
+//	lab:pin:9f86d081…                           SHA-256 of the public key (SPKI)
+//
+// The first rule, in the order of the configuration, whose principals, actions
+// and targets fit decides, and its limits are the grant's: a later, wider rule
+// does not widen it. Unknown and forbidden names are refused alike.
+package policy
+
+import (
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// ErrForbidden: no rule lets the principal do it, or what it names does not
+// exist; which of the two is not told.
+var ErrForbidden = errors.New("forbidden")
+
+// An Action is what a principal wants done. Each needs a grant of its own.
+type Action string
+
+// The actions, and what of a Target they need.
+const (
+	SignJWT      Action = "jwt.sign"      // KeySet
+	SignCSR      Action = "csr.sign"      // Authority and Profile
+	ReadKeySets  Action = "keysets.read"  // KeySet
+	Rotate       Action = "keyset.rotate" // KeySet
+	Suspend      Action = "key.suspend"   // KeySet
+	Resume       Action = "key.resume"    // KeySet
+	ReadAudit    Action = "audit.read"    // nothing
+	ManageTokens Action = "token.manage"  // nothing
+)
+
+// Actions returns every action.
+func Actions() []Action {
+	return []Action{SignJWT, SignCSR, ReadKeySets, Rotate, Suspend, Resume, ReadAudit, ManageTokens}
+}
+
+func (a Action) onKeySet() bool {
+	return a == SignJWT || a == ReadKeySets || a == Rotate || a == Suspend || a == Resume
+}
+
+func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
+
+func (a Action) operates() bool {
+	return a == Rotate || a == Suspend || a == Resume || a == ManageTokens
+}
+
+// A Target is what an action is done to. Members the action does not need are
+// empty.
+type Target struct {
+	KeySet    string
+	Authority string
+	Profile   string
+}
+
+// A Policy answers who someone is and what they may have done. It may be used
+// concurrently.
+type Policy struct {
+	hash    string
+	anchors map[string]*Anchor
+	rules   map[Principal][]*Rule // in the order of the configuration
+
+	revokedKeys    map[[sha256.Size]byte]bool
+	revokedSerials map[string]bool
+}
+
+// Hash returns the SHA-256, in hexadecimal, of the configuration the policy was
+// made from. Entries of the log name the policy by it.
+func (p *Policy) Hash() string { return p.hash }
+
+// Authorize returns who's grant to do action to target, or an error wrapping
+// ErrForbidden. It is asked for every request.
+func (p *Policy) Authorize(who Principal, action Action, target Target) (Grant, error) {
+	for _, r := range p.rules[who] {
+		if r.fits(action, target) {
+			return Grant{rule: r, who: who, action: action, target: target, policy: p.hash}, nil
+		}
+	}
+	return Grant{}, fmt.Errorf("%w: no rule of %s fits %s of this", ErrForbidden, who, action)
+}
+
+func (r *Rule) fits(action Action, target Target) bool {
+	if !slices.Contains(r.Actions, action) {
+		return false
+	}
+	switch {
+	case action == SignCSR:
+		return names(r.Authorities, target.Authority) && names(r.Profiles, target.Profile)
+	case action.onKeySet():
+		return names(r.KeySets, target.KeySet)
+	}
+	return true
+}
+
+// names reports whether list holds name or Any. No list holds the empty name.
+func names(list []string, name string) bool {
+	return name != "" && (slices.Contains(list, name) || slices.Contains(list, Any))
+}
+
+// Revoked reports whether cert's public key or serial number is on a revocation
+// list. A serial number counts under every anchor: a coincidence refuses
+// someone, it lets no one in.
+func (p *Policy) Revoked(cert *x509.Certificate) bool {
+	if len(p.revokedKeys) > 0 && p.revokedKeys[sha256.Sum256(cert.RawSubjectPublicKeyInfo)] {
+		return true
+	}
+	return len(p.revokedSerials) > 0 && cert.SerialNumber != nil && p.revokedSerials[cert.SerialNumber.Text(16)]
+}
+
+// A Grant is leave to do one action to one target. Only Authorize makes one
+// that allows anything; the zero Grant allows nothing.
+type Grant struct {
+	rule   *Rule
+	who    Principal
+	action Action
+	target Target
+	policy string
+}
+
+// Allows reports whether the grant is for action.
+func (g Grant) Allows(action Action) bool { return g.rule != nil && g.action == action }
+
+// Principal returns who has the grant.
+func (g Grant) Principal() Principal { return g.who }
+
+// Action returns what the grant is for.
+func (g Grant) Action() Action { return g.action }
+
+// Target returns what the grant is for.
+func (g Grant) Target() Target { return g.target }
+
+// PolicyHash returns the Hash of the policy that gave the grant.
+func (g Grant) PolicyHash() string { return g.policy }
+
+// Rule returns the name of the rule that gave the grant.
+func (g Grant) Rule() string {
+	if g.rule == nil {
+		return ""
+	}
+	return g.rule.Name
+}
+
+// MaxTTL returns the longest lifetime of what may be signed. It is never zero
+// in a grant to sign.
+func (g Grant) MaxTTL() time.Duration {
+	if g.rule == nil {
+		return 0
+	}
+	return g.rule.MaxTTL
+}
+
+// AllowsType reports whether a JWT may have this typ, compared exactly. A rule
+// that lists no types allows DefaultType alone.
+func (g Grant) AllowsType(typ string) bool {
+	if !g.Allows(SignJWT) {
+		return false
+	}
+	if len(g.rule.Types) == 0 {
+		return typ == DefaultType
+	}
+	return slices.Contains(g.rule.Types, typ)
+}
+
+// AllowsName reports whether a certificate may have this DNS name. Only names
+// in canonical form are allowed: lower case, no wildcard, no dot at the end.
+func (g Grant) AllowsName(dns string) bool {
+	if !g.Allows(SignCSR) || canonicalDNS(dns) != nil {
+		return false
+	}
+	return slices.ContainsFunc(g.rule.Names, func(pattern string) bool { return matchDNS(pattern, dns) })
+}
