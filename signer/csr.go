@@ -1,0 +1,227 @@
+package signer
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/ca"
+	"chancery/signer/policy"
+)
+
+// Authority is what the configuration says of an authority.
+type Authority struct {
+	KeySet   string
+	Profiles map[string]*ca.Profile
+	Skew     time.Duration // notBefore is now − Skew
+}
+
+// Certificates keeps what was issued, by whom, and under which keys.
+type Certificates interface {
+	// Issuer returns the certificate of a CA key version, or an error wrapping
+	// keystore.ErrNotFound.
+	Issuer(ctx context.Context, keyset string, version int) (*x509.Certificate, error)
+	// Intend keeps what is about to be signed; the serial must be new.
+	Intend(ctx context.Context, c Issuance) error
+	// Finish keeps what became of it. der is nil unless it was issued.
+	Finish(ctx context.Context, serial string, outcome keystore.Outcome, der []byte, entry string) error
+	// IsOurs reports whether a public key belongs to any key version, or to an
+	// authority that may open our own doors.
+	IsOurs(ctx context.Context, h keystore.SPKIHash) (bool, error)
+	// Begin claims an idempotency key, or returns the reply it already has.
+	// Errors are *api.Error for another body and for one in progress.
+	Begin(ctx context.Context, key IdempotencyKey, body [32]byte) (reply []byte, err error)
+	// Conclude keeps the reply of a claimed key; nil gives the key back.
+	Conclude(ctx context.Context, key IdempotencyKey, reply []byte) error
+}
+
+// Issuance is a certificate about to be signed.
+type Issuance struct {
+	Serial, Authority, Profile, Principal string
+	Version                               int
+	SPKIHash                              keystore.SPKIHash
+	Names                                 []string
+	NotBefore, NotAfter                   time.Time
+}
+
+// IdempotencyKey is a caller's Idempotency-Key within what it was used for.
+type IdempotencyKey struct{ Principal, Authority, Profile, Key string }
+
+// MaxIdempotencyKey is the longest Idempotency-Key accepted, in bytes.
+const MaxIdempotencyKey = 255
+
+// SignCSR issues a certificate for who. idempotency is the caller's
+// Idempotency-Key, or empty. Its errors are *api.Error.
+func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.SignCSRRequest, idempotency string) (api.SignCSRReply, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignCSR, Authority: req.Authority, Profile: req.Profile}
+	grant, err := s.Policy().Authorize(who, policy.SignCSR, policy.Target{Authority: req.Authority, Profile: req.Profile})
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
+	body := requestHash(req)
+	act.Request = s.digest(body[:])
+	if idempotency == "" {
+		return s.issue(ctx, grant, req, act)
+	}
+	if len(idempotency) > MaxIdempotencyKey {
+		return api.SignCSRReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "Idempotency-Key is longer than %d bytes", MaxIdempotencyKey))
+	}
+	key := IdempotencyKey{who.String(), req.Authority, req.Profile, idempotency}
+	stored, err := s.Certificates.Begin(ctx, key, body)
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	if stored != nil {
+		var reply api.SignCSRReply
+		if err := json.Unmarshal(stored, &reply); err != nil {
+			return api.SignCSRReply{}, s.refuse(act, fmt.Errorf("reading a stored reply: %w", err))
+		}
+		return reply, nil
+	}
+	reply, err := s.issue(ctx, grant, req, act)
+	return reply, errors.Join(err, s.conclude(ctx, key, reply, err))
+}
+
+// conclude keeps the reply under its idempotency key, or gives the key back
+// after a failure. It goes on when the caller has gone: the certificate exists.
+func (s *Service) conclude(ctx context.Context, key IdempotencyKey, reply api.SignCSRReply, failed error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if failed != nil {
+		if err := s.Certificates.Conclude(ctx, key, nil); err != nil {
+			return fmt.Errorf("giving back an idempotency key: %w", err)
+		}
+		return nil
+	}
+	stored, err := json.Marshal(reply)
+	if err == nil {
+		err = s.Certificates.Conclude(ctx, key, stored)
+	}
+	if err != nil {
+		return unavailable(fmt.Errorf("keeping the reply under its idempotency key: %w", err))
+	}
+	return nil
+}
+
+// issue is prepare, intend, sign, record, look again, release.
+func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSRRequest, act keystore.Record) (api.SignCSRReply, error) {
+	authority, ok := s.Authority(req.Authority)
+	profile := authority.Profiles[req.Profile]
+	if !ok || profile == nil {
+		return api.SignCSRReply{}, s.refuse(act, policy.ErrForbidden)
+	}
+	if err := s.Log.Health(); err != nil {
+		return api.SignCSRReply{}, s.refuse(act, auditUnavailable(err))
+	}
+	set, v, err := s.signing(authority.KeySet, keystore.PurposeCA)
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	issuer, err := s.Certificates.Issuer(ctx, set.Name, v.Number)
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	prepared, err := ca.Prepare(grant, profile, issuer, ca.Request{CSR: []byte(req.CSR), TTL: req.TTL}, ca.Env{
+		Now: s.Now(), Skew: authority.Skew,
+		Ours: func(h keystore.SPKIHash) (bool, error) { return s.Certificates.IsOurs(ctx, h) },
+	})
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	act.KeySet, act.KID, act.Version, act.State = set.Name, v.KID, v.Number, v.State.String()
+	act.Serial, act.NotAfter = prepared.Serial(), prepared.NotAfter().Unix()
+	act.Detail = map[string]string{"names": strconv.Itoa(len(prepared.Names()))}
+	if err := s.intend(ctx, act, prepared, v); err != nil {
+		return api.SignCSRReply{}, err
+	}
+	der, err := s.redeem(ctx, set, v, prepared)
+	if err != nil {
+		return api.SignCSRReply{}, s.abandon(ctx, act, err)
+	}
+	return s.releaseCSR(ctx, act, set, v, issuer, prepared, der)
+}
+
+// intend writes serial and intent down before the key is asked: a certificate
+// whose outcome stays unknown counts as issued.
+func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepared, v *keystore.Version) error {
+	err := s.Certificates.Intend(ctx, Issuance{
+		Serial: act.Serial, Authority: act.Authority, Profile: act.Profile, Principal: act.Principal,
+		Version: v.Number, SPKIHash: p.SPKIHash(), Names: p.Names(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(),
+	})
+	if err != nil {
+		return s.refuse(act, fmt.Errorf("keeping the serial: %w", err))
+	}
+	act.ID, act.Outcome = act.Serial, keystore.OutcomeIntent
+	if _, err := s.Log.Act(ctx, act); err != nil {
+		return auditUnavailable(err)
+	}
+	return nil
+}
+
+func (s *Service) redeem(ctx context.Context, set *keystore.KeySet, v *keystore.Version, p *ca.Prepared) ([]byte, error) {
+	key, err := s.Keys.Open(ctx, set, v)
+	if err != nil {
+		return nil, err
+	}
+	return p.Redeem(ctx, key)
+}
+
+// abandon closes an intent whose signature did not come.
+func (s *Service) abandon(ctx context.Context, act keystore.Record, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	e := publicError(cause)
+	act.ID, act.Outcome, act.Code, act.Reason = act.Serial, failure(cause), string(e.Code), e.Error()
+	receipt, err := s.Log.Act(ctx, act)
+	if err != nil {
+		return auditUnavailable(errors.Join(cause, err))
+	}
+	if err := s.Certificates.Finish(ctx, act.Serial, act.Outcome, nil, receipt.Entry); err != nil {
+		return e.Because(errors.Join(cause, err))
+	}
+	return e
+}
+
+func (s *Service) releaseCSR(ctx context.Context, act keystore.Record, set *keystore.KeySet, v *keystore.Version,
+	issuer *x509.Certificate, p *ca.Prepared, der []byte) (api.SignCSRReply, error) {
+	act.ID, act.Outcome = act.Serial, keystore.OutcomeDone
+	receipt, err := s.Log.Act(ctx, act)
+	if err != nil {
+		return api.SignCSRReply{}, auditUnavailable(err)
+	}
+	if err := s.Certificates.Finish(ctx, act.Serial, keystore.OutcomeDone, der, receipt.Entry); err != nil {
+		return api.SignCSRReply{}, unavailable(fmt.Errorf("keeping the certificate: %w", err))
+	}
+	if _, again, err := s.signing(set.Name, keystore.PurposeCA); err != nil {
+		return api.SignCSRReply{}, publicError(err)
+	} else if again.KID != v.KID {
+		return api.SignCSRReply{}, unavailable(errOvertaken)
+	}
+	return api.SignCSRReply{
+		Certificate: certificatePEM(der),
+		Chain:       []string{certificatePEM(issuer.Raw)},
+		Serial:      act.Serial, NotAfter: p.NotAfter().UTC(), Entry: receipt.Entry,
+	}, nil
+}
+
+func certificatePEM(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// requestHash tells one request body from another under an idempotency key.
+func requestHash(req api.SignCSRRequest) [32]byte {
+	b, err := json.Marshal(req)
+	if err != nil { // strings and an integer always marshal
+		panic(err)
+	}
+	return sha256.Sum256(b)
+}

@@ -1,0 +1,161 @@
+package signer
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"sync"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/signer/api"
+	"chancery/signer/jwt"
+	"chancery/signer/policy"
+)
+
+// attempts is how often a JWT is made anew because its key version stopped
+// signing between the signature and the release.
+const attempts = 3
+
+// errOvertaken: the version that signed no longer signs.
+var errOvertaken = errors.New("the key version stopped signing before the release")
+
+// SignJWT signs one JWT for who. Its errors are *api.Error.
+func (s *Service) SignJWT(ctx context.Context, who policy.Principal, req api.SignJWTRequest) (api.SignJWTReply, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet}
+	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet})
+	if err != nil {
+		return api.SignJWTReply{}, s.refuse(act, err)
+	}
+	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
+	act.Request = s.digest([]byte(req.KeySet), []byte(req.Typ), req.Claims)
+	for range attempts {
+		reply, err := s.signJWT(ctx, grant, req, act)
+		if !errors.Is(err, errOvertaken) {
+			return reply, err
+		}
+	}
+	return api.SignJWTReply{}, s.refuse(act, unavailable(errOvertaken))
+}
+
+// signJWT is one attempt: prepare, sign, record, look again, release.
+func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJWTRequest, act keystore.Record) (api.SignJWTReply, error) {
+	settings, ok := s.Settings(req.KeySet)
+	if !ok {
+		return api.SignJWTReply{}, s.refuse(act, policy.ErrForbidden)
+	}
+	now := s.Now()
+	prepared, err := jwt.Prepare(grant, jwt.Request{KeySet: req.KeySet, Claims: req.Claims, TTL: req.TTL, Typ: req.Typ}, jwt.Env{
+		Issuer: settings.Issuer, Now: now, Skew: settings.Skew, DefaultTTL: settings.DefaultTTL, MaxTTL: settings.MaxTTL,
+	})
+	if err != nil {
+		return api.SignJWTReply{}, s.refuse(act, err)
+	}
+	if err := s.Log.Health(); err != nil { // before a signature is spent
+		return api.SignJWTReply{}, s.refuse(act, auditUnavailable(err))
+	}
+	set, v, err := s.signing(req.KeySet, keystore.PurposeJWT)
+	if err != nil {
+		return api.SignJWTReply{}, s.refuse(act, err)
+	}
+	act.KID, act.Version, act.State = v.KID, v.Number, v.State.String()
+	act.Exp, act.JTI = prepared.Exp().Unix(), prepared.JTI()
+	if err := s.cover(ctx, v, prepared.Exp(), now, settings.MaxTTL); err != nil {
+		return api.SignJWTReply{}, s.refuse(act, leaseExpired(err))
+	}
+	token, err := s.sign(ctx, set, v, prepared)
+	if err != nil {
+		return api.SignJWTReply{}, s.fail(act, err)
+	}
+	act.Outcome = keystore.OutcomeDone
+	receipt, err := s.Log.Act(ctx, act)
+	if err != nil {
+		return api.SignJWTReply{}, auditUnavailable(err) // an unrecorded token is never released
+	}
+	return s.releaseJWT(req.KeySet, v, token, prepared.Exp(), receipt)
+}
+
+// sign redeems p under the private key of v. The kid in the header and the key
+// that signs are one pair: both are v's.
+func (s *Service) sign(ctx context.Context, set *keystore.KeySet, v *keystore.Version, p *jwt.Prepared) (string, error) {
+	key, err := s.Keys.Open(ctx, set, v)
+	if err != nil {
+		return "", err
+	}
+	input, err := p.Redeem(v.KID, v.Algorithm)
+	if err != nil {
+		return "", err
+	}
+	sig, err := key.Sign(ctx, input)
+	if err != nil {
+		return "", err
+	}
+	token := make([]byte, 0, len(input)+1+base64.RawURLEncoding.EncodedLen(len(sig)))
+	token = append(append(token, input...), '.')
+	return string(base64.RawURLEncoding.AppendEncode(token, sig)), nil
+}
+
+// releaseJWT looks once more whether v signs, now that the entry is durable,
+// and only then lets the token go.
+func (s *Service) releaseJWT(keyset string, v *keystore.Version, token string, exp time.Time, receipt audit.Receipt) (api.SignJWTReply, error) {
+	_, again, err := s.signing(keyset, keystore.PurposeJWT)
+	if err != nil {
+		return api.SignJWTReply{}, err
+	}
+	if again.KID != v.KID {
+		return api.SignJWTReply{}, errOvertaken
+	}
+	return api.SignJWTReply{Token: token, KID: string(v.KID), ExpiresAt: exp.UTC(), Entry: receipt.Entry}, nil
+}
+
+// signing returns the key set and its version that signs now.
+func (s *Service) signing(name string, purpose keystore.Purpose) (*keystore.KeySet, *keystore.Version, error) {
+	view, err := s.View()
+	if err != nil {
+		return nil, nil, leaseExpired(err)
+	}
+	set, ok := view.KeySet(name)
+	if !ok || set.Purpose != purpose {
+		return nil, nil, policy.ErrForbidden
+	}
+	v, ok := set.Active()
+	if !ok {
+		return nil, nil, unavailable(errors.New("no version of the key set signs yet"))
+	}
+	if v.Suspended != nil || v.Compromised != nil {
+		return nil, nil, suspended()
+	}
+	return set, v, nil
+}
+
+// SignJWTBatch signs up to api.MaxBatch JWTs for who. Each request has its own
+// grant, its own entry and its own result; only a batch that is empty or too
+// large fails as a whole.
+func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req api.BatchRequest) (api.BatchReply, error) {
+	if n := len(req.Requests); n == 0 || n > api.MaxBatch {
+		act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
+		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
+	}
+	reply := api.BatchReply{Results: make([]api.BatchResult, len(req.Requests))}
+	var wg sync.WaitGroup
+	for i, raw := range req.Requests {
+		wg.Go(func() { reply.Results[i] = s.batched(ctx, who, raw) })
+	}
+	wg.Wait()
+	return reply, nil
+}
+
+func (s *Service) batched(ctx context.Context, who policy.Principal, raw []byte) api.BatchResult {
+	var one api.SignJWTRequest
+	err := api.Decode(raw, &one, api.DefaultLimits)
+	if err != nil {
+		err = s.refuse(keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}, err)
+		return api.BatchResult{Problem: publicError(err).Problem()}
+	}
+	reply, err := s.SignJWT(ctx, who, one)
+	if err != nil {
+		return api.BatchResult{Problem: publicError(err).Problem()}
+	}
+	return api.BatchResult{Reply: &reply}
+}

@@ -1,0 +1,255 @@
+package signer
+
+import (
+	"context"
+	"errors"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// MaxReason is the longest reason an operator may give, in bytes.
+const MaxReason = 1024
+
+// KeySets returns the key sets who may read.
+func (s *Service) KeySets(ctx context.Context, who policy.Principal) (api.KeySetList, error) {
+	view, err := s.View()
+	if err != nil {
+		return api.KeySetList{}, leaseExpired(err)
+	}
+	list := api.KeySetList{KeySets: []api.KeySet{}}
+	for _, set := range view.KeySets() {
+		if _, err := s.Policy().Authorize(who, policy.ReadKeySets, policy.Target{KeySet: set.Name}); err != nil {
+			continue
+		}
+		described, err := s.Rotations.KeySet(ctx, set)
+		if err != nil {
+			return api.KeySetList{}, publicError(err)
+		}
+		list.KeySets = append(list.KeySets, described)
+	}
+	if len(list.KeySets) == 0 {
+		return api.KeySetList{}, s.refuse(keystore.Record{Principal: who.String(), Action: keystore.ActRead}, policy.ErrForbidden)
+	}
+	return list, nil
+}
+
+// KeySet returns one key set.
+func (s *Service) KeySet(ctx context.Context, who policy.Principal, name string) (api.KeySet, error) {
+	set, err := s.readable(who, name)
+	if err != nil {
+		return api.KeySet{}, err
+	}
+	described, err := s.Rotations.KeySet(ctx, set)
+	return described, public(err)
+}
+
+// Plan returns what rotation will do to a key set, and when.
+func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (api.Plan, error) {
+	if _, err := s.readable(who, name); err != nil {
+		return api.Plan{}, err
+	}
+	plan, err := s.Rotations.Plan(ctx, name)
+	return plan, public(err)
+}
+
+// History returns the steps a key set has taken, from the log.
+func (s *Service) History(ctx context.Context, who policy.Principal, name string) (api.History, error) {
+	if _, err := s.readable(who, name); err != nil {
+		return api.History{}, err
+	}
+	history, err := s.Rotations.History(ctx, name)
+	return history, public(err)
+}
+
+// readable returns the key set if who may read it. A set that does not exist
+// and one who may not read look the same.
+func (s *Service) readable(who policy.Principal, name string) (*keystore.KeySet, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead, KeySet: name}
+	if _, err := s.Policy().Authorize(who, policy.ReadKeySets, policy.Target{KeySet: name}); err != nil {
+		return nil, s.refuse(act, err)
+	}
+	view, err := s.View()
+	if err != nil {
+		return nil, s.refuse(act, leaseExpired(err))
+	}
+	set, ok := view.KeySet(name)
+	if !ok {
+		return nil, s.refuse(act, policy.ErrForbidden)
+	}
+	return set, nil
+}
+
+// Rotate has the key set's successor activated at the earliest safe moment, or
+// with req.When "now" refuses unless that moment is now.
+func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.RotateReply, error) {
+	act, err := s.operation(who, policy.Rotate, keystore.ActRotate, name, req)
+	if err != nil {
+		return api.RotateReply{}, err
+	}
+	if req.When != "" && req.When != "now" {
+		return api.RotateReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `"when" is absent or "now"`))
+	}
+	if req.KID != "" {
+		return api.RotateReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `a rotation takes no "kid": it is of the whole key set`))
+	}
+	reply, err := s.Rotations.Rotate(ctx, who.String(), name, req.Reason, req.When == "now")
+	if err != nil {
+		return api.RotateReply{}, s.refuse(act, err)
+	}
+	return reply, nil
+}
+
+// Suspend stops a version from signing at once. It works when the log or the
+// catalog cannot be written: then the record follows.
+func (s *Service) Suspend(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
+	act, err := s.operation(who, policy.Suspend, keystore.ActSuspend, name, req)
+	if err != nil {
+		return api.SuspendReply{}, err
+	}
+	if req.When != "" {
+		return api.SuspendReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `"when" is for rotate only`))
+	}
+	reply, err := s.Rotations.Suspend(ctx, who.String(), name, keystore.KID(req.KID), req.Reason)
+	if err != nil {
+		return api.SuspendReply{}, s.refuse(act, err)
+	}
+	return reply, nil
+}
+
+// Resume lets a suspended version sign again. It needs the log.
+func (s *Service) Resume(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
+	act, err := s.operation(who, policy.Resume, keystore.ActResume, name, req)
+	if err != nil {
+		return api.SuspendReply{}, err
+	}
+	if req.When != "" {
+		return api.SuspendReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `"when" is for rotate only`))
+	}
+	if err := s.Log.Health(); err != nil {
+		return api.SuspendReply{}, s.refuse(act, auditUnavailable(err))
+	}
+	reply, err := s.Rotations.Resume(ctx, who.String(), name, keystore.KID(req.KID), req.Reason)
+	if err != nil {
+		return api.SuspendReply{}, s.refuse(act, err)
+	}
+	return reply, nil
+}
+
+// operation authorises an operator's act on a key set and checks its reason.
+func (s *Service) operation(who policy.Principal, action policy.Action, name keystore.Action, keyset string, req api.OperateRequest) (keystore.Record, error) {
+	act := keystore.Record{Principal: who.String(), Action: name, KeySet: keyset}
+	grant, err := s.Policy().Authorize(who, action, policy.Target{KeySet: keyset})
+	if err != nil {
+		return act, s.refuse(act, err)
+	}
+	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
+	if req.Reason == "" || len(req.Reason) > MaxReason {
+		return act, s.refuse(act, api.Errorf(api.CodeMalformed, `"reason" says why in 1 to %d bytes`, MaxReason))
+	}
+	view, err := s.View()
+	if err != nil && action != policy.Suspend {
+		return act, s.refuse(act, leaseExpired(err))
+	}
+	if err == nil {
+		if _, ok := view.KeySet(keyset); !ok {
+			return act, s.refuse(act, policy.ErrForbidden)
+		}
+	}
+	return act, nil
+}
+
+// TokenList returns the state of every token.
+func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenList, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead}
+	if _, err := s.Policy().Authorize(who, policy.ManageTokens, policy.Target{}); err != nil {
+		return api.TokenList{}, s.refuse(act, err)
+	}
+	list := api.TokenList{Tokens: []api.Token{}}
+	for _, t := range s.Tokens.Status() {
+		list.Tokens = append(list.Tokens, api.Token{
+			Keystore: t.Keystore, Label: t.Label, Serial: t.Serial, State: string(t.State), Since: t.Since.UTC(),
+			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State), Workers: t.Workers, Restarts: t.Restarts,
+		})
+	}
+	return list, nil
+}
+
+func tokenHint(s keystore.TokenState) string {
+	switch s {
+	case keystore.TokenPINRejected:
+		return "correct the PIN file, then run `chancery token retry`"
+	case keystore.TokenPINLocked:
+		return "reset the PIN with the security officer's, then run `chancery token retry`"
+	case keystore.TokenChanged:
+		return "this is not the token that held the keys: put the right one back, then run `chancery token retry`"
+	case keystore.TokenAmbiguous:
+		return "name the token by serial in its URI"
+	case keystore.TokenUnavailable:
+		return "it is tried again by itself"
+	}
+	return ""
+}
+
+// TokenRetry tries a token that waits for an operator once more and returns
+// the state of all tokens.
+func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token string) (api.TokenList, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActTokenRetry, Detail: map[string]string{"token": token}}
+	grant, err := s.Policy().Authorize(who, policy.ManageTokens, policy.Target{})
+	if err != nil {
+		return api.TokenList{}, s.refuse(act, err)
+	}
+	act.Rule, act.Policy, act.Outcome = grant.Rule(), grant.PolicyHash(), keystore.OutcomeIntent
+	if _, err := s.Log.Act(ctx, act); err != nil {
+		return api.TokenList{}, auditUnavailable(err)
+	}
+	if err := s.Tokens.Retry(ctx, token); err != nil {
+		if errors.Is(err, keystore.ErrNotFound) {
+			err = api.Errorf(api.CodeNotFound, "no token of that name").Because(err)
+		}
+		if errors.Is(err, keystore.ErrPINRejected) {
+			err = unavailableBecause("the token refused the PIN again", err)
+		}
+		return api.TokenList{}, s.fail(act, err)
+	}
+	act.Outcome = keystore.OutcomeDone
+	if _, err := s.Log.Act(ctx, act); err != nil {
+		return api.TokenList{}, auditUnavailable(err)
+	}
+	return s.TokenList(ctx, who)
+}
+
+func unavailableBecause(detail string, cause error) *api.Error {
+	e := unavailable(cause)
+	e.Detail = detail
+	return e
+}
+
+// ReadAudit allows who to read entries, and enters that it did.
+func (s *Service) ReadAudit(ctx context.Context, who policy.Principal, what string) error {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActReadAudit, Detail: map[string]string{"what": what}}
+	grant, err := s.Policy().Authorize(who, policy.ReadAudit, policy.Target{})
+	if err != nil {
+		return s.refuse(act, err)
+	}
+	act.Rule, act.Policy, act.Outcome = grant.Rule(), grant.PolicyHash(), keystore.OutcomeDone
+	if _, err := s.Log.Act(ctx, act); err != nil {
+		return auditUnavailable(err)
+	}
+	return nil
+}
+
+// Refuse enters a refusal that was decided before the Service was asked, such
+// as a failed handshake or a body that could not be read, and returns what the
+// caller sees. It does not wait for the log.
+func (s *Service) Refuse(r keystore.Record, err error) *api.Error {
+	return publicError(s.refuse(r, err))
+}
+
+func public(err error) error {
+	if err == nil {
+		return nil
+	}
+	return publicError(err)
+}

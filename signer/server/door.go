@@ -1,0 +1,261 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Limits bound what connections may cost. The zero value of a member means its
+// default.
+type Limits struct {
+	Handshake      time.Duration // 5 s: from accept to the end of the TLS handshake
+	ReadHeader     time.Duration // 5 s
+	Read           time.Duration // 10 s: header and body
+	Write          time.Duration // 30 s
+	Idle           time.Duration // 2 min
+	Connections    int           // 1024 in all
+	PerPeer        int           // 256 per address, or per uid on a Unix socket
+	HeaderBytes    int           // 16 KiB
+	MaxBody        int64         // 64 KiB
+	MaxBatchBody   int64         // 1 MiB
+	RequestTimeout time.Duration // 10 s: the deadline of the work for one request
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	set(&l.Handshake, 5*time.Second)
+	set(&l.ReadHeader, 5*time.Second)
+	set(&l.Read, 10*time.Second)
+	set(&l.Write, 30*time.Second)
+	set(&l.Idle, 2*time.Minute)
+	set(&l.RequestTimeout, 10*time.Second)
+	if l.Connections == 0 {
+		l.Connections = 1024
+	}
+	if l.PerPeer == 0 {
+		l.PerPeer = 256
+	}
+	if l.HeaderBytes == 0 {
+		l.HeaderBytes = 16 << 10
+	}
+	if l.MaxBody == 0 {
+		l.MaxBody = 64 << 10
+	}
+	if l.MaxBatchBody == 0 {
+		l.MaxBatchBody = 1 << 20
+	}
+	return l
+}
+
+// A Door accepts connections on its listeners, shakes hands, and hands each
+// connection to the handler of the protocol ALPN chose.
+type Door struct {
+	// TLS returns the configuration for the next handshake.
+	TLS func() *tls.Config
+	// Failed is told of each handshake that failed, and why.
+	Failed func(peer string, err error)
+	Limits Limits
+	Log    *slog.Logger
+
+	mu        sync.Mutex // guards what follows
+	listeners []net.Listener
+	open      map[net.Conn]*tls.Conn // nil while shaking hands
+	peers     map[string]int
+	closed    bool
+	wg        sync.WaitGroup
+	protocols map[string]*queue
+}
+
+// Protocol returns a listener whose Accept yields the connections for which
+// ALPN chose proto. A client that offers no ALPN gets "http/1.1". It must be
+// called before Serve.
+func (d *Door) Protocol(proto string) net.Listener {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.protocols == nil {
+		d.protocols = make(map[string]*queue)
+	}
+	q := &queue{conns: make(chan net.Conn), done: make(chan struct{})}
+	d.protocols[proto] = q
+	return q
+}
+
+// Serve accepts on l until Close. It may be called for several listeners.
+func (d *Door) Serve(l net.Listener) error {
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return net.ErrClosed
+	}
+	d.Limits = d.Limits.withDefaults()
+	if d.open == nil {
+		d.open, d.peers = make(map[net.Conn]*tls.Conn), make(map[string]int)
+	}
+	d.listeners = append(d.listeners, l)
+	d.mu.Unlock()
+
+	pause := 5 * time.Millisecond
+	for {
+		c, err := l.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			// Out of descriptors, most likely: connections that are open go on.
+			if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) && !errors.Is(err, syscall.ECONNABORTED) {
+				d.Log.Error("accepting a connection failed", "err", err)
+			}
+			time.Sleep(pause)
+			pause = min(2*pause, time.Second)
+			continue
+		}
+		pause = 5 * time.Millisecond
+		peer := peerOf(c)
+		if !d.admit(c, peer) {
+			c.Close()
+			continue
+		}
+		d.wg.Go(func() { d.shake(c, peer) })
+	}
+}
+
+func (d *Door) admit(c net.Conn, peer string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed || len(d.open) >= d.Limits.Connections || d.peers[peer] >= d.Limits.PerPeer {
+		return false
+	}
+	d.open[c] = nil
+	d.peers[peer]++
+	return true
+}
+
+func (d *Door) forget(c net.Conn, peer string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, ok := d.open[c]; !ok {
+		return
+	}
+	delete(d.open, c)
+	if d.peers[peer]--; d.peers[peer] <= 0 {
+		delete(d.peers, peer)
+	}
+}
+
+func (d *Door) shake(raw net.Conn, peer string) {
+	counted := &countedConn{Conn: raw, gone: func() { d.forget(raw, peer) }}
+	conn := tls.Server(counted, d.TLS())
+	ctx, cancel := context.WithTimeout(context.Background(), d.Limits.Handshake)
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		d.Failed(peer, err)
+		return
+	}
+	d.mu.Lock()
+	if _, ok := d.open[raw]; ok {
+		d.open[raw] = conn
+	}
+	proto := conn.ConnectionState().NegotiatedProtocol
+	if proto == "" {
+		proto = "http/1.1"
+	}
+	q := d.protocols[proto]
+	d.mu.Unlock()
+	if q == nil || !q.put(conn) {
+		conn.Close()
+	}
+}
+
+// CloseIf closes every connection whose client certificate is condemned.
+func (d *Door) CloseIf(condemned func(*x509.Certificate) bool) {
+	d.mu.Lock()
+	var doomed []*tls.Conn
+	for _, conn := range d.open {
+		if conn == nil {
+			continue
+		}
+		if certs := conn.ConnectionState().PeerCertificates; len(certs) == 0 || condemned(certs[0]) {
+			doomed = append(doomed, conn)
+		}
+	}
+	d.mu.Unlock()
+	for _, conn := range doomed {
+		conn.NetConn().Close() // at once: a close alert could wait for a stalled peer
+	}
+}
+
+// Close stops accepting. Connections already handed over are their protocols'.
+func (d *Door) Close() {
+	d.mu.Lock()
+	d.closed = true
+	for _, l := range d.listeners {
+		l.Close()
+	}
+	for raw, conn := range d.open {
+		if conn == nil {
+			raw.Close() // still shaking hands
+		}
+	}
+	d.mu.Unlock()
+	d.wg.Wait()
+	for _, q := range d.protocols {
+		q.Close()
+	}
+}
+
+// countedConn tells the Door once when the connection ends.
+type countedConn struct {
+	net.Conn
+	once sync.Once
+	gone func()
+}
+
+func (c *countedConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(c.gone)
+	return err
+}
+
+// queue is the listener of one protocol.
+type queue struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (q *queue) put(c net.Conn) bool {
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.done:
+		return false
+	}
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+func (q *queue) Addr() net.Addr { return &net.UnixAddr{Name: "tls", Net: "unix"} }

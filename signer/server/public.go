@@ -1,0 +1,144 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"regexp"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"chancery/signer/api"
+)
+
+// A Publication is what the public door serves at one revision. It is
+// immutable once it is published.
+type Publication struct {
+	documents map[string]Document
+}
+
+// A Document is one published body.
+type Document struct {
+	Body        []byte
+	ContentType string
+	ETag        string // with its quotes
+	// MaxAge returns the Cache-Control max-age to send at a time; nil: no-cache.
+	MaxAge func(now time.Time) time.Duration
+}
+
+// NewPublication returns an empty Publication.
+func NewPublication() *Publication { return &Publication{documents: make(map[string]Document)} }
+
+// Add has d served at path.
+func (p *Publication) Add(path string, d Document) { p.documents[path] = d }
+
+// Public is the public door: read only, for everyone.
+type Public struct {
+	// Node is this node's name. Logs holds its logs ("lifecycle/…"); only their
+	// checkpoints and hash tiles are served, under /audit/NODE/, never entries.
+	Node string
+	Logs fs.FS
+	Log  *slog.Logger
+	Now  func() time.Time
+
+	current atomic.Pointer[Publication]
+}
+
+// Publish swaps what is served. When it returns, every request that begins
+// sees p.
+func (p *Public) Publish(pub *Publication) { p.current.Store(pub) }
+
+// ServeHTTP answers GET and HEAD. A document that is not published is 404 with
+// no-store, which is not serving: caches keep nothing of it.
+func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		writeProblem(w, api.Errorf(api.CodeMethodNotAllowed, "this door is for reading"))
+		return
+	}
+	if rest, ok := strings.CutPrefix(r.URL.Path, "/audit/"+p.Node+"/"); ok {
+		p.serveLog(w, r, rest)
+		return
+	}
+	pub := p.current.Load()
+	if pub == nil {
+		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
+		return
+	}
+	doc, ok := pub.documents[r.URL.Path]
+	if !ok {
+		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
+		return
+	}
+	p.serveDocument(w, r, doc)
+}
+
+func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, doc Document) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-cache")
+	if doc.MaxAge != nil {
+		h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", int64(doc.MaxAge(p.now())/time.Second)))
+	}
+	h.Set("ETag", doc.ETag)
+	h.Set("Content-Type", doc.ContentType)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Access-Control-Allow-Origin", "*") // public keys are for everyone's scripts
+	if matches(r.Header.Get("If-None-Match"), doc.ETag) {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	h.Set("Content-Length", fmt.Sprint(len(doc.Body)))
+	if r.Method == http.MethodHead {
+		return
+	}
+	w.Write(doc.Body)
+}
+
+// matches reports whether an If-None-Match header names etag (RFC 9110
+// Section 13.1.2, weak comparison).
+func matches(header, etag string) bool {
+	for one := range strings.SplitSeq(header, ",") {
+		one = strings.TrimPrefix(strings.TrimSpace(one), "W/")
+		if one == "*" || one == etag && etag != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// publicLogPath is what may be read of a log by everyone: checkpoints and hash
+// tiles. Entries may not.
+var publicLogPath = regexp.MustCompile(`^(lifecycle|acts/\d{4}-\d{2})/(checkpoint|tile/\d{1,2}(/x\d{3})*/\d{3}(\.p/\d{1,3})?)$`)
+
+func (p *Public) serveLog(w http.ResponseWriter, r *http.Request, path string) {
+	if p.Logs == nil || !publicLogPath.MatchString(path) {
+		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
+		return
+	}
+	body, err := fs.ReadFile(p.Logs, path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) {
+			p.Log.Error("reading a log file failed", "path", path, "err", err)
+		}
+		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
+		return
+	}
+	if strings.HasSuffix(path, "/checkpoint") {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("Cache-Control", "no-cache")
+	} else {
+		w.Header().Set("Content-Type", "application/octet-stream")
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	w.Write(body)
+}
+
+func (p *Public) now() time.Time {
+	if p.Now != nil {
+		return p.Now()
+	}
+	return time.Now()
+}

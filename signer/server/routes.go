@@ -1,0 +1,227 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// Config is what the two guarded doors work with.
+type Config struct {
+	Service *signer.Service
+	// Gate returns what is in force of who may come in.
+	Gate   func() *Gate
+	Limits Limits
+	Log    *slog.Logger
+	// Observe is told of each request that was answered: the route's pattern, the
+	// code ("ok" or the problem's), and how long it took. It may be nil.
+	Observe func(route, code string, took time.Duration)
+	// Entries reads the log for auditors; see EntryReader.
+	Entries EntryReader
+	// Now is the wall clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// EntryReader reads entries of this node's logs, as JSON lines.
+type EntryReader interface {
+	// WriteEntries writes up to limit entries of a log ("lifecycle" or
+	// "acts/YYYY-MM"), from an index on. It returns an error wrapping
+	// keystore.ErrNotFound for a log there is not.
+	WriteEntries(ctx context.Context, w io.Writer, node, log string, from, limit int64) error
+}
+
+// A route is one endpoint: what it is called and what it does. do returns the
+// status and the value to answer with.
+type route struct {
+	pattern string
+	maxBody int64 // 0: no body
+	do      func(r *request) (int, any, error)
+}
+
+// A request is one HTTP request and the principal who made it.
+type request struct {
+	*http.Request
+	who  policy.Principal
+	body []byte
+}
+
+// decode reads the body into v, strictly.
+func (r *request) decode(v any, lim api.Limits) error { return api.Decode(r.body, v, lim) }
+
+// guarded serves a table of routes to principals.
+type guarded struct {
+	Config
+	mux *http.ServeMux
+}
+
+// Signing returns the handler of the signing door.
+func Signing(c Config) http.Handler {
+	g := newGuarded(c)
+	return g.handle([]route{
+		{"POST /v1/sign/jwt", g.Limits.MaxBody, g.signJWT},
+		{"POST /v1/sign/jwt/batch", g.Limits.MaxBatchBody, g.signBatch},
+		{"POST /v1/sign/csr", g.Limits.MaxBody, g.signCSR},
+		{"GET /v1/keysets", 0, g.keySets},
+		{"GET /v1/keysets/{name}", 0, g.keySet},
+	})
+}
+
+// Ops returns the handler of the ops door.
+func Ops(c Config) http.Handler {
+	g := newGuarded(c)
+	return g.handle([]route{
+		{"GET /v1/keysets", 0, g.keySets},
+		{"GET /v1/keysets/{name}", 0, g.keySet},
+		{"GET /v1/keysets/{name}/plan", 0, g.plan},
+		{"GET /v1/keysets/{name}/history", 0, g.history},
+		{"POST /v1/keysets/{name}/rotate", g.Limits.MaxBody, g.rotate},
+		{"POST /v1/keysets/{name}/suspend", g.Limits.MaxBody, g.suspend},
+		{"POST /v1/keysets/{name}/resume", g.Limits.MaxBody, g.resume},
+		{"GET /v1/ops/tokens", 0, g.tokens},
+		{"POST /v1/ops/tokens/retry", g.Limits.MaxBody, g.tokenRetry},
+		{"GET /v1/audit/{node}/lifecycle/entries", 0, g.lifecycleEntries},
+		{"GET /v1/audit/{node}/acts/{month}/entries", 0, g.actsEntries},
+	})
+}
+
+func newGuarded(c Config) *guarded {
+	c.Limits = c.Limits.withDefaults()
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Observe == nil {
+		c.Observe = func(string, string, time.Duration) {}
+	}
+	return &guarded{Config: c, mux: http.NewServeMux()}
+}
+
+func (g *guarded) handle(routes []route) http.Handler {
+	methods := make(map[string]bool)
+	for _, rt := range routes {
+		g.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, rt) })
+		_, path, _ := strings.Cut(rt.pattern, " ")
+		methods[path] = true
+	}
+	for path := range methods {
+		g.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+			g.serve(w, r, route{pattern: path, do: func(*request) (int, any, error) {
+				return 0, nil, api.Errorf(api.CodeMethodNotAllowed, "no such method here")
+			}})
+		})
+	}
+	g.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		g.serve(w, r, route{pattern: "/", do: func(*request) (int, any, error) {
+			return 0, nil, api.Errorf(api.CodeNotFound, "no such endpoint at this door")
+		}})
+	})
+	return g.mux
+}
+
+// serve identifies the caller before it reads a byte of the body, then reads,
+// acts and answers.
+func (g *guarded) serve(w http.ResponseWriter, r *http.Request, rt route) {
+	start := time.Now()
+	status, value, err := g.answer(w, r, rt)
+	code := "ok"
+	if err != nil {
+		e, ok := errors.AsType[*api.Error](err)
+		if !ok {
+			e = api.Errorf(api.CodeInternal, "internal error").Because(err)
+		}
+		code = string(e.Code)
+		if e.Code.Status() >= http.StatusInternalServerError {
+			g.Log.Error("request failed", "route", rt.pattern, "code", e.Code, "err", e)
+		}
+		writeProblem(w, e)
+	} else if lines, ok := value.(jsonLines); ok {
+		w.Header().Set("Content-Type", "application/jsonl")
+		w.Header().Set("Cache-Control", "no-store")
+		w.WriteHeader(status)
+		w.Write(lines)
+	} else {
+		writeJSON(w, g.Log, status, value)
+	}
+	g.Observe(rt.pattern, code, time.Since(start))
+}
+
+// jsonLines is a reply that is one JSON document a line.
+type jsonLines []byte
+
+func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (int, any, error) {
+	who, err := g.Gate().Identify(r.TLS, g.Now())
+	if err != nil {
+		return 0, nil, g.Service.Refuse(keystore.Record{
+			Action: keystore.ActRequest, Detail: map[string]string{"route": rt.pattern, "certificate": subjectOf(r)},
+		}, err)
+	}
+	body, err := readBody(w, r, rt.maxBody)
+	if err != nil {
+		return 0, nil, g.refuse(who, rt, err)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), g.Limits.RequestTimeout)
+	defer cancel()
+	status, value, err := rt.do(&request{Request: r.WithContext(ctx), who: who, body: body})
+	if e, ok := errors.AsType[*decodeError](err); ok { // the Service never saw it
+		return 0, nil, g.refuse(who, rt, e.cause)
+	}
+	return status, value, err
+}
+
+func (g *guarded) refuse(who policy.Principal, rt route, err error) error {
+	return g.Service.Refuse(keystore.Record{
+		Principal: who.String(), Action: keystore.ActRequest, Detail: map[string]string{"route": rt.pattern},
+	}, err)
+}
+
+// decodeError is a body that was refused before the Service was asked.
+type decodeError struct{ cause error }
+
+func (e *decodeError) Error() string { return e.cause.Error() }
+
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+	if limit == 0 {
+		return nil, nil
+	}
+	if r.ContentLength > limit {
+		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	}
+	if err != nil {
+		return nil, api.Errorf(api.CodeMalformed, "the body ended early").Because(err)
+	}
+	return body, nil
+}
+
+// subjectOf names the certificate of a caller who is nobody, by its SPKI hash.
+func subjectOf(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return "none"
+	}
+	return policy.PinOf(r.TLS.PeerCertificates[0])
+}
+
+// HTTPServer returns a server for a guarded door's handler. It speaks HTTP/1.1
+// only; gRPC has a protocol of its own.
+func HTTPServer(h http.Handler, lim Limits, log *slog.Logger) *http.Server {
+	lim = lim.withDefaults()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	return &http.Server{
+		Handler: h, Protocols: protocols,
+		ReadHeaderTimeout: lim.ReadHeader, ReadTimeout: lim.Read, WriteTimeout: lim.Write,
+		IdleTimeout: lim.Idle, MaxHeaderBytes: lim.HeaderBytes,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}

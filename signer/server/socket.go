@@ -1,0 +1,112 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"github.com/gofrs/flock"
+	"golang.org/x/sys/unix"
+)
+
+// ErrSocketInUse: another process serves the socket.
+var ErrSocketInUse = errors.New("another process serves this socket")
+
+// A Socket is a Unix socket this process alone serves.
+type Socket struct {
+	net.Listener
+	lock *flock.Flock
+}
+
+// ListenUnix makes the Unix socket path in a directory only its owner and
+// group may enter (mode 0750, made if missing), so that there is no moment
+// between bind and chmod in which others could connect. It holds a lock beside
+// the socket for as long as it is served: a socket left by a dead process is
+// removed, one of a living process is refused with ErrSocketInUse.
+func ListenUnix(path string) (*Socket, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o750); err != nil {
+		return nil, fmt.Errorf("making the socket's directory: %w", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("looking at the socket's directory: %w", err)
+	}
+	if mode := info.Mode().Perm(); mode&0o027 != 0 {
+		return nil, fmt.Errorf("socket directory %s has mode %04o: others could connect (hint: chmod 0750 %s)", dir, mode, dir)
+	}
+	lock := flock.New(path + ".lock")
+	got, err := lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	if !got {
+		return nil, fmt.Errorf("%s: %w", path, ErrSocketInUse)
+	}
+	l, err := bind(path)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &Socket{Listener: l, lock: lock}, nil
+}
+
+// bind listens on path, with the lock held.
+func bind(path string) (net.Listener, error) {
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close() // someone without our lock serves it
+		return nil, fmt.Errorf("%s: %w", path, ErrSocketInUse)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing a stale socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("setting the socket's mode: %w", err)
+	}
+	return l, nil
+}
+
+// Close stops serving and removes the socket.
+func (s *Socket) Close() error {
+	err := s.Listener.Close() // unlinks the path
+	if e := s.lock.Close(); err == nil {
+		err = e
+	}
+	return err
+}
+
+// peerOf names who connected, for limits and for the log: the address without
+// its port, or the uid of the process that connected. It is not an identity.
+func peerOf(c net.Conn) string {
+	uc, ok := c.(*net.UnixConn)
+	if !ok {
+		host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+		if err != nil {
+			return "unknown"
+		}
+		return host
+	}
+	raw, err := uc.SyscallConn()
+	if err != nil {
+		return "unknown"
+	}
+	peer := "unknown"
+	err = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
+			peer = "uid " + strconv.FormatUint(uint64(cred.Uid), 10)
+		}
+	})
+	if err != nil {
+		return "unknown"
+	}
+	return peer
+}

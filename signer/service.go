@@ -1,0 +1,206 @@
+// Package signer makes a signature because someone asked. Service is the one
+// place where the order of the steps is written:
+//
+//	authorise → prepare → sign → record → look again → release
+//
+// A Grant, which only policy can make, is needed to prepare; a Prepared, which
+// can be redeemed once, is needed to sign; a Receipt from the log is needed to
+// release. So nothing leaves that was not allowed, and nothing leaves that is
+// not on record.
+//
+//	service, err := signer.New(signer.Config{ /* views, keys, log, … */ })
+//	reply, err := service.SignJWT(ctx, principal, request)
+//	// err is an *api.Error: a stable code for the caller, the cause for the log
+package signer
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// Config is what a Service works with. Every member but Now is required.
+// All functions and interfaces must be safe for concurrent use.
+type Config struct {
+	// Policy returns the policy in force.
+	Policy func() *policy.Policy
+	// View returns the snapshot in force, or an error once the signing lease has
+	// passed.
+	View func() (*keystore.View, error)
+	// Settings returns what the configuration says of a key set.
+	Settings func(keyset string) (Settings, bool)
+	// Authority returns what the configuration says of an authority.
+	Authority func(name string) (Authority, bool)
+
+	Keys         Keys
+	Log          Log
+	Horizons     Horizons
+	Certificates Certificates
+	Rotations    Rotations
+	Tokens       Tokens
+
+	// Salt keys the digests of requests in the log.
+	Salt [32]byte
+	// Now is the wall clock; nil means time.Now.
+	Now func() time.Time
+}
+
+// Settings is what the configuration says of a key set that signs JWTs.
+type Settings struct {
+	Issuer     string        // the iss claim
+	DefaultTTL time.Duration // for a request that names none
+	MaxTTL     time.Duration // L: what the rotation windows count on
+	Skew       time.Duration // S: nbf is iat − S
+}
+
+// Keys opens private keys this node has proven.
+type Keys interface {
+	// Open returns the private key of a version, or an error wrapping
+	// keystore.ErrUnavailable if its token cannot be reached or this node has not
+	// yet seen it sign.
+	Open(ctx context.Context, set *keystore.KeySet, v *keystore.Version) (keystore.Key, error)
+}
+
+// Log is the tamper-evident log.
+type Log interface {
+	// Act enters an act; when it returns without error the entry is durable.
+	Act(ctx context.Context, r keystore.Record) (audit.Receipt, error)
+	// Refuse enters a refusal within its budget. It does not wait.
+	Refuse(r keystore.Record)
+	// Health returns nil, or why nothing can be entered now.
+	Health() error
+}
+
+// Horizons keeps, per kid, the time no token outlives.
+type Horizons interface {
+	RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Time) error
+}
+
+// Rotations is what operators ask of the rotation engine. Its errors are
+// *api.Error where the caller is to know more than "internal error".
+type Rotations interface {
+	Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error)
+	Suspend(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
+	Resume(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
+	KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error)
+	Plan(ctx context.Context, keyset string) (api.Plan, error)
+	History(ctx context.Context, keyset string) (api.History, error)
+}
+
+// Tokens is what operators ask of the keystores.
+type Tokens interface {
+	Status() []keystore.TokenStatus
+	Retry(ctx context.Context, token string) error
+}
+
+// Service signs and operates for principals. It may be used concurrently.
+type Service struct {
+	Config
+	horizons horizons
+}
+
+// New returns a Service, or an error that names what c lacks.
+func New(c Config) (*Service, error) {
+	switch {
+	case c.Policy == nil, c.View == nil, c.Settings == nil, c.Authority == nil:
+		return nil, errors.New("signer: a function of Config is missing")
+	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil:
+		return nil, errors.New("signer: an interface of Config is missing")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	return &Service{Config: c}, nil
+}
+
+// digest returns the salted digest of a request for its entry: hexadecimal
+// HMAC-SHA-256, so that the log shows which requests were equal and nothing
+// of what they said.
+func (s *Service) digest(parts ...[]byte) string {
+	mac := hmac.New(sha256.New, s.Salt[:])
+	for _, p := range parts {
+		var n [8]byte
+		for i, l := 0, uint64(len(p)); i < 8; i++ {
+			n[7-i], l = byte(l), l>>8
+		}
+		mac.Write(n[:])
+		mac.Write(p)
+	}
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// refuse enters the refusal and returns what the caller sees of err. r names
+// the act; its outcome, code and cause are filled in.
+func (s *Service) refuse(r keystore.Record, err error) error {
+	e := publicError(err)
+	r.Outcome, r.Code, r.Reason = keystore.OutcomeRefused, string(e.Code), e.Error()
+	s.Log.Refuse(r)
+	return e
+}
+
+// fail is refuse for an act that had reached the key: what became of it is
+// failed, or unknown where the token may have signed.
+func (s *Service) fail(r keystore.Record, err error) error {
+	e := publicError(err)
+	r.Outcome, r.Code, r.Reason = failure(err), string(e.Code), e.Error()
+	s.Log.Refuse(r)
+	return e
+}
+
+func failure(err error) keystore.Outcome {
+	if errors.Is(err, keystore.ErrUncertain) || errors.Is(err, keystore.ErrUnavailable) ||
+		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return keystore.OutcomeUnknown
+	}
+	return keystore.OutcomeFailed
+}
+
+// publicError turns any error of a room below into what a caller may see.
+func publicError(err error) *api.Error {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	switch {
+	case errors.Is(err, policy.ErrForbidden):
+		return api.Errorf(api.CodeForbidden, "not allowed").Because(err)
+	case errors.Is(err, keystore.ErrSignature):
+		return api.Errorf(api.CodeSignatureInvalid, "the key did not make a valid signature").Because(err)
+	case errors.Is(err, keystore.ErrUnavailable), errors.Is(err, keystore.ErrNotFound),
+		errors.Is(err, keystore.ErrAmbiguous), errors.Is(err, keystore.ErrAttributes),
+		errors.Is(err, keystore.ErrUncertain), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return unavailable(err)
+	}
+	return api.Errorf(api.CodeInternal, "internal error").Because(err)
+}
+
+func unavailable(cause error) *api.Error {
+	e := api.Errorf(api.CodeBackendUnavailable, "the keystore cannot do it now").Because(cause)
+	e.RetryAfter = 1
+	return e
+}
+
+func auditUnavailable(cause error) *api.Error {
+	e := api.Errorf(api.CodeAuditUnavailable, "the log cannot be written, so nothing is released").Because(cause)
+	e.RetryAfter = 1
+	return e
+}
+
+func leaseExpired(cause error) *api.Error {
+	e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read, so nothing is signed").Because(cause)
+	e.RetryAfter = 1
+	return e
+}
+
+func suspended() *api.Error {
+	e := api.Errorf(api.CodeKeySetSuspended, "the key set is suspended")
+	e.RetryAfter = 60
+	return e
+}
