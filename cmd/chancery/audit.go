@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"chancery/keystore/audit"
+)
+
+func (a *app) auditCommand() *cobra.Command {
+	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand())
+}
+
+// logDir returns the audit directory: the argument, or that of --dir.
+func (a *app) logDir(args []string) (string, error) {
+	if len(args) == 1 {
+		return args[0], nil
+	}
+	if a.dir == "" {
+		return "", usagef("which log? give its directory, or --dir DIR")
+	}
+	return filepath.Join(a.dir, "audit"), nil
+}
+
+func atMostLogDir(cmd *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return usagef("%s: unexpected argument %q", cmd.CommandPath(), args[1])
+	}
+	return nil
+}
+
+func (a *app) auditVerifyCommand() *cobra.Command {
+	var keys []string
+	c := &cobra.Command{
+		Use:   "verify [LOGDIR]",
+		Short: "Check that no entry was changed, lost, added or moved",
+		Long: "Check the whole log: every entry, their order, and that the signed checkpoints are those\n" +
+			"of exactly these entries. It needs no daemon and is right beside a running one. Entries\n" +
+			"behind the last checkpoint are in order but not proven yet: the next one, within\n" +
+			"seconds, covers them. Without a log key from outside nothing is proven.",
+		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey /var/lib/chancery/audit",
+		Args:    atMostLogDir,
+	}
+	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
+	c.RunE = does(func(ctx context.Context, args []string) error {
+		dir, err := a.logDir(args)
+		if err != nil {
+			return err
+		}
+		vkeys, err := a.logKeys(keys)
+		if err != nil {
+			return err
+		}
+		line := &progressLine{w: a.err, live: isTerminal(a.err)}
+		report, err := audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Progress: verifyProgress(line)})
+		line.wipe()
+		if err != nil {
+			return fmt.Errorf("verifying the log: %w", err)
+		}
+		return a.printReport(report, len(vkeys) > 0)
+	})
+	return c
+}
+
+// logKeys returns the verifier keys that args name: a key itself, @FILE, or a
+// file. With none, those of --dir.
+func (a *app) logKeys(args []string) ([]string, error) {
+	if len(args) == 0 {
+		if a.dir == "" {
+			return nil, nil
+		}
+		keys, err := keysIn(filepath.Join(a.dir, "audit.vkey"))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
+		return keys, err
+	}
+	var all []string
+	for _, arg := range args {
+		path, isFile := strings.CutPrefix(arg, "@")
+		if !isFile && strings.Count(arg, "+") >= 2 && !exists(arg) {
+			all = append(all, arg)
+			continue
+		}
+		keys, err := keysIn(path)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, keys...)
+	}
+	return all, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// keysIn reads a file of verifier keys, one a line.
+func keysIn(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading the log key: %w", err)
+	}
+	var keys []string
+	for line := range strings.Lines(string(data)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			keys = append(keys, line)
+		}
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("reading the log key: there is none in %s", path)
+	}
+	return keys, nil
+}
+
+// barWidth is how many columns a progress bar has.
+const barWidth = 30
+
+// verifyProgress draws a bar on a terminal.
+func verifyProgress(line *progressLine) func(done, total int64) {
+	if !line.live {
+		return nil
+	}
+	return func(done, total int64) {
+		if total <= 0 {
+			return
+		}
+		full := int(min(done, total) * barWidth / total)
+		line.say(fmt.Sprintf("verifying [%s%s] %d %%", strings.Repeat("#", full), strings.Repeat(".", barWidth-full), min(done, total)*100/total))
+	}
+}
+
+func (a *app) printReport(r *audit.Report, keyed bool) error {
+	unsigned := int64(0)
+	for _, l := range r.Logs {
+		unsigned += l.Unsigned
+	}
+	if a.json {
+		if err := json.NewEncoder(a.out).Encode(r); err != nil {
+			return err
+		}
+	} else {
+		a.printLogs(r)
+		for _, p := range r.Problems {
+			a.printf("problem: %s\n", p.String())
+		}
+		word := "proven"
+		if !keyed {
+			word = "consistent"
+			a.printf("log key: unverified\n")
+		}
+		a.printf("%s entries %s, %s behind no checkpoint yet, %s problems\n", strconv.FormatInt(r.Proven(), 10), word,
+			strconv.FormatInt(unsigned, 10), strconv.Itoa(len(r.Problems)))
+	}
+	switch {
+	case len(r.Problems) > 0:
+		return errFound
+	case !r.KeyVerified:
+		if !keyed {
+			fmt.Fprintln(a.err, "hint: give the log key, kept outside the log's machine, with --key")
+		}
+		return errFound
+	}
+	return nil
+}
+
+func (a *app) printLogs(r *audit.Report) {
+	var rows [][]string
+	for _, l := range r.Logs {
+		key, verified := l.Key, "unverified"
+		if l.Verified {
+			verified = "verified"
+		}
+		if key == "" {
+			key = "-"
+		}
+		rows = append(rows, []string{
+			l.Origin, strconv.FormatInt(l.Entries, 10), strconv.FormatInt(l.Proven, 10), strconv.FormatInt(l.Unsigned, 10),
+			when(l.ProvenUntil), key, verified,
+		})
+	}
+	a.printTable([]string{"log", "entries", "proven", "unsigned", "proven until (UTC)", "log key", "signature"}, rows)
+}

@@ -1,0 +1,205 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+)
+
+// shownEntries is how many entries a table has unless --last says otherwise.
+const shownEntries = 200
+
+type listFlags struct {
+	filter               audit.Filter
+	kid, action, outcome string
+	last                 int
+	follow               bool
+}
+
+func (a *app) auditListCommand() *cobra.Command {
+	var f listFlags
+	c := &cobra.Command{
+		Use:   "list [LOGDIR]",
+		Short: "List entries of the log",
+		Long: "List entries of the log, both of them in the order of time, straight from its directory.\n" +
+			"With --json each is printed on a line as it stands in the log, canonical and hashed so.",
+		Example: "  chancery --dir dev audit list --keyset web --since 1h\n  chancery --dir dev audit list --follow --json",
+		Args:    atMostLogDir,
+	}
+	c.Flags().StringVar(&f.filter.Log, "log", "", "only this log: lifecycle, acts or acts/YYYY-MM")
+	c.Flags().StringVar(&f.filter.KeySet, "keyset", "", "only of this key set")
+	c.Flags().StringVar(&f.kid, "kid", "", "only of this key")
+	c.Flags().StringVar(&f.filter.Principal, "principal", "", "only by this principal")
+	c.Flags().StringVar(&f.action, "action", "", "only this action, such as jwt.sign or key.activate")
+	c.Flags().StringVar(&f.outcome, "outcome", "", "only with this outcome: intent, done, refused, failed or unknown")
+	c.Flags().Var(moment{&f.filter.Since}, "since", "not before this time, or this long ago")
+	c.Flags().Var(moment{&f.filter.Until}, "until", "before this time, or this long ago")
+	c.Flags().IntVar(&f.last, "last", shownEntries, "only the last so many; 0: all (default with --json)")
+	c.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on with new entries as they come")
+	c.RunE = does(func(ctx context.Context, args []string) error {
+		dir, err := a.logDir(args)
+		if err != nil {
+			return err
+		}
+		if f.last < 0 {
+			return usagef("audit list: --last %d is negative", f.last)
+		}
+		if a.json && !c.Flags().Changed("last") {
+			f.last = 0
+		}
+		f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
+		f.filter.Outcome = keystore.Outcome(f.outcome)
+		l := &lister{app: a, dir: dir, filter: f.filter, next: map[string]int64{}}
+		if err := l.first(ctx, f.last); err != nil || !f.follow {
+			return err
+		}
+		return l.follow(ctx)
+	})
+	return c
+}
+
+// A lister prints entries, each once.
+type lister struct {
+	*app
+	dir    string
+	filter audit.Filter
+	next   map[string]int64 // by origin: the lowest index not seen yet
+}
+
+// fresh returns the entries not seen before, the last n of them (0: all), and
+// how many it left out.
+func (l *lister) fresh(ctx context.Context, n int) (list []audit.Located, left int, err error) {
+	for at, err := range audit.Entries(l.dir, l.filter) {
+		if err != nil {
+			return list, left, fmt.Errorf("reading the log: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, 0, context.Cause(ctx)
+		}
+		if at.Entry.Sequence < l.next[at.Origin] {
+			continue
+		}
+		l.next[at.Origin] = at.Entry.Sequence + 1
+		list = append(list, at)
+		if n > 0 && len(list) >= 2*n { // forget in strides: the log may be long
+			left += len(list) - n
+			list = append(list[:0], list[len(list)-n:]...)
+		}
+	}
+	if n > 0 && len(list) > n {
+		left += len(list) - n
+		list = list[len(list)-n:]
+	}
+	return list, left, nil
+}
+
+func (l *lister) first(ctx context.Context, n int) error {
+	list, left, err := l.fresh(ctx, n)
+	if err != nil {
+		return err
+	}
+	if l.json {
+		return l.printJSON(list)
+	}
+	rows := make([][]string, 0, len(list))
+	for _, at := range list {
+		rows = append(rows, entryRow(at))
+	}
+	l.printTable([]string{"time (UTC)", "entry", "principal", "action", "outcome", "key set", "version", "what else"}, rows)
+	if left > 0 {
+		fmt.Fprintf(l.err, "hint: %d earlier entries are left out: --last 0 shows all\n", left)
+	}
+	return nil
+}
+
+// follow prints new entries until ctx ends. A look reads the journals from the
+// beginning, so looks are rarer in a long log.
+func (l *lister) follow(ctx context.Context) error {
+	took := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil // that is how following ends
+		case <-time.After(max(500*time.Millisecond, 10*took)):
+		}
+		start := time.Now()
+		list, _, err := l.fresh(ctx, 0)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		took = time.Since(start)
+		if l.json {
+			err = l.printJSON(list)
+		} else {
+			for _, at := range list {
+				l.printf("%s\n", strings.Join(entryRow(at), "  "))
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// printJSON prints entries as they stand in the log.
+func (l *lister) printJSON(list []audit.Located) error {
+	var line []byte
+	for _, at := range list {
+		line = append(at.Entry.Append(line[:0]), '\n')
+		if _, err := l.out.Write(line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func entryRow(at audit.Located) []string {
+	e := &at.Entry
+	version := ""
+	if e.Version > 0 {
+		version = strconv.Itoa(e.Version)
+	}
+	name := at.Origin
+	if _, rest, ok := strings.Cut(name, "/audit/"); ok {
+		name = rest
+	}
+	return []string{
+		when(e.Time), name + "#" + strconv.FormatInt(e.Sequence, 10), e.Principal,
+		string(e.Action), string(e.Outcome), e.KeySet + e.Authority, version, whatElse(e),
+	}
+}
+
+// whatElse tells what is particular to an entry, briefly.
+func whatElse(e *audit.Entry) string {
+	var words []string
+	add := func(name, value string) {
+		if value != "" {
+			words = append(words, name+value)
+		}
+	}
+	if e.Count > 1 {
+		add("x", strconv.Itoa(e.Count))
+	}
+	add("", e.Code)
+	add("", e.Reason)
+	add("state ", e.State)
+	add("serial ", e.Serial)
+	add("jti ", e.JTI)
+	if e.Exp > 0 {
+		add("exp ", when(time.Unix(e.Exp, 0)))
+	}
+	if e.Action != keystore.ActSignJWT {
+		add("kid ", string(e.KID))
+	}
+	return strings.Join(words, ", ")
+}

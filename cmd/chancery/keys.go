@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"chancery/signer/api"
+)
+
+func (a *app) keysCommand() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List the key sets", Args: noArgs,
+		RunE: does(func(ctx context.Context, _ []string) error { return a.keysList(ctx) }),
+	}
+	show := &cobra.Command{
+		Use: "show KEYSET", Short: "Show a key set and its versions", Args: exactly("KEYSET"),
+		RunE: does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0]) }),
+	}
+	return group("keys", "Look at key sets and their versions", list, show)
+}
+
+func (a *app) keysList(ctx context.Context) error {
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	sets, err := c.KeySets(ctx)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printReply()
+	}
+	var rows [][]string
+	for _, ks := range sets.KeySets {
+		signs, kid := "-", "-"
+		known := 0
+		for _, v := range ks.Versions {
+			if isKnown(v.State) {
+				known++
+			}
+			if v.State == "active" {
+				signs, kid = strconv.Itoa(v.Version), v.KID
+				if v.Suspended {
+					signs = "suspended, " + signs
+				}
+			}
+		}
+		rows = append(rows, []string{ks.Name, ks.Purpose, ks.Algorithm, ks.Keystore, signs, strconv.Itoa(known), kid})
+	}
+	a.printTable([]string{"key set", "purpose", "algorithm", "keystore", "active", "known", "kid"}, rows)
+	return nil
+}
+
+func (a *app) keysShow(ctx context.Context, name string) error {
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	ks, err := c.KeySet(ctx, name)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printReply()
+	}
+	a.printf("%s: %s, %s, in %s, revision %s\n", ks.Name, ks.Purpose, ks.Algorithm, ks.Keystore, strconv.FormatInt(ks.Revision, 10))
+	var rows [][]string
+	for _, v := range ks.Versions {
+		rows = append(rows, []string{
+			strconv.Itoa(v.Version), stateOf(v), v.NIST, v.KID, whenKnown(v.PublishedAt),
+			whenKnown(v.SignsFrom), whenKnown(v.SignsUntil), whenKnown(v.RetiresAt), whenKnown(v.ExpHorizon),
+		})
+	}
+	a.printTable([]string{"version", "state", "NIST state", "kid", "published", "signs from", "signs until", "retires", "last exp"}, rows)
+	for _, v := range ks.Versions {
+		for _, alarm := range v.Alarms {
+			a.printf("alarm: version %s: %s\n", strconv.Itoa(v.Version), alarm)
+		}
+	}
+	return nil
+}
+
+// stateOf tells a version's state, and first of all what stops it.
+func stateOf(v api.Version) string {
+	var words []string
+	if v.Compromised {
+		words = append(words, "compromised")
+	}
+	if v.Suspended {
+		words = append(words, "suspended")
+	}
+	return strings.Join(append(words, v.State), ", ")
+}
+
+func isKnown(state string) bool {
+	return state == "published" || state == "active" || state == "retiring"
+}
+
+func (a *app) tokenCommand() *cobra.Command {
+	list := &cobra.Command{
+		Use: "list", Short: "List the tokens and how they are doing", Args: noArgs,
+		RunE: does(func(ctx context.Context, _ []string) error {
+			c, err := a.connect(roleOperator)
+			if err != nil {
+				return err
+			}
+			reply, err := c.Tokens(ctx)
+			return a.printTokens(reply, err)
+		}),
+	}
+	retry := &cobra.Command{
+		Use: "retry TOKEN", Args: exactly("TOKEN"),
+		Short: "Try a token that waits for an operator once more",
+		Long: "Try a token that waits for an operator once more, by its keystore's name, its serial\n" +
+			"or its label. After a rejected PIN, put the right one in its place first: this is one\n" +
+			"attempt, and tokens lock after a few.",
+		RunE: does(func(ctx context.Context, args []string) error {
+			c, err := a.connect(roleOperator)
+			if err != nil {
+				return err
+			}
+			reply, err := c.TokenRetry(ctx, args[0])
+			return a.printTokens(reply, err)
+		}),
+	}
+	return group("token", "Look at the tokens that hold the keys", list, retry)
+}
+
+func (a *app) printTokens(list *api.TokenList, err error) error {
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printReply()
+	}
+	var rows [][]string
+	for _, t := range list.Tokens {
+		rows = append(rows, []string{
+			t.Keystore, t.Label, t.Serial, t.State, when(t.Since), strconv.Itoa(t.Workers), strconv.Itoa(t.Restarts), t.Error,
+		})
+	}
+	a.printTable([]string{"keystore", "label", "serial", "state", "since", "workers", "restarts", "error"}, rows)
+	for _, t := range list.Tokens {
+		if t.Hint != "" {
+			a.printf("hint: %s: %s\n", t.Keystore, t.Hint)
+		}
+	}
+	return nil
+}

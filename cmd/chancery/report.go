@@ -1,0 +1,139 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"chancery/signer/api"
+	"chancery/signer/client"
+)
+
+// report prints err, and what to do about it, to standard error.
+func (a *app) report(err error, hint string) {
+	if errors.Is(err, errFound) {
+		return
+	}
+	text := err.Error()
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		text = problemText(p)
+	}
+	fmt.Fprintln(a.err, "error:", clean(text))
+	if hint != "" {
+		fmt.Fprintln(a.err, "hint:", clean(hint))
+	}
+}
+
+// problemText tells a problem in a line, with its rule and waiting time.
+func problemText(p *api.Problem) string {
+	text := string(p.Code)
+	if p.Detail != "" {
+		text += ": " + p.Detail
+	}
+	var more []string
+	if p.Rule != "" {
+		more = append(more, "rule "+p.Rule)
+	}
+	if p.RetryAfter > 0 {
+		more = append(more, fmt.Sprintf("%d s left", p.RetryAfter))
+	}
+	if len(more) > 0 {
+		text += " (" + strings.Join(more, ", ") + ")"
+	}
+	return text
+}
+
+// hint returns the next move after err, or nothing.
+func (a *app) hint(err error) string {
+	if p, ok := errors.AsType[*api.Problem](err); ok {
+		return a.problemHint(p)
+	}
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.Is(err, errNotRunning), errors.Is(err, syscall.ECONNREFUSED),
+		a.connected != nil && errors.Is(err, syscall.ENOENT):
+		return a.startHint()
+	case errors.Is(err, syscall.EACCES), errors.Is(err, fs.ErrPermission):
+		return "socket and key belong to the user the daemon serves: run as that user"
+	case errors.As(err, &unknown):
+		return "the daemon's certificate is not from the roots given: check --ca"
+	case errors.As(err, &name):
+		return "the daemon's certificate is for another name: check --endpoint"
+	case errors.Is(err, client.ErrKeysUnavailable):
+		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
+	case errors.Is(err, client.ErrUnknownKey):
+		return "a key leaves the set when the last token it signed has expired: the token may be older, or another issuer's"
+	}
+	return alertHint(err.Error())
+}
+
+// alertHint explains the alerts a daemon refuses a handshake with. The standard
+// library has no type for them that could be asked.
+func alertHint(text string) string {
+	_, alert, found := strings.Cut(text, "remote error: tls: ")
+	switch {
+	case !found:
+		return ""
+	case strings.HasPrefix(alert, "expired certificate"):
+		return "the client certificate has expired: renew it (`chanceryd dev` renews those of its directory when it starts)"
+	case strings.HasPrefix(alert, "unknown certificate authority"):
+		return "the daemon does not know who issued the client certificate: check --cert"
+	case strings.HasPrefix(alert, "certificate required"):
+		return "the daemon wants a client certificate: check --cert"
+	}
+	return "the daemon refused the client certificate: its log says why"
+}
+
+func (a *app) startHint() string {
+	if a.dir != "" {
+		return "start it with `chanceryd dev --dir " + a.dir + "`"
+	}
+	return "start the daemon, or check --endpoint"
+}
+
+// The hints that do not depend on anything.
+var problemHints = map[api.Code]string{
+	api.CodeClaimReserved:         "leave out iss, iat, nbf, exp and jti: the daemon sets them; --ttl sets how long the token lives",
+	api.CodeTTLTooLong:            "ask for less with --ttl, or let the daemon choose by leaving it out",
+	api.CodeTypNotAllowed:         "the policy lists the types this principal may use: leave out --typ for JWT",
+	api.CodeNameNotAllowed:        "policy and profile say which names a certificate may have",
+	api.CodeKeyRejected:           "make a new key: RSA of 2048, 3072 or 4096 bits with exponent 65537, P-256, P-384, P-521 or Ed25519",
+	api.CodeCertificateExpired:    "renew the client certificate",
+	api.CodeCertificateRevoked:    "an operator revoked this client certificate: ask for another",
+	api.CodeNotFound:              "signing and operating have a socket each: check --as or --endpoint",
+	api.CodeTooEarly:              "leave out --now: the successor then signs at the earliest safe moment (`chancery rotation plan` shows it)",
+	api.CodeIdempotencyMismatch:   "an Idempotency-Key belongs to one request: use another for this one",
+	api.CodeIdempotencyInProgress: "the first request with this Idempotency-Key is not done: ask again in a moment",
+	api.CodeSignatureInvalid:      "the token made a signature that does not verify; nothing was released, and the log has it",
+	api.CodeInternal:              "the daemon's log says why",
+}
+
+func (a *app) problemHint(p *api.Problem) string {
+	hint := problemHints[p.Code]
+	switch p.Code {
+	case api.CodeForbidden:
+		return a.forbiddenHint()
+	case api.CodeKeySetSuspended:
+		hint = "an operator suspended it: `chancery keys show` tells which version, `chancery resume` takes it back"
+	case api.CodeBackendUnavailable:
+		hint = "the token does not sign now: `chancery token list` says why"
+	case api.CodeAuditUnavailable:
+		hint = "the log cannot be written (is its disk full?): nothing is signed until it can"
+	}
+	if p.Code.Status() == 503 && p.RetryAfter > 0 {
+		hint = strings.TrimPrefix(fmt.Sprintf("%s; try again in %d s, or let the command wait with --wait", hint, p.RetryAfter), "; ")
+	}
+	return hint
+}
+
+func (a *app) forbiddenHint() string {
+	if a.connected == nil || a.connected.role == "" {
+		return "the policy gives this certificate no such right, or there is nothing of that name"
+	}
+	return fmt.Sprintf("asked as %s, which may not do this, or there is nothing of that name; --as chooses another: %s",
+		a.connected.role, strings.Join(roles, ", "))
+}

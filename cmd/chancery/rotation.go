@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/signer/api"
+	"chancery/signer/client"
+)
+
+// timelineWidth is how many columns a timeline has.
+const timelineWidth = 60
+
+func (a *app) rotationCommand() *cobra.Command {
+	plan := &cobra.Command{
+		Use: "plan KEYSET", Short: "Show what rotation will do, when, and what it waits for", Args: exactly("KEYSET"),
+		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0]) }),
+	}
+	why := &cobra.Command{
+		Use: "why KEYSET", Short: "Say what holds the next step", Args: exactly("KEYSET"),
+		RunE: does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
+	}
+	history := &cobra.Command{
+		Use: "history KEYSET", Short: "Show the steps taken, from the log", Args: exactly("KEYSET"),
+		RunE: does(func(ctx context.Context, args []string) error { return a.rotationHistory(ctx, args[0]) }),
+	}
+	return group("rotation", "Watch and drive the rotation of keys", plan, why, a.rotationNowCommand(), history)
+}
+
+func (a *app) rotationPlan(ctx context.Context, name string) error {
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	ks, err := c.KeySet(ctx, name)
+	if err != nil {
+		return err
+	}
+	plan, err := c.Plan(ctx, name)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printReply()
+	}
+	now := time.Now()
+	if len(plan.Steps) > 0 {
+		var rows [][]string
+		for _, s := range plan.Steps {
+			rows = append(rows, []string{when(s.At), inTime(s.At, now), strconv.Itoa(s.Version), s.Step, s.HeldBy})
+		}
+		a.printTable([]string{"at (UTC)", "", "version", "step", "held by"}, rows)
+	}
+	if plan.Held != "" {
+		a.printf("next: %s\n", plan.Held)
+	}
+	if drawn := timeline(lives(ks, plan), now, timelineWidth); drawn != "" {
+		_, err = fmt.Fprintf(a.out, "\n%s", cleanLines(drawn))
+	}
+	return err
+}
+
+func (a *app) rotationWhy(ctx context.Context, name string) error {
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	plan, err := c.Plan(ctx, name)
+	if err != nil {
+		return err
+	}
+	switch {
+	case a.json:
+		return a.printReply()
+	case len(plan.Steps) == 0 && plan.Held == "":
+		a.printf("%s: nothing is planned\n", name)
+	default:
+		if len(plan.Steps) > 0 {
+			s := plan.Steps[0]
+			a.printf("%s: next is to %s version %s at %s UTC (%s)\n", name, s.Step, strconv.Itoa(s.Version), when(s.At), inTime(s.At, time.Now()))
+		}
+		if plan.Held != "" {
+			a.printf("held by: %s\n", plan.Held)
+		}
+	}
+	return nil
+}
+
+func (a *app) rotationHistory(ctx context.Context, name string) error {
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	history, err := c.History(ctx, name)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.printReply()
+	}
+	var rows [][]string
+	for _, e := range history.Events {
+		rows = append(rows, []string{when(e.At), strconv.Itoa(e.Version), e.Event, e.By, e.Reason, e.Entry})
+	}
+	a.printTable([]string{"at (UTC)", "version", "event", "by", "reason", "entry"}, rows)
+	return nil
+}
+
+func (a *app) rotationNowCommand() *cobra.Command {
+	req := api.OperateRequest{}
+	var now, watch bool
+	c := &cobra.Command{
+		Use:   "now KEYSET",
+		Short: "Rotate: have the successor sign at the earliest safe moment",
+		Long: "Rotate a key set: its successor signs from the earliest moment at which every cache\n" +
+			"that complies must know it. With --now it is refused unless that moment is now.",
+		Args: exactly("KEYSET"),
+	}
+	c.Flags().StringVar(&req.Reason, "reason", "rotated with chancery rotation now", "why, for the log")
+	c.Flags().BoolVar(&now, "now", false, "refuse unless it can be done at once")
+	c.Flags().BoolVar(&watch, "watch", false, "wait until the successor signs, and show how it goes")
+	c.RunE = does(func(ctx context.Context, args []string) error {
+		if now {
+			req.When = "now"
+		}
+		client, err := a.connect(roleOperator)
+		if err != nil {
+			return err
+		}
+		reply, err := client.Rotate(ctx, args[0], req)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			err = a.printReply()
+		} else {
+			a.printRotation(args[0], reply)
+		}
+		if err != nil || !watch {
+			return err
+		}
+		return a.watch(ctx, client, args[0], reply.To.Version)
+	})
+	return c
+}
+
+func (a *app) printRotation(name string, r *api.RotateReply) {
+	a.printf("%s: version %s follows version %s and signs from %s UTC (%s)\n", name,
+		strconv.Itoa(r.To.Version), strconv.Itoa(r.From.Version), when(r.SignsFrom), inTime(r.SignsFrom, time.Now()))
+	if r.To.KID != "" {
+		a.printf("kid %s\n", r.To.KID)
+	}
+	a.printf("entry %s\n", r.Entry)
+}
+
+// watchEvery is how often a watched rotation is looked at.
+const watchEvery = 500 * time.Millisecond
+
+// watch tells how a rotation goes until the successor signs: one line that is
+// rewritten on a terminal, otherwise a line for each change.
+func (a *app) watch(ctx context.Context, c *client.Client, name string, successor int) error {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	line := progressLine{w: a.err, live: isTerminal(a.err)}
+	defer line.end()
+	for {
+		ks, err := c.KeySet(ctx, name)
+		if err != nil {
+			return fmt.Errorf("watching the rotation: %w", err)
+		}
+		plan, err := c.Plan(ctx, name)
+		if err != nil {
+			return fmt.Errorf("watching the rotation: %w", err)
+		}
+		words, done := progress(ks, plan, successor)
+		if line.live && !done {
+			if at, ok := activation(plan, successor); ok {
+				words += ", signs " + inTime(at, time.Now())
+			}
+		}
+		line.say(words)
+		if done {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// progress tells each version's state in a line, and whether the successor, or
+// one after it, signs.
+func progress(ks *api.KeySet, plan *api.Plan, successor int) (words string, done bool) {
+	var states []string
+	for _, v := range ks.Versions {
+		if isKnown(v.State) || v.State == "pending" {
+			states = append(states, fmt.Sprintf("version %d %s", v.Version, stateOf(v)))
+		}
+		done = done || v.Version >= successor && v.State == "active"
+	}
+	words = ks.Name + ": " + strings.Join(states, ", ")
+	if _, ok := activation(plan, successor); !ok && !done && plan.Held != "" {
+		words += "; " + plan.Held
+	}
+	return words, done
+}
+
+func activation(plan *api.Plan, version int) (time.Time, bool) {
+	for _, s := range plan.Steps {
+		if s.Step == "activate" && s.Version == version {
+			return s.At, true
+		}
+	}
+	return time.Time{}, false
+}

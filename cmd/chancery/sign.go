@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/signer/api"
+)
+
+// maxInput is the longest claims or request that is read: more than the daemon takes.
+const maxInput = 1 << 20
+
+func (a *app) signCommand() *cobra.Command {
+	return group("sign", "Have a JWT or a certificate signed", a.signJWTCommand(), a.signCSRCommand())
+}
+
+func (a *app) signJWTCommand() *cobra.Command {
+	var keyset, claims, typ string
+	var ttl time.Duration
+	c := &cobra.Command{
+		Use:   "jwt --keyset NAME --claims JSON|@FILE|-",
+		Short: "Have a JWT signed and print it",
+		Long: "Have a JWT signed and print it. The claims are signed as they are written, behind\n" +
+			"those the daemon sets itself (iss, iat, nbf, exp, jti), which must not be among them.",
+		Example: "  chancery --dir dev sign jwt --keyset web --claims '{\"sub\":\"alice\"}' --ttl 5m",
+		Args:    noArgs,
+	}
+	c.Flags().StringVar(&keyset, "keyset", "", "key set to sign with")
+	c.Flags().StringVar(&claims, "claims", "", "the claims: JSON, @FILE, or - for standard input")
+	c.Flags().Var(seconds{&ttl}, "ttl", "how long the token lives, such as 300 or 5m (default: the key set's)")
+	c.Flags().StringVar(&typ, "typ", "", "its type (default JWT)")
+	required(c, "keyset", "claims")
+	c.RunE = does(func(ctx context.Context, _ []string) error {
+		raw, err := a.input(claims)
+		if err != nil {
+			return err
+		}
+		if !json.Valid(raw) {
+			return errors.New("the claims are not JSON")
+		}
+		client, err := a.connect(roleIssuer)
+		if err != nil {
+			return err
+		}
+		reply, err := client.SignJWT(ctx, api.SignJWTRequest{KeySet: keyset, Claims: raw, TTL: wholeSeconds(c, ttl), Typ: typ})
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printReply()
+		}
+		_, err = fmt.Fprintln(a.out, cleanLines(reply.Token))
+		return err
+	})
+	return c
+}
+
+func (a *app) signCSRCommand() *cobra.Command {
+	var authority, profile, file, idempotencyKey, out string
+	var ttl time.Duration
+	var chain bool
+	c := &cobra.Command{
+		Use:     "csr --authority NAME --profile NAME --csr FILE",
+		Short:   "Have a certificate request signed and print the certificate",
+		Example: "  chancery --dir dev sign csr --authority devices --profile tls --csr lamp.csr --out lamp.crt",
+		Args:    noArgs,
+	}
+	c.Flags().StringVar(&authority, "authority", "", "who issues")
+	c.Flags().StringVar(&profile, "profile", "", "what kind of certificate")
+	c.Flags().StringVar(&file, "csr", "", "certificate request, a PEM file, or - for standard input")
+	c.Flags().Var(seconds{&ttl}, "ttl", "how long the certificate lives, such as 3600 or 1h (default: the profile's)")
+	c.Flags().StringVar(&idempotencyKey, "idempotency-key", "", "the same key with the same request gets the same certificate for 24 h")
+	c.Flags().StringVar(&out, "out", "", "write to this file instead of standard output")
+	c.Flags().BoolVar(&chain, "chain", false, "also print the certificates above it")
+	required(c, "authority", "profile", "csr")
+	c.RunE = does(func(ctx context.Context, _ []string) error {
+		source := "@" + file
+		if file == "-" {
+			source = file
+		}
+		pem, err := a.input(source)
+		if err != nil {
+			return err
+		}
+		client, err := a.connect(roleCA)
+		if err != nil {
+			return err
+		}
+		reply, err := client.SignCSR(ctx, api.SignCSRRequest{
+			Authority: authority, Profile: profile, CSR: string(pem), TTL: wholeSeconds(c, ttl),
+		}, idempotencyKey)
+		if err != nil {
+			return err
+		}
+		if a.json {
+			return a.printReply()
+		}
+		text := lines(reply.Certificate)
+		if chain {
+			for _, above := range reply.Chain {
+				text += lines(above)
+			}
+		}
+		if out != "" {
+			return os.WriteFile(out, []byte(text), 0o644)
+		}
+		_, err = io.WriteString(a.out, text)
+		return err
+	})
+	return c
+}
+
+// lines returns PEM text, printable and ending in a newline.
+func lines(pem string) string { return strings.TrimSuffix(cleanLines(pem), "\n") + "\n" }
+
+// input returns what source names: a text itself, @FILE, or - for standard input.
+func (a *app) input(source string) ([]byte, error) {
+	var r io.Reader
+	switch {
+	case source == "-":
+		r = a.in
+	case strings.HasPrefix(source, "@"):
+		f, err := os.Open(source[1:])
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		r = f
+	default:
+		return []byte(source), nil
+	}
+	data, err := io.ReadAll(io.LimitReader(r, maxInput+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", strings.TrimPrefix(source, "@"), err)
+	}
+	if len(data) > maxInput {
+		return nil, fmt.Errorf("%s is over %d bytes", strings.TrimPrefix(source, "@"), maxInput)
+	}
+	return []byte(strings.TrimRight(string(data), "\r\n")), nil
+}
+
+// required marks flags without which a command is used wrongly.
+func required(c *cobra.Command, names ...string) {
+	for _, name := range names {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err) // no such flag: a mistake above
+		}
+	}
+}

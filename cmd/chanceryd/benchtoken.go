@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/keystore"
+	"chancery/keystore/pkcs11"
+	"chancery/softhsm"
+)
+
+// A tokenRate is what one layer reached.
+type tokenRate struct {
+	Layer     string  `json:"layer"` // "raw": in this process; "worker": through a worker, verified
+	Algorithm string  `json:"algorithm"`
+	Callers   int     `json:"callers"`
+	Rate      float64 `json:"rate"` // signatures per second
+	P50       float64 `json:"p50_us"`
+	P99       float64 `json:"p99_us"`
+}
+
+func benchTokenCommand() *cobra.Command {
+	var b tokenBench
+	cmd := &cobra.Command{
+		Use: "bench-token [--json]", Short: "Measure what a SoftHSM token signs, for chancery bench", Args: noArgs,
+		Long: `Makes a throw-away SoftHSM token with keys of its own and measures signatures
+per second: raw, in this process on the token object, and through a worker,
+each verified. No key of a running daemon is used.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			results, err := b.run(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if b.json {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"results": results})
+			}
+			for _, r := range results {
+				fmt.Fprintf(cmd.OutOrStdout(), "%-7s %-6s %3d callers %10.0f/s  p50 %8.0f µs  p99 %8.0f µs\n",
+					r.Layer, r.Algorithm, r.Callers, r.Rate, r.P50, r.P99)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&b.json, "json", false, "print JSON")
+	cmd.Flags().DurationVar(&b.duration, "duration", time.Second, "how long each measurement takes")
+	cmd.Flags().StringSliceVar(&b.algorithms, "algorithms", []string{"ES256", "RS256", "EdDSA"}, "what to sign with")
+	cmd.Flags().IntSliceVar(&b.callers, "callers", []int{1, 16, 64}, "how many sign at once through the worker")
+	return cmd
+}
+
+type tokenBench struct {
+	json       bool
+	duration   time.Duration
+	algorithms []string
+	callers    []int
+}
+
+// rawCallers are how many goroutines sign raw; the best of them is the token's
+// rate.
+var rawCallers = []int{1, 2, 4}
+
+func (b *tokenBench) run(ctx context.Context) ([]tokenRate, error) {
+	dir, err := os.MkdirTemp("", "chancery-bench-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	token, err := softhsm.Create(ctx, dir, "bench")
+	if err != nil {
+		return nil, err
+	}
+	cfg := pkcs11.Config{
+		Name: "bench", Module: token.Module, URI: token.URI(), Env: token.Env(),
+		StateDir: filepath.Join(dir, "state"), Log: newLogger(false),
+	}
+	provider, err := pkcs11.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer provider.Close()
+	var results []tokenRate
+	var refs []keystore.KeyRef
+	for _, name := range b.algorithms {
+		alg, err := keystore.ParseAlgorithm(name)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		id := keystore.NewKeyID()
+		spki, err := provider.Generate(ctx, id, keystore.PurposeJWT, alg)
+		if err != nil {
+			return nil, fmt.Errorf("making a key for %s: %w", alg, err)
+		}
+		ref := keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}
+		rates, err := b.worker(ctx, provider, ref)
+		if err != nil {
+			return nil, err
+		}
+		results, refs = append(results, rates...), append(refs, ref)
+	}
+	raw, err := b.raw(cfg, refs)
+	return append(raw, results...), err
+}
+
+// message is as long as a JWT's signing input usually is.
+var message = []byte("eyJhbGciOiJFUzI1NiIsImtpZCI6ImZyb20tYS1iZW5jaG1hcmsiLCJ0eXAiOiJKV1QifQ." +
+	"eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwic3ViIjoiYWxpY2UiLCJhdWQiOiJzZXJ2aWNlIiwiaWF0IjoxLCJleHAiOjJ9")
+
+func (b *tokenBench) worker(ctx context.Context, p keystore.Provider, ref keystore.KeyRef) ([]tokenRate, error) {
+	key, err := p.Open(ctx, ref, keystore.PurposeJWT)
+	if err != nil {
+		return nil, err
+	}
+	var rates []tokenRate
+	for _, n := range b.callers {
+		r, err := b.measure(n, func(int) error {
+			_, err := key.Sign(ctx, message)
+			return err
+		})
+		if err != nil {
+			return nil, err
+		}
+		r.Layer, r.Algorithm = "worker", string(ref.Algorithm)
+		rates = append(rates, r)
+	}
+	return rates, nil
+}
+
+func (b *tokenBench) raw(cfg pkcs11.Config, refs []keystore.KeyRef) ([]tokenRate, error) {
+	raw, err := pkcs11.NewInProcess(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer raw.Close()
+	var rates []tokenRate
+	for _, ref := range refs {
+		for _, n := range rawCallers {
+			signers := make([]func([]byte) ([]byte, error), n)
+			for i := range signers {
+				if signers[i], err = raw.Signer(ref, keystore.PurposeJWT); err != nil {
+					return nil, err
+				}
+			}
+			r, err := b.measure(n, func(i int) error {
+				_, err := signers[i](message)
+				return err
+			})
+			if err != nil {
+				return nil, err
+			}
+			r.Layer, r.Algorithm = "raw", string(ref.Algorithm)
+			rates = append(rates, r)
+		}
+	}
+	return rates, nil
+}
+
+// measure has n callers do one thing after another for the bench's duration.
+func (b *tokenBench) measure(n int, do func(caller int) error) (tokenRate, error) {
+	var wg sync.WaitGroup
+	took := make([][]time.Duration, n)
+	errs := make([]error, n)
+	start := time.Now()
+	for i := range n {
+		wg.Go(func() {
+			for time.Since(start) < b.duration && errs[i] == nil {
+				begun := time.Now()
+				errs[i] = do(i)
+				took[i] = append(took[i], time.Since(begun))
+			}
+		})
+	}
+	wg.Wait()
+	elapsed := time.Since(start)
+	all := slices.Concat(took...)
+	slices.Sort(all)
+	at := func(q float64) float64 {
+		return float64(all[min(len(all)-1, int(q*float64(len(all))))]) / float64(time.Microsecond)
+	}
+	for _, err := range errs {
+		if err != nil {
+			return tokenRate{}, err
+		}
+	}
+	return tokenRate{Callers: n, Rate: float64(len(all)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99)}, nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chancery/cmd/internal/config"
+	"chancery/keystore/pkcs11"
+	"chancery/rotation"
+)
+
+// errFindings: the findings have been printed.
+var errFindings = errors.New("the configuration has errors")
+
+func checkCommand() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use: "check --config FILE", Short: "Say what is wrong with a configuration", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, findings := config.Load(path)
+			if cfg != nil {
+				findings = append(findings, checkSchedules(cfg)...)
+				findings = append(findings, checkTokens(cmd.Context(), cfg)...)
+			}
+			errs, warnings := 0, 0
+			for _, f := range findings {
+				fmt.Fprintln(cmd.ErrOrStderr(), f.String())
+				if f.Severity == config.Error {
+					errs++
+				} else {
+					warnings++
+				}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d errors, %d warnings\n", path, errs, warnings)
+			if errs > 0 {
+				return errFindings
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
+	required(cmd, "config")
+	return cmd
+}
+
+// checkSchedules says where the windows of a key set violate the rules of
+// rotation, or are shorter than what verifiers cache.
+func checkSchedules(cfg *config.Config) []config.Finding {
+	var found []config.Finding
+	for _, spec := range specs(cfg) {
+		for _, f := range rotation.Check(spec) {
+			severity := config.Error
+			if f.Warning {
+				severity = config.Warning
+				if cfg.AcceptShortWindows {
+					continue
+				}
+			}
+			found = append(found, cfg.At("keysets."+spec.Name+"."+f.Field, severity, f.Message, f.Hint))
+		}
+	}
+	return found
+}
+
+// inspectWithin bounds how long a module may take to say what it can do.
+const inspectWithin = 10 * time.Second
+
+// checkTokens asks each module, in a worker and without logging in, which
+// algorithms its token has. A module that does not answer is not checked.
+func checkTokens(ctx context.Context, cfg *config.Config) []config.Finding {
+	var found []config.Finding
+	for _, name := range sortedKeys(cfg.Keystores) {
+		path := "keystores." + name + ".pkcs11"
+		ks := cfg.Keystores[name].PKCS11
+		ctx, cancel := context.WithTimeout(ctx, inspectWithin)
+		algs, err := pkcs11.Inspect(ctx, pkcs11.Config{Name: name, Module: ks.Module, URI: ks.Token, Env: ks.Env})
+		cancel()
+		if err != nil {
+			found = append(found, cfg.At(path, config.Warning, fmt.Sprintf("not checked: %v", err), "start the token, then check again"))
+			continue
+		}
+		for _, set := range sortedKeys(cfg.KeySets) {
+			if a := cfg.KeySets[set].Algorithm; cfg.KeySets[set].Keystore == name && !slices.Contains(algs, a) {
+				found = append(found, cfg.At("keysets."+set+".algorithm", config.Error,
+					fmt.Sprintf("the token of keystore %q has no %s", name, a), fmt.Sprintf("it has %v", algs)))
+			}
+		}
+	}
+	return found
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/devpki"
+	"chancery/signer/api"
+	"chancery/softhsm"
+)
+
+// devLabel is the label of the token chanceryd dev makes.
+const devLabel = "chancery-dev"
+
+// readyWithin is how long chanceryd dev waits for every key set to sign.
+const readyWithin = 2 * time.Minute
+
+func devCommand() *cobra.Command {
+	var d devOptions
+	cmd := &cobra.Command{
+		Use: "dev --dir DIR", Short: "Everything on one machine, to try it", Args: noArgs,
+		Long: `Makes a SoftHSM token, a development root, client certificates and a
+configuration in DIR, and serves them on loopback. A second start in the same
+DIR continues where the first one was.`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
+	}
+	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")
+	cmd.Flags().StringVar(&d.module, "module", "", "another PKCS#11 module than SoftHSM's (first start only)")
+	cmd.Flags().BoolVar(&d.fast, "fast", false, "rotate every 20 s, to watch it (first start only)")
+	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log more")
+	required(cmd, "dir")
+	return cmd
+}
+
+type devOptions struct {
+	dir, module   string
+	fast, verbose bool
+}
+
+// devState is what the first start was told, kept in DIR/dev.json.
+type devState struct {
+	Fast   bool   `json:"fast"`
+	Module string `json:"module"`
+}
+
+func (d devOptions) run(ctx context.Context) error {
+	dir, err := filepath.Abs(d.dir)
+	if err != nil {
+		return err
+	}
+	if err := d.prepare(ctx, dir); err != nil {
+		return err
+	}
+	path := filepath.Join(dir, "config.yaml")
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, "endpoints.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return serve(ctx, cfg, path, newLogger(d.verbose), func(n *node) error { return d.announce(ctx, dir, cfg, n) })
+}
+
+// prepare makes what is missing in dir.
+func (d devOptions) prepare(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	state, first, err := d.state(dir)
+	if err != nil {
+		return err
+	}
+	if err := devpki.Ensure(dir, time.Now()); err != nil {
+		return fmt.Errorf("making the development root: %w", err)
+	}
+	if !first {
+		return nil
+	}
+	token, err := d.token(ctx, dir, state.Module)
+	if err != nil {
+		return err
+	}
+	ports, err := freePorts(3)
+	if err != nil {
+		return err
+	}
+	text, err := config.Dev(config.DevOptions{
+		Dir: dir, Module: token.Module, Token: token.URI(), Env: token.Env(), Fast: d.fast,
+		APIPort: ports[0], PublicPort: ports[1], AdminPort: ports[2],
+	})
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, "config.yaml"), text, 0o600); err != nil {
+		return err
+	}
+	b, err := json.Marshal(state)
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(dir, "dev.json"), append(b, '\n'), 0o600)
+}
+
+// token makes the token, or finds the one an interrupted first start made.
+func (d devOptions) token(ctx context.Context, dir, module string) (*softhsm.Token, error) {
+	home := filepath.Join(dir, "softhsm")
+	if t, err := softhsm.Open(home, devLabel); err == nil {
+		return withModule(t, module), nil
+	}
+	if err := os.RemoveAll(home); err != nil { // half of a first start
+		return nil, err
+	}
+	t, err := softhsm.Create(ctx, home, devLabel)
+	if err != nil {
+		return nil, hinted{fmt.Errorf("making a SoftHSM token: %w", err), "apt-get install softhsm2, or set SOFTHSM2_MODULE"}
+	}
+	return withModule(t, module), nil
+}
+
+func withModule(t *softhsm.Token, module string) *softhsm.Token {
+	if module != "" {
+		t.Module = module
+	}
+	return t
+}
+
+// state reads what the first start was told; first reports that there was none
+// or that it did not finish.
+func (d devOptions) state(dir string) (s devState, first bool, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, "dev.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		module := d.module
+		if module != "" {
+			if module, err = filepath.Abs(module); err != nil {
+				return s, false, err
+			}
+		}
+		return devState{Fast: d.fast, Module: module}, true, nil
+	}
+	if err != nil {
+		return s, false, err
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, false, fmt.Errorf("reading dev.json: %w", err)
+	}
+	if d.fast && !s.Fast {
+		return s, false, usageError{hinted{errors.New("--fast is for the first start only, and this directory was started without it"), "use another --dir"}}
+	}
+	if d.module != "" {
+		if abs, err := filepath.Abs(d.module); err != nil || abs != s.Module {
+			return s, false, usageError{hinted{errors.New("--module is for the first start only, and this directory has another one"), "use another --dir"}}
+		}
+	}
+	return s, false, nil
+}
+
+// freePorts returns n loopback ports that nothing listens on.
+func freePorts(n int) ([]int, error) {
+	var ports []int
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("looking for a free port: %w", err)
+		}
+		defer l.Close() // all at once, so that they differ
+		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+	}
+	return ports, nil
+}
+
+// announce waits until every key set signs, writes endpoints.json and tells a
+// person what to try.
+func (d devOptions) announce(ctx context.Context, dir string, cfg *config.Config, n *node) error {
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	for tick := time.NewTicker(10 * time.Millisecond); !n.ready(); {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			n.log.Warn("not every key set signs yet; see /readyz?verbose")
+			return d.write(dir, cfg)
+		case <-tick.C:
+		}
+	}
+	if err := d.write(dir, cfg); err != nil {
+		return err
+	}
+	fmt.Print(strings.ReplaceAll(welcome, "DIR", d.dir))
+	return nil
+}
+
+func (d devOptions) write(dir string, cfg *config.Config) error {
+	l := cfg.Listeners
+	_, port, err := net.SplitHostPort(l.Signing.TCP)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(api.Endpoints{
+		Socket: l.Signing.Socket, Ops: l.Ops.Socket, API: "https://localhost:" + port,
+		Public: cfg.PublicURL, Admin: "http://" + l.Admin.TCP,
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	return renameio.WriteFile(filepath.Join(dir, "endpoints.json"), append(b, '\n'), 0o644)
+}
+
+const welcome = `chanceryd is ready. Its keys are in a SoftHSM token; its root key is a file, so
+this is for trying things out. In another terminal:
+
+  chancery --dir DIR sign jwt --keyset web --claims '{"sub":"alice"}'
+  chancery --dir DIR keys list
+  chancery --dir DIR rotation plan web
+  chancery --dir DIR rotation now web --reason "to see it" --watch
+  chancery --dir DIR audit verify
+`

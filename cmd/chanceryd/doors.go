@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"chancery/signer/server"
+)
+
+// doors are the listeners of the daemon. Whoever opens them closes them.
+type doors struct {
+	log     *slog.Logger
+	guarded []*server.Door
+	https   []*http.Server
+	plain   []*http.Server
+	sockets []net.Listener
+	wg      sync.WaitGroup
+	failed  chan error // a listener that ended by itself
+}
+
+func newDoors(log *slog.Logger) *doors { return &doors{log: log, failed: make(chan error, 8)} }
+
+// guard opens a door behind mutual TLS on the listeners.
+func (d *doors) guard(handler http.Handler, lim server.Limits, tlsConfig func() *tls.Config, refused func(peer string, err error), listeners ...net.Listener) {
+	door := &server.Door{TLS: tlsConfig, Failed: refused, Limits: lim, Log: d.log}
+	web := server.HTTPServer(handler, lim, d.log)
+	conns := door.Protocol("http/1.1")
+	d.guarded, d.https = append(d.guarded, door), append(d.https, web)
+	d.run("https", func() error { return web.Serve(conns) })
+	for _, l := range listeners {
+		d.sockets = append(d.sockets, l)
+		d.run(l.Addr().String(), func() error { return door.Serve(l) })
+	}
+}
+
+// open opens a door for everyone.
+func (d *doors) open(handler http.Handler, lim server.Limits, l net.Listener, tlsConfig *tls.Config) {
+	web := server.HTTPServer(handler, lim, d.log)
+	d.plain = append(d.plain, web)
+	d.sockets = append(d.sockets, l)
+	if tlsConfig != nil {
+		l = tls.NewListener(l, tlsConfig)
+	}
+	d.run(l.Addr().String(), func() error { return web.Serve(l) })
+}
+
+func (d *doors) run(name string, serve func() error) {
+	d.wg.Go(func() {
+		if err := serve(); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			select {
+			case d.failed <- fmt.Errorf("listener %s: %w", name, err):
+			default:
+			}
+		}
+	})
+}
+
+// condemn closes the connections of client certificates that are no good now.
+func (d *doors) condemn(condemned func(*x509.Certificate) bool) {
+	for _, door := range d.guarded {
+		door.CloseIf(condemned)
+	}
+}
+
+// Close stops accepting, lets requests end within ctx, and cuts what is left.
+func (d *doors) Close(ctx context.Context) {
+	var wg sync.WaitGroup
+	for _, door := range d.guarded {
+		wg.Go(door.Close)
+	}
+	for _, web := range append(d.https, d.plain...) {
+		wg.Go(func() {
+			if err := web.Shutdown(ctx); err != nil {
+				web.Close()
+			}
+		})
+	}
+	wg.Wait()
+	for _, l := range d.sockets {
+		l.Close()
+	}
+	d.wg.Wait()
+}
+
+// sweep closes connections whose certificate has expired or been revoked, each
+// second until ctx ends.
+func (d *doors) sweep(ctx context.Context, gates func() []*server.Gate, now func() time.Time) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			d.condemn(func(leaf *x509.Certificate) bool {
+				for _, g := range gates() {
+					if g.Condemned(leaf, now()) {
+						return true
+					}
+				}
+				return false
+			})
+		}
+	}
+}

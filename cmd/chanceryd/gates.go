@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/devpki"
+	"chancery/keystore"
+	"chancery/signer/policy"
+	"chancery/signer/server"
+)
+
+// gates are what is in force of who may come in, at each guarded door. A
+// reload replaces them together or not at all.
+type gates struct {
+	current atomic.Pointer[inForce]
+}
+
+type inForce struct {
+	policy       *policy.Policy
+	signing, ops *server.Gate
+	public       *tls.Certificate // nil: plain
+}
+
+func (g *gates) policy() *policy.Policy { return g.current.Load().policy }
+func (g *gates) signing() *server.Gate  { return g.current.Load().signing }
+func (g *gates) ops() *server.Gate      { return g.current.Load().ops }
+func (g *gates) all() []*server.Gate {
+	f := g.current.Load()
+	return []*server.Gate{f.signing, f.ops}
+}
+
+// load checks policy, anchors and certificates of cfg and puts them in force.
+func (g *gates) load(cfg *config.Config, now func() time.Time) error {
+	f, err := newInForce(cfg, now)
+	if err != nil {
+		return err
+	}
+	g.current.Store(f)
+	return nil
+}
+
+func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
+	var f inForce
+	var err error
+	if f.policy, err = policy.New(cfg.PolicyConfig()); err != nil {
+		return nil, fmt.Errorf("policy: %w", err)
+	}
+	anchors := cfg.Anchors()
+	doors := make([]server.Anchor, 0, len(anchors))
+	for _, a := range anchors {
+		doors = append(doors, server.Anchor{Name: a.Name, CA: a.CA})
+	}
+	gate := func(l config.Guarded) (*server.Gate, error) {
+		cert, err := loadCertificate(l.Certificate, l.Key)
+		if err != nil {
+			return nil, err
+		}
+		return server.NewGate(cert, doors, f.policy, []string{"http/1.1"}, now)
+	}
+	if f.signing, err = gate(cfg.Listeners.Signing); err != nil {
+		return nil, fmt.Errorf("signing listener: %w", err)
+	}
+	if f.ops, err = gate(cfg.Listeners.Ops); err != nil {
+		return nil, fmt.Errorf("ops listener: %w", err)
+	}
+	if p := cfg.Listeners.Public; p.Certificate != "" {
+		cert, err := loadCertificate(p.Certificate, p.Key)
+		if err != nil {
+			return nil, fmt.Errorf("public listener: %w", err)
+		}
+		f.public = &cert
+	}
+	return &f, nil
+}
+
+func loadCertificate(cert, key string) (tls.Certificate, error) {
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return pair, fmt.Errorf("certificate %s: %w", cert, err)
+	}
+	return pair, nil
+}
+
+// refuseDev returns an error if cfg stands on the root that chanceryd dev
+// made, whose key is a file.
+func refuseDev(cfg *config.Config) error {
+	for _, a := range cfg.Anchors() {
+		if devpki.IsDev(a.CA) {
+			return fmt.Errorf("client anchor %q is a development root, whose key is a file (hint: `chanceryd dev` serves it; give serve a root of your own)", a.Name)
+		}
+	}
+	for _, path := range cfg.Certificates() {
+		pair, err := tls.LoadX509KeyPair(path.Certificate, path.Key)
+		if err != nil {
+			return fmt.Errorf("certificate %s: %w", path.Certificate, err)
+		}
+		leaf, err := x509.ParseCertificate(pair.Certificate[0])
+		if err != nil {
+			return fmt.Errorf("certificate %s: %w", path.Certificate, err)
+		}
+		if devpki.IsDev(leaf) {
+			return fmt.Errorf("certificate %s is a development certificate (hint: `chanceryd dev` serves it; give serve one of your own)", path.Certificate)
+		}
+	}
+	return nil
+}
+
+// refuseOurOwn returns an error if anything Chancery signs could open one of
+// its own doors: a client anchor that is, or that chains to, a key of ours.
+func (n *node) refuseOurOwn(ctx context.Context, cfg *config.Config) error {
+	for _, a := range cfg.Anchors() {
+		ours, err := n.catalog.IsOurKey(ctx, keystore.HashSPKI(a.CA.RawSubjectPublicKeyInfo))
+		if err != nil {
+			return fmt.Errorf("looking up client anchor %q: %w", a.Name, err)
+		}
+		if ours || n.cas.signed(a.CA) {
+			return fmt.Errorf("client anchor %q is an authority of this chancery: nothing it signs may open its own doors (hint: use another root for client certificates)", a.Name)
+		}
+	}
+	return nil
+}

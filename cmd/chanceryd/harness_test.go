@@ -1,0 +1,353 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"chancery/keystore/audit"
+	"chancery/keystore/pkcs11"
+	"chancery/signer/api"
+	"chancery/signer/client"
+	"chancery/softhsm"
+)
+
+// asDaemon makes the test binary be chanceryd.
+const asDaemon = "CHANCERYD_TEST_RUN"
+
+func TestMain(m *testing.M) {
+	pkcs11.Main()
+	if os.Getenv(asDaemon) != "" {
+		os.Exit(run(os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// A chanceryd is a chanceryd process under test.
+type chanceryd struct {
+	t         *testing.T
+	dir       string
+	cmd       *exec.Cmd
+	endpoints api.Endpoints
+	log       *syncBuffer
+	exited    chan error
+}
+
+// syncBuffer collects what a process writes.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *syncBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// needSoftHSM skips where there is no SoftHSM, and fails in CI.
+func needSoftHSM(t *testing.T) {
+	t.Helper()
+	if _, err := softhsm.Find(); err != nil {
+		if os.Getenv("CI") != "" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+}
+
+// tempDir is a short directory: the path of a Unix socket has at most 107 bytes.
+func tempDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ch")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// startDev starts chanceryd dev in dir and waits until it is ready. When the
+// test ends the daemon is stopped and the whole log verified.
+func startDev(t *testing.T, dir string, args ...string) *chanceryd {
+	t.Helper()
+	d := launch(t, dir, append([]string{"dev", "--dir", dir}, args...)...)
+	d.awaitReady()
+	return d
+}
+
+// launch starts chanceryd and returns at once.
+func launch(t *testing.T, dir string, args ...string) *chanceryd {
+	t.Helper()
+	needSoftHSM(t)
+	return launchCommand(t, dir, exec.Command(os.Args[0], args...))
+}
+
+func launchCommand(t *testing.T, dir string, cmd *exec.Cmd) *chanceryd {
+	t.Helper()
+	d := &chanceryd{t: t, dir: dir, cmd: cmd, log: new(syncBuffer), exited: make(chan error, 1)}
+	if d.cmd.Env == nil {
+		d.cmd.Env = os.Environ()
+	}
+	d.cmd.Env = append(d.cmd.Env, asDaemon+"=1")
+	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	os.Remove(filepath.Join(dir, "endpoints.json"))
+	if err := d.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { d.exited <- d.cmd.Wait() }()
+	t.Cleanup(func() {
+		if d.cmd.ProcessState == nil {
+			d.stop()
+		}
+		if t.Failed() {
+			t.Logf("the daemon said:\n%s", d.log)
+		}
+		d.verifyLog()
+	})
+	return d
+}
+
+func (d *chanceryd) awaitReady() {
+	d.t.Helper()
+	path := filepath.Join(d.dir, "endpoints.json")
+	d.within(60*time.Second, "the daemon is ready", func() error {
+		select {
+		case err := <-d.exited:
+			d.exited <- err
+			d.t.Fatalf("the daemon ended: %v\n%s", err, d.log)
+		default:
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return json.Unmarshal(b, &d.endpoints)
+	})
+}
+
+// within tries until do succeeds, and fails the test if it has not in time.
+func (d *chanceryd) within(limit time.Duration, what string, do func() error) {
+	d.t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := do()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("not within %v: %s: %v\n%s", limit, what, err, d.log)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// stop ends the daemon with SIGTERM and expects exit status 0.
+func (d *chanceryd) stop() {
+	d.t.Helper()
+	d.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case err := <-d.exited:
+		if err != nil {
+			d.t.Errorf("the daemon ended with %v\n%s", err, d.log)
+		}
+	case <-time.After(30 * time.Second):
+		d.cmd.Process.Kill()
+		d.t.Errorf("the daemon did not end within 30 s of SIGTERM\n%s", d.log)
+		<-d.exited
+	}
+}
+
+// kill ends the daemon with SIGKILL.
+func (d *chanceryd) kill() {
+	d.cmd.Process.Kill()
+	<-d.exited
+}
+
+// workers returns the pids of the daemon's worker processes.
+func (d *chanceryd) workers() []int {
+	var pids []int
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	for _, stat := range stats {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			continue
+		}
+		var pid, parent int
+		var state string
+		rest := string(b[bytes.LastIndexByte(b, ')')+1:])
+		fmt.Sscan(string(b), &pid)
+		fmt.Sscan(rest, &state, &parent)
+		if parent == d.cmd.Process.Pid && state != "Z" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// client returns a client at the door of role.
+func (d *chanceryd) client(role string) *client.Client {
+	d.t.Helper()
+	endpoint := "unix:" + d.endpoints.Socket
+	if role == "operator" || role == "auditor" {
+		endpoint = "unix:" + d.endpoints.Ops
+	}
+	cfg, err := client.LoadConfig(endpoint, d.cert(role), d.key(role), filepath.Join(d.dir, "ca.crt"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	cfg.Connections = 64
+	c, err := client.New(cfg)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(c.Close)
+	return c
+}
+
+func (d *chanceryd) cert(role string) string { return filepath.Join(d.dir, "clients", role+".crt") }
+func (d *chanceryd) key(role string) string  { return filepath.Join(d.dir, "clients", role+".key") }
+
+// http returns a plain HTTP client over the signing socket with a certificate,
+// for what a well-behaved client would not send.
+func (d *chanceryd) http(role string) *http.Client {
+	d.t.Helper()
+	pair, err := tls.LoadX509KeyPair(d.cert(role), d.key(role))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return d.httpWith(d.endpoints.Socket, pair)
+}
+
+func (d *chanceryd) httpWith(socket string, certs ...tls.Certificate) *http.Client {
+	tr := &http.Transport{
+		DialContext:     dialUnix(socket),
+		TLSClientConfig: &tls.Config{RootCAs: d.roots(), ServerName: "localhost", Certificates: certs},
+	}
+	d.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+}
+
+func (d *chanceryd) roots() *x509.CertPool {
+	d.t.Helper()
+	pem, err := os.ReadFile(filepath.Join(d.dir, "ca.crt"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(pem)
+	return pool
+}
+
+// issuer is the issuer of a key set's tokens.
+func (d *chanceryd) issuer(keyset string) string { return d.endpoints.Public + "/issuers/" + keyset }
+
+// verifier returns a relying party for a key set's tokens.
+func (d *chanceryd) verifier(keyset string) *client.Verifier {
+	d.t.Helper()
+	v, err := client.NewVerifier(client.VerifierConfig{Issuer: d.issuer(keyset), JWKS: d.issuer(keyset) + "/jwks.json"})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return v
+}
+
+// sign signs claims with a key set and fails the test if it cannot.
+func (d *chanceryd) sign(c *client.Client, keyset, claims string) *api.SignJWTReply {
+	d.t.Helper()
+	reply, err := c.SignJWT(d.t.Context(), api.SignJWTRequest{KeySet: keyset, Claims: json.RawMessage(claims)})
+	if err != nil {
+		d.t.Fatalf("signing with %s: %v", keyset, err)
+	}
+	return reply
+}
+
+// verifyLog verifies the whole log as an auditor does, without the daemon.
+func (d *chanceryd) verifyLog() {
+	d.t.Helper()
+	vkeys, err := os.ReadFile(filepath.Join(d.dir, "audit.vkey"))
+	if errors.Is(err, os.ErrNotExist) {
+		return // it never got so far
+	}
+	if err != nil {
+		d.t.Error(err)
+		return
+	}
+	report, err := audit.Verify(context.Background(), filepath.Join(d.dir, "audit"), audit.Options{Keys: strings.Fields(string(vkeys))})
+	if err != nil {
+		d.t.Errorf("verifying the log: %v", err)
+		return
+	}
+	if report == nil {
+		return
+	}
+	for _, p := range report.Problems {
+		d.t.Errorf("the log: %s", p)
+	}
+}
+
+// logged returns the entries of the log that a filter wants.
+func (d *chanceryd) logged(f audit.Filter) []audit.Entry {
+	d.t.Helper()
+	var found []audit.Entry
+	for at, err := range audit.Entries(filepath.Join(d.dir, "audit"), f) {
+		if err != nil {
+			d.t.Fatalf("reading the log: %v", err)
+		}
+		found = append(found, at.Entry)
+	}
+	return found
+}
+
+// problem returns the problem an error wraps, and fails the test if there is none.
+func problem(t *testing.T, err error) *api.Problem {
+	t.Helper()
+	p, ok := errors.AsType[*api.Problem](err)
+	if !ok {
+		t.Fatalf("want a problem, have %v", err)
+	}
+	return p
+}
+
+func wantCode(t *testing.T, err error, code api.Code) *api.Problem {
+	t.Helper()
+	p := problem(t, err)
+	if p.Code != code {
+		t.Errorf("code %q (%s), want %q", p.Code, p.Detail, code)
+	}
+	if p.Status != code.Status() {
+		t.Errorf("%s came with status %d, want %d", code, p.Status, code.Status())
+	}
+	return p
+}
+
+func dialUnix(path string) func(context.Context, string, string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var dialer net.Dialer
+		return dialer.DialContext(ctx, "unix", path)
+	}
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+)
+
+// proofDeadline bounds one challenge of one key.
+const proofDeadline = 20 * time.Second
+
+// keyring opens private keys, and keeps which of them this node has proven.
+//
+// A row of the catalog is a claim: a version signs or is published here only
+// after this node has seen the token sign a challenge that verifies under the
+// row's public key. The proof is an entry of the lifecycle log, so it is
+// remembered across restarts and no one who can write only the catalog can make
+// one up.
+type keyring struct {
+	providers map[string]keystore.Provider
+	log       *audit.Log
+	slog      *slog.Logger
+	changed   func() // called after something was proven
+
+	mu      sync.Mutex // guards what follows
+	proven  map[keystore.KID]bool
+	open    map[keystore.KID]keystore.Key
+	busy    map[string]bool   // a goroutine proves keys of this keystore
+	failing map[string]string // what last went wrong there, so that it is logged once
+	wg      sync.WaitGroup
+}
+
+// Proven reports whether this node has seen the key of kid sign.
+func (k *keyring) Proven(kid keystore.KID) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.proven[kid]
+}
+
+// Provider returns the provider of a configured keystore.
+func (k *keyring) Provider(name string) (keystore.Provider, error) {
+	p, ok := k.providers[name]
+	if !ok {
+		return nil, fmt.Errorf("keystore %q: %w in the configuration", name, keystore.ErrNotFound)
+	}
+	return p, nil
+}
+
+// Open returns the private key of a proven version.
+func (k *keyring) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Version) (keystore.Key, error) {
+	k.mu.Lock()
+	key, ok := k.open[v.KID]
+	proven := k.proven[v.KID]
+	k.mu.Unlock()
+	if !proven {
+		return nil, fmt.Errorf("%w: key %s has not been seen signing by this node", keystore.ErrUnavailable, v.KID)
+	}
+	if ok {
+		return key, nil
+	}
+	key, err := k.openFresh(ctx, set.Purpose, v)
+	if err != nil {
+		return nil, err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.open[v.KID] = key
+	return key, nil
+}
+
+func (k *keyring) openFresh(ctx context.Context, purpose keystore.Purpose, v *keystore.Version) (keystore.Key, error) {
+	p, err := k.Provider(v.Keystore)
+	if err != nil {
+		return nil, err
+	}
+	key, err := p.Open(ctx, v.Ref(), purpose)
+	if err != nil {
+		return nil, fmt.Errorf("opening key %s: %w", v.KID, err)
+	}
+	return key, nil
+}
+
+// Dropped forgets the keys of versions that were active before and are not now,
+// here and in their keystore.
+func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
+	if before == nil {
+		return
+	}
+	for _, set := range before.KeySets() {
+		old, ok := set.Active()
+		if !ok {
+			continue
+		}
+		now, ok := after.KeySet(set.Name)
+		if !ok {
+			continue
+		}
+		if v, ok := now.ByKID(old.KID); ok && v.State == keystore.Active {
+			continue
+		}
+		k.drop(ctx, old)
+	}
+}
+
+func (k *keyring) drop(ctx context.Context, v *keystore.Version) {
+	k.mu.Lock()
+	delete(k.open, v.KID)
+	k.mu.Unlock()
+	p, err := k.Provider(v.Keystore)
+	if err != nil {
+		return
+	}
+	k.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proofDeadline)
+		defer cancel()
+		if err := p.Drop(ctx, v.KeyID); err != nil {
+			k.slog.Warn("dropping a key that left active failed", "kid", v.KID, "err", err)
+		}
+	})
+}
+
+// Prove has every known version of view that is not proven yet sign a
+// challenge. Each keystore is asked in a goroutine of its own, so that one that
+// hangs keeps no other back.
+func (k *keyring) Prove(ctx context.Context, view *keystore.View) {
+	type claim struct {
+		set *keystore.KeySet
+		v   *keystore.Version
+	}
+	claims := make(map[string][]claim)
+	for _, set := range view.KeySets() {
+		for _, v := range set.Known() {
+			if !k.Proven(v.KID) {
+				claims[v.Keystore] = append(claims[v.Keystore], claim{set, v})
+			}
+		}
+	}
+	for name, list := range claims {
+		k.mu.Lock()
+		busy := k.busy[name]
+		k.busy[name] = true
+		k.mu.Unlock()
+		if busy {
+			continue
+		}
+		k.wg.Go(func() {
+			some := false
+			for _, c := range list {
+				err := k.prove(ctx, c.set, c.v)
+				k.report(name, c.v.KID, err)
+				some = some || err == nil
+			}
+			k.mu.Lock()
+			k.busy[name] = false
+			k.mu.Unlock()
+			if some {
+				k.changed()
+			}
+		})
+	}
+}
+
+// report logs what kept a proof, once for each different cause.
+func (k *keyring) report(name string, kid keystore.KID, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	k.mu.Lock()
+	again := k.failing[name] == text
+	k.failing[name] = text
+	k.mu.Unlock()
+	if err != nil && !again {
+		k.slog.Warn("a key is not proven and is neither published nor used", "keystore", name, "kid", kid, "err", err)
+	}
+}
+
+// prove is the challenge: a message that begins with a zero byte and ends in
+// randomness, so that its signature is new and never anything else's.
+func (k *keyring) prove(ctx context.Context, set *keystore.KeySet, v *keystore.Version) error {
+	ctx, cancel := context.WithTimeout(ctx, proofDeadline)
+	defer cancel()
+	pub, err := v.Public()
+	if err != nil {
+		return fmt.Errorf("reading the public key of the row: %w", err)
+	}
+	if kid, err := keystore.Thumbprint(pub); err != nil || kid != v.KID {
+		return fmt.Errorf("the row's kid %s is not the thumbprint of its public key", v.KID)
+	}
+	key, err := k.openFresh(ctx, set.Purpose, v)
+	if err != nil {
+		return err
+	}
+	challenge := append([]byte{keystore.ProbePrefix}, "chancery challenge "+string(v.KID)+" "...)
+	challenge = append(challenge, rand.Text()...)
+	sig, err := key.Sign(ctx, challenge)
+	if err != nil {
+		return fmt.Errorf("the token did not sign the challenge: %w", err)
+	}
+	if err := keystore.Verify(v.Algorithm, pub, challenge, sig); err != nil {
+		return fmt.Errorf("the challenge's signature: %w", err)
+	}
+	_, err = k.log.Lifecycle(ctx, keystore.Record{
+		Principal: "chancery", Action: keystore.ActKeyProven, Outcome: keystore.OutcomeDone,
+		KeySet: set.Name, KID: v.KID, Version: v.Number, State: v.State.String(),
+	})
+	if err != nil {
+		return fmt.Errorf("entering the proof: %w", err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.proven[v.KID] = true
+	k.open[v.KID] = key
+	return nil
+}
+
+// Wait waits for every goroutine the keyring started.
+func (k *keyring) Wait() { k.wg.Wait() }

@@ -1,0 +1,99 @@
+// Command chanceryd is the signing daemon: it keeps keys in PKCS#11 tokens,
+// signs for those who may have it, rotates, publishes and keeps the log.
+//
+//	chanceryd dev --dir DIR        everything on one machine, to try it
+//	chanceryd serve --config FILE  as configured
+//	chanceryd check --config FILE  what is wrong with a configuration
+//
+// It re-executes itself as worker processes that hold the PKCS#11 modules.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"chancery/keystore/pkcs11"
+)
+
+// Exit statuses.
+const (
+	exitFailed = 1 // it failed, or found something
+	exitUsage  = 2 // it was used wrongly
+)
+
+// release is set by the linker for a release; otherwise the build's own word
+// counts.
+var release string
+
+func main() {
+	pkcs11.Main() // a worker never returns from here
+	os.Exit(run(os.Args[1:]))
+}
+
+// A usageError is a command used wrongly.
+type usageError struct{ error }
+
+// A hinted error carries the next move of whoever reads it.
+type hinted struct {
+	error
+	hint string
+}
+
+func run(args []string) int {
+	root := &cobra.Command{
+		Use: "chanceryd", Short: "The signing daemon",
+		SilenceErrors: true, SilenceUsage: true, Version: version(),
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(serveCommand(), devCommand(), checkCommand(), benchTokenCommand())
+	root.SetArgs(args)
+	err := root.ExecuteContext(context.Background())
+	if err == nil {
+		return 0
+	}
+	if errors.Is(err, errFindings) {
+		return exitFailed
+	}
+	fmt.Fprintf(os.Stderr, "error: %v\n", err)
+	if h, ok := errors.AsType[hinted](err); ok {
+		fmt.Fprintf(os.Stderr, "hint: %s\n", h.hint)
+	}
+	if _, ok := errors.AsType[usageError](err); ok || isUsage(err) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// noArgs refuses arguments, as a usage error.
+func noArgs(_ *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unexpected argument %q", args[0])}
+	}
+	return nil
+}
+
+func version() string {
+	if release != "" {
+		return release
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}
+
+// newLogger writes JSON lines to stderr: control characters are escaped, and
+// what reads them needs no parser of ours.
+func newLogger(verbose bool) *slog.Logger {
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+}

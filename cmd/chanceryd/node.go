@@ -1,0 +1,350 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/telemetry"
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/keystore/catalog"
+	"chancery/keystore/pkcs11"
+	"chancery/rotation"
+	"chancery/signer"
+	"chancery/signer/server"
+)
+
+// grace is how long requests in progress may take at shutdown.
+const grace = 10 * time.Second
+
+// lease is what rotation allows for a signature made by a snapshot that is
+// just being replaced. On one node the swap is one pointer, so a second is
+// ample.
+const lease = time.Second
+
+// node introduces the rooms to each other and runs them.
+type node struct {
+	log     *slog.Logger
+	metrics *telemetry.Metrics
+	config  atomic.Pointer[config.Config]
+	gates   gates
+	now     func() time.Time
+
+	lock      *flock.Flock
+	catalog   *catalog.Catalog
+	brake     *brake
+	audit     *audit.Log
+	providers map[string]keystore.Provider
+	views     *views
+	keys      *keyring
+	steps     *steps
+	cas       *authorities
+	rotator   *rotation.Rotator
+	service   *signer.Service
+	public    *server.Public
+	publisher *publisher
+	doors     *doors
+
+	states chan keystore.TokenStatus
+	wg     sync.WaitGroup
+	stop   context.CancelFunc
+}
+
+// errLocked: another daemon serves the data directory.
+var errLocked = errors.New("another daemon holds the data directory")
+
+// startNode opens everything cfg names and starts serving. What it has opened
+// is closed again if it fails.
+func startNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (n *node, err error) {
+	n = &node{
+		log: log, metrics: telemetry.New(version()), now: time.Now,
+		states: make(chan keystore.TokenStatus, 64), providers: make(map[string]keystore.Provider),
+	}
+	n.config.Store(cfg)
+	defer func() {
+		if err != nil {
+			n.Close()
+			n = nil
+		}
+	}()
+	for _, step := range []func(context.Context) error{
+		n.openData, n.openKeystores, n.openLog, n.introduce, n.openDoors, n.run,
+	} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return n, nil
+}
+
+// openData takes the data directory and opens the catalog and the brake file.
+func (n *node) openData(ctx context.Context) error {
+	cfg := n.config.Load()
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return fmt.Errorf("making the data directory: %w", err)
+	}
+	n.lock = flock.New(filepath.Join(cfg.Data, "lock"))
+	got, err := n.lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("locking the data directory: %w", err)
+	}
+	if !got {
+		return fmt.Errorf("%w %s", errLocked, cfg.Data)
+	}
+	if n.catalog, err = catalog.Open(ctx, catalog.Config{Path: filepath.Join(cfg.Data, "catalog.db"), Now: n.now}); err != nil {
+		return fmt.Errorf("opening the catalog: %w", err)
+	}
+	n.views = &views{catalog: n.catalog}
+	if n.brake, err = openBrake(filepath.Join(cfg.Data, "brake"), n.views); err != nil {
+		return fmt.Errorf("opening the brake file: %w", err)
+	}
+	return nil
+}
+
+// openKeystores starts a worker for each token. A token in trouble keeps
+// nothing from starting: it is a state.
+func (n *node) openKeystores(context.Context) error {
+	cfg := n.config.Load()
+	for name, ks := range cfg.Keystores {
+		p, err := pkcs11.Open(pkcs11.Config{
+			Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env,
+			StateDir: filepath.Join(cfg.Data, "tokens"), Log: n.log, Now: n.now, OnState: n.tokenState,
+		})
+		if err != nil {
+			return fmt.Errorf("keystore %q: %w", name, err)
+		}
+		n.providers[name] = p
+	}
+	return nil
+}
+
+// tokenState queues a token's change of state for the log. It never waits: a
+// provider calls it.
+func (n *node) tokenState(s keystore.TokenStatus) {
+	select {
+	case n.states <- s:
+	default:
+		n.log.Warn("a token changes state faster than that can be entered", "keystore", s.Keystore, "state", s.State)
+	}
+}
+
+func (n *node) openLog(ctx context.Context) error {
+	cfg := n.config.Load()
+	var err error
+	n.audit, err = audit.Open(ctx, audit.Config{
+		Dir: filepath.Join(cfg.Data, "audit"), Host: cfg.PublicHost(), Node: cfg.Node, Now: n.now, Log: n.log,
+		Memory: memory{n.catalog}, Key: n.auditKey,
+	})
+	if err != nil {
+		return fmt.Errorf("opening the log: %w", err)
+	}
+	n.keys = &keyring{
+		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick,
+		open: make(map[keystore.KID]keystore.Key), busy: make(map[string]bool), failing: make(map[string]string),
+	}
+	if n.keys.proven, err = provenBefore(filepath.Join(cfg.Data, "audit")); err != nil {
+		return err
+	}
+	n.steps = &steps{catalog: n.catalog, log: n.audit, views: n.views, keys: n.keys, metrics: n.metrics, changed: n.kick}
+	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
+		return fmt.Errorf("entering the start: %w", err)
+	}
+	return nil
+}
+
+// provenBefore reads from the lifecycle log which keys this node has proven.
+func provenBefore(dir string) (map[keystore.KID]bool, error) {
+	proven := make(map[keystore.KID]bool)
+	for at, err := range audit.Entries(dir, audit.Filter{Log: "lifecycle", Action: keystore.ActKeyProven}) {
+		if err != nil {
+			return nil, fmt.Errorf("reading the lifecycle log: %w", err)
+		}
+		proven[at.Entry.KID] = true
+	}
+	return proven, nil
+}
+
+// auditKey returns the key that signs checkpoints.
+func (n *node) auditKey(ctx context.Context) (keystore.Key, error) {
+	view, err := n.views.Current()
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range view.KeySets() {
+		if set.Purpose != keystore.PurposeAudit {
+			continue
+		}
+		if v, ok := set.Active(); ok && v.Signs() {
+			return n.keys.Open(ctx, set, v)
+		}
+	}
+	return nil, fmt.Errorf("%w: no key of purpose audit is active", keystore.ErrUnavailable)
+}
+
+// introduce makes the rotator, the service and the publisher.
+func (n *node) introduce(ctx context.Context) error {
+	cfg := n.config.Load()
+	n.cas = &authorities{
+		config: n.config.Load, catalog: n.catalog, keys: n.keys, log: n.audit, now: n.now, changed: n.kick,
+		certs: make(map[caVersion]*x509.Certificate),
+	}
+	if err := n.cas.Load(ctx, cfg.AuthorityKeySets()); err != nil {
+		return err
+	}
+	if err := n.refuseOurOwn(ctx, cfg); err != nil {
+		return err
+	}
+	if err := n.gates.load(cfg, n.now); err != nil {
+		return err
+	}
+	n.rotator = rotation.New(rotation.Config{
+		Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
+		Proven: n.keys.Proven, Foreign: foreign, Now: n.now, Log: n.log,
+	})
+	salt, err := n.catalog.Secret(ctx, "request-digests")
+	if err != nil {
+		return fmt.Errorf("reading the salt of request digests: %w", err)
+	}
+	n.service, err = signer.New(signer.Config{
+		Policy: n.gates.policy, View: n.views.Current, Settings: n.settings, Authority: n.authority,
+		Keys: n.keys, Log: n.audit, Horizons: n.catalog,
+		Certificates: &issued{catalog: n.catalog, cas: n.cas, now: n.now},
+		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
+		Tokens:       &tokens{n.providers},
+		Salt:         salt, Now: n.now,
+	})
+	if err != nil {
+		return err
+	}
+	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now}
+	n.publisher = &publisher{
+		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
+		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now,
+		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool),
+	}
+	return nil
+}
+
+// kick has the publisher look again; rooms call it when something changed.
+func (n *node) kick() {
+	if n.publisher != nil {
+		n.publisher.Kick()
+	}
+}
+
+// run starts the goroutines; Close ends them.
+func (n *node) run(ctx context.Context) error {
+	if _, err := n.steps.View(ctx); err != nil {
+		return fmt.Errorf("reading the catalog: %w", err)
+	}
+	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
+		return err
+	}
+	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
+	n.wg.Go(func() { n.publisher.Run(ctx) })
+	n.wg.Go(func() { n.rotate(ctx) })
+	n.wg.Go(func() { n.enterTokenStates(ctx) })
+	n.wg.Go(func() { n.doors.sweep(ctx, n.gates.all, n.now) })
+	n.publisher.Kick()
+	return nil
+}
+
+// rotate finishes what a crash left, and then rotates.
+func (n *node) rotate(ctx context.Context) {
+	found, err := n.rotator.Reconcile(ctx)
+	if err != nil && ctx.Err() == nil {
+		n.log.Warn("not everything could be reconciled; rotation goes on with what can be reached", "err", err)
+	}
+	for _, o := range found.Orphans {
+		n.log.Warn("a private key on a token is not the catalog's: it is neither used nor deleted",
+			"keystore", o.Keystore, "id", o.Object.ID, "label", o.Object.Label, "type", o.Object.Type)
+	}
+	for _, m := range found.Missing {
+		n.log.Error("a version's private key is not on its token", "keyset", m.KeySet, "version", m.Version, "keystore", m.Keystore)
+	}
+	if err := n.rotator.Run(ctx); err != nil && ctx.Err() == nil {
+		n.log.Error("rotation ended", "err", err)
+	}
+}
+
+// enterTokenStates enters each change of a token's state once.
+func (n *node) enterTokenStates(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-n.states:
+			rec := keystore.Record{
+				Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
+				Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
+			}
+			if _, err := n.audit.Lifecycle(ctx, rec); err != nil && ctx.Err() == nil {
+				n.log.Error("entering a token's state failed", "keystore", s.Keystore, "state", s.State, "err", err)
+			}
+			n.kick()
+			if n.rotator != nil {
+				n.rotator.Changed()
+			}
+		}
+	}
+}
+
+// Close ends everything in the reverse order of its beginning.
+func (n *node) Close() {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
+	if n.doors != nil {
+		n.doors.Close(ctx)
+	}
+	if n.stop != nil {
+		n.stop()
+	}
+	n.wg.Wait()
+	if n.keys != nil {
+		n.keys.Wait()
+	}
+	if n.audit != nil {
+		n.closeLog(ctx)
+	}
+	for name, p := range n.providers {
+		if err := p.Close(); err != nil {
+			n.log.Warn("closing a keystore failed", "keystore", name, "err", err)
+		}
+	}
+	if n.brake != nil {
+		if err := n.brake.Close(); err != nil {
+			n.log.Warn("closing the brake file failed", "err", err)
+		}
+	}
+	if n.catalog != nil {
+		if err := n.catalog.Close(); err != nil {
+			n.log.Warn("closing the catalog failed", "err", err)
+		}
+	}
+	if n.lock != nil {
+		n.lock.Close()
+	}
+}
+
+func (n *node) closeLog(ctx context.Context) {
+	if n.stop != nil {
+		rec := keystore.Record{Principal: "chancery", Action: keystore.ActStop, Outcome: keystore.OutcomeDone}
+		if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
+			n.log.Warn("entering the stop failed", "err", err)
+		}
+	}
+	if err := n.audit.Close(ctx); err != nil {
+		n.log.Warn("closing the log failed", "err", err)
+	}
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/rotation"
+	"chancery/signer/api"
+)
+
+// rotations is the rotation engine as signer sees it, in the words of the wire.
+type rotations struct {
+	rotator *rotation.Rotator
+	keys    *keyring
+	logDir  string
+	now     func() time.Time
+}
+
+func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error) {
+	res, err := r.rotator.Rotate(ctx, rotation.Request{By: by, KeySet: keyset, Reason: reason, Now: now})
+	if err != nil {
+		return api.RotateReply{}, wireError(err)
+	}
+	return api.RotateReply{
+		From:      api.VersionRef{Version: res.From.Version, KID: string(res.From.KID)},
+		To:        api.VersionRef{Version: res.To.Version, KID: string(res.To.KID)},
+		SignsFrom: res.SignsFrom.UTC(), Entry: res.Entry,
+	}, nil
+}
+
+func (r *rotations) Suspend(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error) {
+	res, err := r.rotator.Suspend(ctx, by, keyset, kid, reason)
+	if err != nil {
+		return api.SuspendReply{}, wireError(err)
+	}
+	return api.SuspendReply{Version: res.Version, KID: string(res.KID), Suspended: res.Suspended, Durable: res.Durable, Entry: res.Entry}, nil
+}
+
+func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error) {
+	res, err := r.rotator.Resume(ctx, by, keyset, kid, reason)
+	if err != nil {
+		return api.SuspendReply{}, wireError(err)
+	}
+	return api.SuspendReply{Version: res.Version, KID: string(res.KID), Suspended: res.Suspended, Durable: res.Durable, Entry: res.Entry}, nil
+}
+
+// wireError says what an operator may know of a refusal of the engine.
+func wireError(err error) error {
+	if early, ok := errors.AsType[*rotation.TooEarly](err); ok {
+		e := api.Errorf(api.CodeTooEarly, "%v", early).Because(err)
+		e.Rule = fmt.Sprint(early.Rule)
+		e.RetryAfter = max(1, int64((early.RetryAfter+time.Second-1)/time.Second))
+		return e
+	}
+	if many, ok := errors.AsType[*rotation.TooMany](err); ok {
+		return api.Errorf(api.CodeConflict, "%v", many).Because(err)
+	}
+	switch {
+	case errors.Is(err, keystore.ErrNotFound):
+		return api.Errorf(api.CodeNotFound, "no such version in the key set").Because(err)
+	case errors.Is(err, keystore.ErrOvertaken):
+		e := api.Errorf(api.CodeConflict, "another change came first; look and ask again").Because(err)
+		e.RetryAfter = 1
+		return e
+	case errors.Is(err, errUnentered):
+		e := api.Errorf(api.CodeAuditUnavailable, "the log cannot be written, so the step is not in force").Because(err)
+		e.RetryAfter = 1
+		return e
+	}
+	return err
+}
+
+func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error) {
+	reply := api.KeySet{
+		Name: set.Name, Purpose: string(set.Purpose), Algorithm: string(set.Algorithm), Keystore: set.Keystore,
+		Revision: set.Revision, Versions: make([]api.Version, 0, len(set.Versions)),
+	}
+	f, schedule, err := r.rotator.Facts(ctx, set.Name)
+	if err != nil { // not configured any more, or the catalog is down: what the snapshot says
+		f, schedule = rotation.Facts{Set: set, Proven: r.keys.Proven}, rotation.Schedule{}
+	}
+	now := r.now()
+	windows, alarms := rotation.Windows(f, schedule, now), rotation.Alarms(f, schedule, now)
+	for i := range set.Versions {
+		v := &set.Versions[i]
+		w := windows[v.Number]
+		reply.Versions = append(reply.Versions, api.Version{
+			Version: v.Number, KID: string(v.KID), State: v.State.String(), NIST: v.State.NIST(),
+			PublishedAt: timeOrNull(v.PublishedAt), SignsFrom: timeOrNull(w.SignsFrom), SignsUntil: timeOrNull(w.SignsUntil),
+			RetiresAt: timeOrNull(w.RetiresAt), ExpHorizon: timeOrNull(v.ExpHorizon),
+			Suspended: v.Suspended != nil, Compromised: v.Compromised != nil, Alarms: alarms[v.Number],
+		})
+	}
+	return reply, nil
+}
+
+func timeOrNull(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+func (r *rotations) Plan(ctx context.Context, keyset string) (api.Plan, error) {
+	planned, why, err := r.rotator.Plan(ctx, keyset)
+	if err != nil {
+		return api.Plan{}, wireError(err)
+	}
+	plan := api.Plan{Steps: make([]api.PlanStep, 0, len(planned)), Held: why.String()}
+	for _, p := range planned {
+		plan.Steps = append(plan.Steps, api.PlanStep{At: p.At.UTC(), Version: p.Version, Step: string(p.Kind), HeldBy: p.HeldBy})
+	}
+	return plan, nil
+}
+
+func (r *rotations) History(ctx context.Context, keyset string) (api.History, error) {
+	var entered []rotation.Entered
+	for at, err := range audit.Entries(r.logDir, audit.Filter{Log: "lifecycle", KeySet: keyset}) {
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil {
+			return api.History{}, fmt.Errorf("reading the lifecycle log: %w", err)
+		}
+		entered = append(entered, rotation.Entered{Record: at.Entry.Record, Time: at.Entry.Time, Entry: at.Name()})
+	}
+	history := api.History{Events: []api.Event{}}
+	for _, e := range rotation.History(entered, keyset) {
+		history.Events = append(history.Events, api.Event{
+			At: e.At.UTC(), Version: e.Version, Event: e.Event, By: e.By, Reason: e.Reason, Entry: e.Entry,
+		})
+	}
+	return history, nil
+}

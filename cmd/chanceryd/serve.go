@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"chancery/cmd/internal/config"
+	"chancery/keystore"
+	"chancery/signer/server"
+)
+
+func serveCommand() *cobra.Command {
+	var path string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use: "serve --config FILE", Short: "Serve as configured", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := loadConfig(path)
+			if err != nil {
+				return err
+			}
+			if err := refuseDev(cfg); err != nil {
+				return err
+			}
+			return serve(cmd.Context(), cfg, path, newLogger(verbose), func(*node) error { return nil })
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
+	cmd.Flags().BoolVar(&verbose, "verbose", false, "log more")
+	required(cmd, "config")
+	return cmd
+}
+
+// serve runs a node until SIGTERM or SIGINT; SIGHUP reloads. started is called
+// once, when the doors are open.
+func serve(ctx context.Context, cfg *config.Config, path string, log *slog.Logger, started func(*node) error) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+	n, err := startNode(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer n.Close()
+	if err := started(n); err != nil {
+		return err
+	}
+	notify(log, daemon.SdNotifyReady)
+	for {
+		select {
+		case err := <-n.doors.failed:
+			return err
+		case s := <-signals:
+			if s == syscall.SIGHUP {
+				n.reload(ctx, path)
+				continue
+			}
+			log.Info("stopping", "signal", s.String())
+			notify(log, daemon.SdNotifyStopping)
+			return nil
+		}
+	}
+}
+
+// notify tells systemd, where there is one.
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("telling systemd failed", "err", err)
+	}
+}
+
+// reload puts policy, revocations, anchors and certificates of the file in
+// force, all or nothing. Key sets, keystores and listeners need a restart.
+func (n *node) reload(ctx context.Context, path string) {
+	err := n.tryReload(ctx, path)
+	n.metrics.Reloaded(err == nil)
+	rec := keystore.Record{Principal: "chancery", Action: keystore.ActReload, Outcome: keystore.OutcomeDone,
+		Policy: n.gates.policy().Hash(), Detail: map[string]string{"config": n.config.Load().Hash()}}
+	if err != nil {
+		rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
+		n.log.Error("reload refused; what was in force stays", "err", err)
+	} else {
+		n.log.Info("reloaded", "policy", n.gates.policy().Hash())
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
+		n.log.Error("entering the reload failed", "err", err)
+	}
+}
+
+func (n *node) tryReload(ctx context.Context, path string) error {
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	if what := n.config.Load().NeedsRestart(cfg); what != "" {
+		return fmt.Errorf("%s changed, which needs a restart", what)
+	}
+	if err := n.refuseOurOwn(ctx, cfg); err != nil {
+		return err
+	}
+	if err := n.gates.load(cfg, n.now); err != nil {
+		return err
+	}
+	n.config.Store(cfg)
+	return nil
+}
+
+// openDoors listens and serves. Every listener is opened before any is served.
+func (n *node) openDoors(context.Context) error {
+	cfg := n.config.Load()
+	n.doors = newDoors(n.log)
+	guarded := server.Config{
+		Service: n.service, Gate: n.gates.signing, Log: n.log, Observe: n.metrics.Request,
+		Entries: entries{cfg.Node, filepath.Join(cfg.Data, "audit")}, Now: n.now,
+	}
+	ops := guarded
+	ops.Gate = n.gates.ops
+	signing, err := listenGuarded(cfg.Listeners.Signing)
+	if err != nil {
+		return fmt.Errorf("signing listener: %w", err)
+	}
+	operating, err := listenGuarded(cfg.Listeners.Ops)
+	if err != nil {
+		return fmt.Errorf("ops listener: %w", err)
+	}
+	public, err := net.Listen("tcp", cfg.Listeners.Public.TCP)
+	if err != nil {
+		return fmt.Errorf("public listener: %w", err)
+	}
+	admin, err := listenAdmin(cfg.Listeners.Admin)
+	if err != nil {
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	n.doors.guard(server.Signing(guarded), server.Limits{}, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
+	n.doors.guard(server.Ops(ops), server.Limits{}, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
+	n.doors.open(n.public, server.Limits{}, public, n.publicTLS())
+	n.doors.open(server.Admin(n.checks(), n.metrics.Handler()), server.Limits{}, admin, nil)
+	return nil
+}
+
+func listenGuarded(l config.Guarded) ([]net.Listener, error) {
+	var open []net.Listener
+	if l.Socket != "" {
+		s, err := server.ListenUnix(l.Socket)
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, s)
+	}
+	if l.TCP != "" {
+		s, err := net.Listen("tcp", l.TCP)
+		if err != nil {
+			return nil, err
+		}
+		open = append(open, s)
+	}
+	return open, nil
+}
+
+func listenAdmin(l config.Admin) (net.Listener, error) {
+	if l.Socket != "" {
+		return server.ListenUnix(l.Socket)
+	}
+	return net.Listen("tcp", l.TCP)
+}
+
+func (n *node) publicTLS() *tls.Config {
+	if n.gates.current.Load().public == nil {
+		return nil
+	}
+	return &tls.Config{
+		MinVersion: tls.VersionTLS12, // relying parties are not ours to choose
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return n.gates.current.Load().public, nil
+		},
+	}
+}
+
+// refusedHandshake enters a failed handshake on the unauthenticated budget.
+func (n *node) refusedHandshake(door string) func(peer string, err error) {
+	return func(peer string, err error) {
+		n.metrics.HandshakeFailed()
+		n.audit.Refuse(keystore.Record{
+			Action: keystore.ActHandshake, Outcome: keystore.OutcomeRefused, Reason: server.HandshakeReason(err),
+			Detail: map[string]string{"door": door, "peer": peer},
+		})
+	}
+}
+
+// checks are the conditions of readiness.
+func (n *node) checks() []server.Check {
+	checks := []server.Check{
+		{Name: "catalog", Run: func() error { _, err := n.views.Current(); return err }},
+		{Name: "log", Run: n.audit.Health},
+	}
+	for _, name := range sortedKeys(n.providers) {
+		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) }})
+	}
+	for _, name := range sortedKeys(n.config.Load().KeySets) {
+		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }})
+	}
+	return checks
+}
+
+func tokenTrouble(status []keystore.TokenStatus) error {
+	for _, s := range status {
+		if s.State != keystore.TokenReady {
+			return fmt.Errorf("token %s is %s", s.Label, s.State)
+		}
+	}
+	return nil
+}
+
+func (n *node) keySetTrouble(name string) error {
+	view, err := n.views.Current()
+	if err != nil {
+		return err
+	}
+	set, ok := view.KeySet(name)
+	if !ok {
+		return errors.New("not made yet")
+	}
+	v, ok := set.Active()
+	switch {
+	case !ok:
+		return errors.New("no version signs yet")
+	case v.Suspended != nil:
+		return errors.New("suspended")
+	case !n.keys.Proven(v.KID):
+		return errors.New("the active version has not been seen signing by this node")
+	}
+	return nil
+}
+
+// ready reports whether every configured key set signs.
+func (n *node) ready() bool {
+	for name := range n.config.Load().KeySets {
+		if n.keySetTrouble(name) != nil {
+			return false
+		}
+	}
+	for _, a := range n.config.Load().Authorities {
+		view, err := n.views.Current()
+		if err != nil {
+			return false
+		}
+		set, ok := view.KeySet(a.KeySet)
+		if !ok {
+			return false
+		}
+		if v, ok := set.Active(); !ok || !n.cas.has(a.KeySet, v.Number) {
+			return false
+		}
+	}
+	return true
+}
+
+// loadConfig loads a configuration, or returns an error that holds every
+// finding.
+func loadConfig(path string) (*config.Config, error) {
+	cfg, findings := config.Load(path)
+	var lines []string
+	for _, f := range findings {
+		if f.Severity == config.Error {
+			lines = append(lines, f.String())
+		}
+	}
+	if len(lines) > 0 {
+		return nil, hinted{fmt.Errorf("the configuration has errors:\n%s", strings.Join(lines, "\n")), "chanceryd check --config " + path}
+	}
+	return cfg, nil
+}
+
+func required(cmd *cobra.Command, flag string) {
+	if err := cmd.MarkFlagRequired(flag); err != nil {
+		panic(err) // the flag is defined in the lines above the call
+	}
+}
+
+func isUsage(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "unknown command") || strings.HasPrefix(text, "required flag") || strings.HasPrefix(text, "unknown flag")
+}

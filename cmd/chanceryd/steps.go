@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"chancery/cmd/internal/telemetry"
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/keystore/catalog"
+)
+
+// errUnentered: a step is in the catalog and not yet in the log, so it is not
+// in force.
+var errUnentered = errors.New("a step waits to be entered in the log and is not in force until then")
+
+// steps is the catalog as rotation sees it. A step is one compare-and-swap
+// that leaves its record in the outbox; it is in force on this node once that
+// record is a durable entry of the lifecycle log.
+type steps struct {
+	catalog *catalog.Catalog
+	log     *audit.Log
+	views   *views
+	keys    *keyring
+	metrics *telemetry.Metrics
+	changed func() // called after the snapshot in force changed
+
+	mu    sync.Mutex       // one at a time moves the outbox into the log; guards what follows
+	doubt map[int64]bool   // rows that may have an entry already; nil before the first settle
+	moved map[int64]string // entries of rows whose step has not asked for them yet
+}
+
+// View returns a fresh snapshot in which every step has been entered, and puts
+// it in force.
+func (s *steps) View(ctx context.Context) (*keystore.View, error) {
+	if err := s.settle(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.refresh(ctx); err != nil {
+		return nil, err
+	}
+	return s.views.Current()
+}
+
+// Update makes one step and puts it in force. It returns the entry of the
+// step's last record; with an error, the step may be in the catalog and is
+// entered later.
+func (s *steps) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+	if err := s.settle(ctx); err != nil {
+		return "", err
+	}
+	change, err := s.catalog.Update(ctx, name, expect, f)
+	if err != nil {
+		return "", err
+	}
+	return s.enforce(ctx, change)
+}
+
+// Create makes a key set.
+func (s *steps) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.Record) (string, error) {
+	change, err := s.catalog.Create(ctx, ks, recs...)
+	if err != nil {
+		return "", err
+	}
+	return s.enforce(ctx, change)
+}
+
+// Acknowledge records that this node serves a set with these versions.
+func (s *steps) Acknowledge(ctx context.Context, node, keyset string, versions []int, at time.Time, recs ...keystore.Record) error {
+	change, err := s.catalog.Acknowledge(ctx, node, keyset, versions, at, recs...)
+	if err != nil {
+		return err
+	}
+	_, err = s.enforce(ctx, change)
+	return err
+}
+
+// enforce enters a committed change and puts it in force. It goes on when the
+// caller has gone: the change is committed.
+func (s *steps) enforce(ctx context.Context, change catalog.Change) (string, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	err := s.settle(ctx)
+	entry := s.take(change.Outbox)
+	if err != nil {
+		return "", err
+	}
+	if err := s.refresh(ctx); err != nil {
+		return "", err
+	}
+	return entry, nil
+}
+
+// take returns the entry of the last of these rows and forgets them all.
+func (s *steps) take(rows []int64) (entry string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range rows {
+		if e, ok := s.moved[id]; ok {
+			entry = e
+			delete(s.moved, id)
+		}
+	}
+	return entry
+}
+
+func (s *steps) refresh(ctx context.Context) error {
+	before, err := s.views.Refresh(ctx)
+	if err != nil {
+		return err
+	}
+	after, err := s.views.Current()
+	if err != nil {
+		return err
+	}
+	s.keys.Dropped(ctx, before, after)
+	if before == nil || before.Revision() != after.Revision() {
+		s.changed()
+	}
+	return nil
+}
+
+// settle moves the outbox into the lifecycle log, in order. A row that a crash
+// left between its entry and its mark is found by what it says and not entered
+// twice.
+func (s *steps) settle(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rows, err := s.catalog.Outbox(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the outbox: %w", err)
+	}
+	if s.doubt == nil { // what a former process left may have been entered by it
+		s.doubt, s.moved = make(map[int64]bool), make(map[int64]string)
+		for _, row := range rows {
+			s.doubt[row.ID] = true
+		}
+	}
+	for _, row := range rows {
+		entry, err := s.enter(ctx, row)
+		if err != nil {
+			s.doubt[row.ID] = true
+			return fmt.Errorf("%w: %w", errUnentered, err)
+		}
+		delete(s.doubt, row.ID)
+		s.moved[row.ID] = entry
+	}
+	return nil
+}
+
+func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error) {
+	receipt, entered := audit.Receipt{}, false
+	var err error
+	if s.doubt[row.ID] {
+		receipt, entered, err = s.log.Entered(ctx, row.Record)
+	}
+	if err == nil && !entered {
+		receipt, err = s.log.Lifecycle(ctx, row.Record)
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := s.catalog.Mark(ctx, row.ID, receipt.Entry); err != nil {
+		return "", err
+	}
+	s.metrics.Step(string(row.Record.Action))
+	return receipt.Entry, nil
+}

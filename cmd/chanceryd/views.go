@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"chancery/keystore"
+	"chancery/keystore/catalog"
+)
+
+// errStale: the catalog has moved on and could not be read since.
+var errStale = errors.New("the catalog could not be read since it last changed")
+
+// views holds the snapshot in force on this node: the catalog's, with the
+// suspensions of the brake file laid over it, since those count even while
+// catalog and log cannot be written.
+//
+// On one node the lease lasts while the data directory's lock is held. A
+// snapshot that is known to be behind the catalog is no longer in force.
+type views struct {
+	catalog *catalog.Catalog
+
+	mu        sync.Mutex // guards what follows
+	base      *keystore.View
+	braked    map[keystore.KID]keystore.Fact
+	current   *keystore.View // base with braked laid over
+	published *keystore.View // the last current there was: what stays published
+	err       error          // why current is not in force; nil if it is
+}
+
+// Current returns the snapshot in force.
+func (v *views) Current() (*keystore.View, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.err != nil {
+		return nil, v.err
+	}
+	if v.current == nil {
+		return nil, errStale
+	}
+	return v.current, nil
+}
+
+// Published returns the last snapshot that was in force, or nil. Publishing
+// has a longer lease than signing: a catalog that cannot be read leaves the key
+// sets published.
+func (v *views) Published() *keystore.View {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.published
+}
+
+// Refresh reads the catalog and puts what it says in force. It returns the
+// snapshot that was in force before, or nil.
+func (v *views) Refresh(ctx context.Context) (before *keystore.View, err error) {
+	base, err := v.catalog.View(ctx)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		v.err = errors.Join(errStale, err)
+		return nil, err
+	}
+	if v.base != nil && base.Revision() < v.base.Revision() {
+		return v.current, nil // a slower reader; the newer one stands
+	}
+	before = v.current
+	v.base = base
+	v.lay()
+	return before, nil
+}
+
+// Stale takes the snapshot out of force until the next Refresh.
+func (v *views) Stale() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.err = errStale
+}
+
+// Brake lays the suspensions of the brake file over the snapshot, at once.
+func (v *views) Brake(braked map[keystore.KID]keystore.Fact) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.braked = braked
+	if v.base != nil {
+		err := v.err
+		v.lay()
+		v.err = err // a stale snapshot stays out of force
+	}
+}
+
+// lay makes current out of base and braked. The caller holds mu.
+func (v *views) lay() {
+	v.current, v.err = v.base, nil
+	if len(v.braked) > 0 {
+		sets := v.base.KeySets()
+		for i, set := range sets {
+			sets[i] = v.brakedSet(set)
+		}
+		v.current = keystore.NewView(v.base.Revision(), v.base.ReadAt(), sets)
+	}
+	v.published = v.current
+}
+
+func (v *views) brakedSet(set *keystore.KeySet) *keystore.KeySet {
+	for i := range set.Versions {
+		if _, ok := v.braked[set.Versions[i].KID]; !ok || set.Versions[i].KID == "" {
+			continue
+		}
+		set = set.Clone()
+		for j := range set.Versions {
+			if fact, ok := v.braked[set.Versions[j].KID]; ok && set.Versions[j].Suspended == nil {
+				set.Versions[j].Suspended = &fact
+			}
+		}
+		return set
+	}
+	return set
+}

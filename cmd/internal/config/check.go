@@ -1,0 +1,408 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/pkcs11"
+	"chancery/rotation"
+	"chancery/signer/ca"
+	"chancery/signer/policy"
+)
+
+// Lease is the signing lease rotation counts with: how long a signature may
+// still come from a snapshot that has been overtaken.
+const Lease = time.Second
+
+// name is what key sets, authorities, profiles, keystores and nodes are called:
+// it goes into URLs, paths and log entries as it is.
+var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+const nameHint = "1 to 63 lower-case letters, digits and hyphens"
+
+// checker has one method for each section of the file.
+type checker struct {
+	*Config
+	*findings
+	now time.Time
+}
+
+func check(c *Config, f *findings, now time.Time) {
+	k := checker{c, f, now}
+	k.general()
+	k.keystores()
+	k.listeners()
+	k.clients()
+	k.keySets()
+	k.authorities()
+	k.policy()
+	k.limits()
+}
+
+func (k checker) general() {
+	if k.Node != "" && !name.MatchString(k.Node) {
+		k.errorf("node", nameHint, "%q is no name", k.Node)
+	}
+	if k.Data != "" {
+		if err := checkData(k.Data); err != nil {
+			k.errorf("data", "", "%v", err)
+		}
+	}
+	if k.PublicURL == "" {
+		return
+	}
+	u, err := baseURL(k.PublicURL)
+	if err != nil {
+		k.errorf("public_url", "https://keys.example.com", "%v", err)
+	} else if u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		k.warnf("public_url", "serve it over https", "verifiers must fetch keys over https (OpenID Connect Discovery 1.0 Section 4)")
+	}
+}
+
+// baseURL reads a URL that names are appended to, in the one spelling that
+// verifiers will compare with.
+func baseURL(s string) (*url.URL, error) {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil, u.Scheme != "https" && u.Scheme != "http", u.Hostname() == "", u.Opaque != "":
+		return nil, fmt.Errorf("%.80q is no http or https URL", s)
+	case u.User != nil, u.RawQuery != "", u.Fragment != "", u.ForceQuery, strings.HasSuffix(s, "#"):
+		return nil, errors.New("a base URL has no user, query or fragment")
+	case strings.HasSuffix(s, "/"):
+		return nil, errors.New("a base URL does not end in a slash")
+	case u.Host != strings.ToLower(u.Host), u.String() != s:
+		return nil, errors.New("the URL is not in its canonical spelling")
+	}
+	return u, nil
+}
+
+func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+func (k checker) keystores() {
+	if len(k.Keystores) == 0 && k.has("keystores") {
+		k.errorf("keystores", "", "there is no keystore")
+	}
+	tokens := make(map[string]string)
+	for _, n := range sorted(k.Keystores) {
+		path := join("keystores", n)
+		if !name.MatchString(n) {
+			k.errorf(path, nameHint, "%q is no name", n)
+		}
+		p := k.Keystores[n].PKCS11
+		if p.Module != "" {
+			if err := checkModule(p.Module); err != nil {
+				k.errorf(path+".pkcs11.module", "a PKCS#11 module runs inside the daemon's worker: root owns it", "%v", err)
+			}
+		}
+		k.token(path+".pkcs11.token", p.Token)
+		if other := tokens[p.Token]; other != "" && p.Token != "" {
+			k.errorf(path+".pkcs11.token", "one keystore for each token", "keystore %s has the same token", other)
+		}
+		tokens[p.Token] = n
+		for _, v := range sorted(p.Env) {
+			if !environment.MatchString(v) || strings.HasPrefix(v, "LD_") {
+				k.errorf(join(path+".pkcs11.env", v), "", "%q is no environment variable for a worker", v)
+			}
+		}
+	}
+}
+
+var environment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (k checker) token(path, uri string) {
+	if uri == "" {
+		return
+	}
+	u, err := pkcs11.ParseURI(uri)
+	if err != nil {
+		k.errorf(path, "pkcs11:serial=…?pin-source=file:/…", "%v", err)
+		return
+	}
+	if u.PINFile == "" {
+		k.errorf(path, "add ?pin-source=file:/…", "it names no PIN file")
+	} else if err := checkSecret(u.PINFile, 0o077); err != nil {
+		k.errorf(path, "", "PIN file: %v", err)
+	}
+}
+
+func (k checker) keySets() {
+	var audits []string
+	for _, n := range sorted(k.KeySets) {
+		path, ks := join("keysets", n), k.KeySets[n]
+		if !name.MatchString(n) {
+			k.errorf(path, nameHint, "%q is no name", n)
+		}
+		switch ks.Purpose {
+		case keystore.PurposeAudit:
+			audits = append(audits, n)
+			if ks.Algorithm != keystore.EdDSA && ks.Algorithm != keystore.ES256 && ks.Algorithm != "" {
+				k.errorf(path+".algorithm", "EdDSA, which other tools know too, or ES256", "checkpoints are not signed by %.40q", string(ks.Algorithm))
+			}
+		case keystore.PurposeJWT, keystore.PurposeCA, "":
+		default:
+			k.errorf(path+".purpose", "jwt, ca or audit", "%.40q is no purpose of a configured key set", string(ks.Purpose))
+		}
+		k.keySet(path, ks)
+		k.schedule(path, ks)
+	}
+	switch {
+	case len(audits) == 0 && k.has("keysets"):
+		k.errorf("keysets", "audit: {purpose: audit, algorithm: EdDSA, keystore: …}", "no key set is of purpose audit, so nothing would sign the log")
+	case len(audits) > 1:
+		for _, n := range audits[1:] {
+			k.errorf(join("keysets", n)+".purpose", "", "key set %s is of purpose audit already", audits[0])
+		}
+	}
+}
+
+func (k checker) keySet(path string, ks KeySet) {
+	algorithm := func(path string, a keystore.Algorithm) {
+		if _, err := keystore.ParseAlgorithm(string(a)); err != nil && a != "" {
+			k.errorf(path, suggestAlgorithm(string(a)), "%.40q is no algorithm", string(a))
+		}
+	}
+	algorithm(path+".algorithm", ks.Algorithm)
+	for i, a := range ks.Algorithms {
+		algorithm(fmt.Sprintf("%s.algorithms[%d]", path, i), a)
+	}
+	if _, ok := k.Keystores[ks.Keystore]; !ok && ks.Keystore != "" {
+		k.errorf(path+".keystore", suggest(ks.Keystore, sorted(k.Keystores)), "there is no keystore %.40q", ks.Keystore)
+	}
+	if ks.Purpose != keystore.PurposeJWT {
+		for _, member := range []string{"max_ttl", "default_ttl", "issuer", "algorithms"} {
+			if ks.Purpose != "" && k.has(path+"."+member) {
+				k.errorf(path+"."+member, "remove it", "only key sets of purpose jwt have this")
+			}
+		}
+		return
+	}
+	if ks.DefaultTTL > ks.MaxTTL {
+		k.errorf(path+".default_ttl", "", "%v is more than max_ttl, %v", ks.DefaultTTL, ks.MaxTTL)
+	}
+	for _, d := range []struct {
+		member string
+		value  time.Duration
+	}{{"max_ttl", ks.MaxTTL}, {"default_ttl", ks.DefaultTTL}, {"max_age", ks.MaxAge}} {
+		if d.value%time.Second != 0 {
+			k.errorf(path+"."+d.member, "", "%v is not whole seconds", d.value)
+		}
+	}
+	if ks.Issuer != "" {
+		if _, err := baseURL(strings.TrimSuffix(ks.Issuer, "/")); err != nil {
+			k.errorf(path+".issuer", "", "%v", err)
+		}
+	}
+}
+
+func suggestAlgorithm(a string) string {
+	var known []string
+	for _, alg := range keystore.Algorithms() {
+		known = append(known, string(alg))
+	}
+	return suggest(a, known)
+}
+
+// schedule asks rotation whether the windows keep its rules.
+func (k checker) schedule(path string, ks KeySet) {
+	if _, err := keystore.ParsePurpose(string(ks.Purpose)); err != nil {
+		return
+	}
+	for _, f := range rotation.Check(rotation.Spec{
+		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
+		Schedule: rotation.Schedule{
+			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
+			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
+		},
+	}) {
+		switch {
+		case !f.Warning:
+			k.errorf(path+"."+f.Field, f.Hint, "%s", f.Message)
+		case !k.AcceptShortWindows:
+			k.warnf(path+"."+f.Field, f.Hint, "%s", f.Message)
+		}
+	}
+}
+
+// fillAuthorities checks profiles and puts them, checked, into the authorities.
+func (c *Config) fillAuthorities(f *findings) {
+	for _, n := range sorted(c.Authorities) {
+		a := c.Authorities[n]
+		a.Name, a.Profiles = n, make(map[string]*ca.Profile)
+		if a.Lifetime == 0 {
+			a.Lifetime = DefaultAuthorityLifetime
+		}
+		longest := time.Duration(0)
+		for _, p := range sorted(a.Written) {
+			w := a.Written[p]
+			profile, err := ca.NewProfile(ca.ProfileConfig{
+				Name: p, NamesUnder: w.NamesUnder, MaxTTL: w.MaxTTL, DefaultTTL: w.DefaultTTL, Usages: w.Usages,
+			})
+			if err != nil {
+				c.profileFaults(f, join(join("authorities", n)+".profiles", p), err)
+				continue
+			}
+			a.Profiles[p] = profile
+			longest = max(longest, profile.MaxTTL())
+		}
+		if ks, ok := c.KeySets[a.KeySet]; ok && ks.Purpose == keystore.PurposeCA {
+			ks.MaxTTL = max(ks.MaxTTL, longest)
+			c.KeySets[a.KeySet] = ks
+		}
+		c.Authorities[n] = a
+	}
+}
+
+func (c *Config) profileFaults(f *findings, path string, err error) {
+	for _, e := range split(err) {
+		fault, ok := errors.AsType[*ca.Fault](e)
+		if !ok {
+			f.errorf(path, "", "%v", e)
+			continue
+		}
+		member, _, _ := strings.Cut(fault.Path, "[")
+		if (member == "names_under" || member == "usages") && !f.has(path+"."+member) {
+			continue // missing: said already
+		}
+		f.errorf(path+"."+fault.Path, "", "%s", fault.Text)
+	}
+}
+
+// split returns the errors that errors.Join joined.
+func split(err error) []error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return joined.Unwrap()
+	}
+	return []error{err}
+}
+
+func (k checker) authorities() {
+	owner := make(map[string]string)
+	for _, n := range sorted(k.Authorities) {
+		path, a := join("authorities", n), k.Authorities[n]
+		if !name.MatchString(n) {
+			k.errorf(path, nameHint, "%q is no name", n)
+		}
+		if len(a.CommonName) > 64 { // ub-common-name, RFC 5280 Appendix A.1
+			k.errorf(path+".common_name", "", "it is longer than 64 bytes")
+		}
+		if a.Lifetime < ca.MaxTTL {
+			k.errorf(path+".lifetime", "ten years is usual: 3650d", "%v is shorter than a certificate may live, %v", a.Lifetime, ca.MaxTTL)
+		}
+		if len(a.Written) == 0 && k.has(path+".profiles") {
+			k.errorf(path+".profiles", "", "there is no profile")
+		}
+		for _, p := range sorted(a.Written) {
+			if !name.MatchString(p) {
+				k.errorf(join(path+".profiles", p), nameHint, "%q is no name", p)
+			}
+		}
+		if a.KeySet == "" {
+			continue
+		}
+		ks, ok := k.KeySets[a.KeySet]
+		switch {
+		case !ok:
+			k.errorf(path+".keyset", suggest(a.KeySet, sorted(k.KeySets)), "there is no key set %.40q", a.KeySet)
+		case ks.Purpose != keystore.PurposeCA:
+			k.errorf(path+".keyset", "", "key set %s is of purpose %.40q, not ca", a.KeySet, string(ks.Purpose))
+		case owner[a.KeySet] != "":
+			k.errorf(path+".keyset", "a key set for each authority", "authority %s has this key set already", owner[a.KeySet])
+		}
+		owner[a.KeySet] = n
+	}
+	for _, n := range sorted(k.KeySets) {
+		if k.KeySets[n].Purpose == keystore.PurposeCA && owner[n] == "" {
+			k.warnf(join("keysets", n), "", "no authority uses this key set")
+		}
+	}
+}
+
+// policy asks package policy, and then whether what the rules name exists.
+func (k checker) policy() {
+	if _, err := policy.New(k.PolicyConfig()); err != nil {
+		for _, e := range split(err) {
+			k.policyFault(e)
+		}
+	}
+	profiles := make(map[string]bool)
+	for _, a := range k.Authorities {
+		for p := range a.Written {
+			profiles[p] = true
+		}
+	}
+	for i, r := range k.Rules {
+		path := fmt.Sprintf("policy[%d]", i)
+		exist(k, path+".keysets", "key set", r.KeySets, k.KeySets)
+		exist(k, path+".authorities", "authority", r.Authorities, k.Authorities)
+		exist(k, path+".profiles", "profile", r.Profiles, profiles)
+	}
+}
+
+// policyFault says at our member what package policy found at its own.
+func (k checker) policyFault(err error) {
+	fault, ok := errors.AsType[*policy.Fault](err)
+	if !ok {
+		k.errorf("policy", "", "%v", err)
+		return
+	}
+	path := strings.Replace(fault.Path, "rules", "policy", 1)
+	path = strings.Replace(path, "anchors", "clients", 1)
+	if strings.HasPrefix(path, "policy") && strings.HasSuffix(path, "].name") {
+		path = strings.TrimSuffix(path, "name") + "rule"
+	}
+	parent := path[:max(0, strings.LastIndexAny(path, "."))]
+	required := []string{"rule", "name", "principals", "actions"}
+	if slices.Contains(required, strings.TrimPrefix(path, parent+".")) && !k.has(path) {
+		return // missing: said already
+	}
+	text, hint, _ := strings.Cut(strings.TrimSuffix(fault.Text, ")"), " (hint: ")
+	if hint == "" {
+		text = fault.Text
+	}
+	k.errorf(path, hint, "%s", text)
+}
+
+func exist[V any](k checker, path, what string, names []string, known map[string]V) {
+	for i, n := range names {
+		if _, ok := known[n]; !ok && n != policy.Any && n != "" {
+			k.errorf(fmt.Sprintf("%s[%d]", path, i), suggest(n, sorted(known)), "there is no %s %.40q", what, n)
+		}
+	}
+}
+
+// limits compares what rules allow with what rotation counts on: a token that
+// outlives max_ttl would outlive its key.
+func (k checker) limits() {
+	for i, r := range k.Rules {
+		if !slices.Contains(r.Actions, policy.SignJWT) {
+			continue
+		}
+		for j, n := range r.KeySets {
+			ks, ok := k.KeySets[n]
+			if ok && ks.Purpose != keystore.PurposeJWT && ks.Purpose != "" && !slices.ContainsFunc(r.Actions, alsoOtherPurposes) {
+				k.errorf(fmt.Sprintf("policy[%d].keysets[%d]", i, j), "", "key set %s is of purpose %.40q and signs no JWT", n, string(ks.Purpose))
+			}
+		}
+		for _, n := range sorted(k.KeySets) {
+			ks := k.KeySets[n]
+			if ks.Purpose != keystore.PurposeJWT || !slices.Contains(r.KeySets, n) && !slices.Contains(r.KeySets, policy.Any) {
+				continue
+			}
+			if r.MaxTTL > ks.MaxTTL {
+				k.errorf(fmt.Sprintf("policy[%d].max_ttl", i), "lower it, or raise max_ttl of the key set",
+					"%v is more than max_ttl of key set %s, %v", r.MaxTTL, n, ks.MaxTTL)
+			}
+		}
+	}
+}
+
+func alsoOtherPurposes(a policy.Action) bool {
+	return a != policy.SignJWT && a != policy.SignCSR && a != policy.ReadAudit && a != policy.ManageTokens
+}

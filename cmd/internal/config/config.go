@@ -1,0 +1,287 @@
+package config
+
+import (
+	"crypto/x509"
+	"maps"
+	"net/url"
+	"slices"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/ca"
+	"chancery/signer/policy"
+)
+
+// What holds where the file does not say.
+const (
+	DefaultServerName = "localhost"
+	DefaultMaxAge     = 15 * time.Minute
+	// DefaultCacheFactor times max_age is how long caches are taken to hold a
+	// set: twice, because clients behind a shared cache ignore the Age header.
+	DefaultCacheFactor       = 2
+	DefaultSkew              = 5 * time.Minute
+	DefaultMaxTTL            = time.Hour
+	DefaultTTL               = 300 * time.Second
+	DefaultAuthorityLifetime = ca.DefaultAuthorityLifetime
+)
+
+// A Config is what the file says, with defaults filled in and paths absolute.
+// It does not change and may be read concurrently.
+type Config struct {
+	Node               string               `yaml:"node,required"`
+	Data               string               `yaml:"data,required"`
+	PublicURL          string               `yaml:"public_url,required"`
+	Keystores          map[string]Keystore  `yaml:"keystores,required"`
+	Listeners          Listeners            `yaml:"listeners,required"`
+	Clients            []Client             `yaml:"clients,required"`
+	Revoked            Revoked              `yaml:"revoked"`
+	KeySets            map[string]KeySet    `yaml:"keysets,required"`
+	Authorities        map[string]Authority `yaml:"authorities"`
+	Rules              []Rule               `yaml:"policy,required"`
+	AcceptShortWindows bool                 `yaml:"accept_short_windows"`
+
+	file      string
+	hash      string
+	positions map[string]position
+}
+
+// A Keystore is where private keys are.
+type Keystore struct {
+	Name   string `yaml:"-"`
+	PKCS11 PKCS11 `yaml:"pkcs11,required"`
+}
+
+// PKCS11 is a token behind a PKCS#11 module.
+type PKCS11 struct {
+	Module string            `yaml:"module,required"`
+	Token  string            `yaml:"token,required"` // an RFC 7512 URI
+	Env    map[string]string `yaml:"env"`            // of the worker process
+}
+
+// Listeners are the doors.
+type Listeners struct {
+	Signing Guarded `yaml:"signing,required"`
+	Ops     Guarded `yaml:"ops,required"`
+	Public  Public  `yaml:"public,required"`
+	Admin   Admin   `yaml:"admin,required"`
+}
+
+// Guarded is a listener with mutual TLS, on a Unix socket, on TCP, or on both.
+type Guarded struct {
+	Socket      string `yaml:"socket"`
+	TCP         string `yaml:"tcp"`
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+	ServerName  string `yaml:"server_name"`
+}
+
+// Public is the listener everyone may read; plain if Certificate is empty.
+type Public struct {
+	TCP         string `yaml:"tcp,required"`
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// Admin is the listener for health and metrics: either Socket or TCP.
+type Admin struct {
+	Socket string `yaml:"socket"`
+	TCP    string `yaml:"tcp"`
+}
+
+// A Client is a trust anchor of client certificates.
+type Client struct {
+	Name   string   `yaml:"name,required"`
+	CA     string   `yaml:"ca,required"`
+	SPIFFE []string `yaml:"spiffe"`
+	DNS    []string `yaml:"dns"`
+	URI    []string `yaml:"uri"`
+	PINs   []string `yaml:"pins"`
+
+	certificates []*x509.Certificate // of the file CA
+}
+
+// Revoked lists client certificates that count no more.
+type Revoked struct {
+	SPKI    []string `yaml:"spki"`
+	Serials []string `yaml:"serials"`
+}
+
+// A KeySet is a key set as it is configured.
+type KeySet struct {
+	Name        string               `yaml:"-"`
+	Purpose     keystore.Purpose     `yaml:"purpose,required"`
+	Algorithm   keystore.Algorithm   `yaml:"algorithm,required"`
+	Keystore    string               `yaml:"keystore,required"`
+	RotateEvery time.Duration        `yaml:"rotate_every"`
+	MaxAge      time.Duration        `yaml:"max_age"`
+	CacheFor    time.Duration        `yaml:"cache_for"`
+	Skew        time.Duration        `yaml:"skew"`
+	MaxTTL      time.Duration        `yaml:"max_ttl"` // for purpose ca: the longest of its authority's profiles
+	DefaultTTL  time.Duration        `yaml:"default_ttl"`
+	Issuer      string               `yaml:"issuer"`
+	Algorithms  []keystore.Algorithm `yaml:"algorithms"`
+}
+
+// IssuerURL returns the iss of the key set's tokens.
+func (ks KeySet) IssuerURL(publicURL string) string {
+	if ks.Issuer != "" {
+		return ks.Issuer
+	}
+	return publicURL + "/issuers/" + ks.Name
+}
+
+// An Authority issues certificates by the keys of a key set.
+type Authority struct {
+	Name       string             `yaml:"-"`
+	KeySet     string             `yaml:"keyset,required"`
+	CommonName string             `yaml:"common_name,required"`
+	Lifetime   time.Duration      `yaml:"lifetime"`
+	Written    map[string]Profile `yaml:"profiles,required"`
+
+	Profiles map[string]*ca.Profile `yaml:"-"` // Written, checked
+	Skew     time.Duration          `yaml:"-"` // of its key set
+}
+
+// A Profile is a certificate profile as it was written.
+type Profile struct {
+	NamesUnder []string      `yaml:"names_under,required"`
+	MaxTTL     time.Duration `yaml:"max_ttl"`
+	DefaultTTL time.Duration `yaml:"default_ttl"`
+	Usages     []ca.Usage    `yaml:"usages,required"`
+}
+
+// A Rule is one rule of the policy.
+type Rule struct {
+	Name        string          `yaml:"rule,required"`
+	Principals  []string        `yaml:"principals,required"`
+	Actions     []policy.Action `yaml:"actions,required"`
+	KeySets     []string        `yaml:"keysets"`
+	Authorities []string        `yaml:"authorities"`
+	Profiles    []string        `yaml:"profiles"`
+	MaxTTL      time.Duration   `yaml:"max_ttl"`
+	Types       []string        `yaml:"types"`
+	Names       []string        `yaml:"names"`
+}
+
+// PolicyConfig returns the policy as package policy takes it.
+func (c *Config) PolicyConfig() policy.Config {
+	var p policy.Config
+	for _, a := range c.Clients {
+		p.Anchors = append(p.Anchors, policy.Anchor{Name: a.Name, SPIFFE: a.SPIFFE, DNS: a.DNS, URI: a.URI, PINs: a.PINs})
+	}
+	for _, r := range c.Rules {
+		p.Rules = append(p.Rules, policy.Rule(r))
+	}
+	p.Revoked = policy.Revoked(c.Revoked)
+	return p
+}
+
+// An Anchor is a certificate that vouches for clients, under its client's name.
+type Anchor struct {
+	Name string
+	CA   *x509.Certificate
+}
+
+// Anchors returns the certificates of all clients as they were when the file
+// was loaded. A client whose file holds several has several.
+func (c *Config) Anchors() []Anchor {
+	var anchors []Anchor
+	for _, client := range c.Clients {
+		for _, cert := range client.certificates {
+			anchors = append(anchors, Anchor{client.Name, cert})
+		}
+	}
+	return anchors
+}
+
+// A Pair is the files of a certificate and its key.
+type Pair struct{ Certificate, Key string }
+
+// Certificates returns the pairs the listeners use, each once.
+func (c *Config) Certificates() []Pair {
+	l := c.Listeners
+	var pairs []Pair
+	for _, p := range []Pair{{l.Signing.Certificate, l.Signing.Key}, {l.Ops.Certificate, l.Ops.Key}, {l.Public.Certificate, l.Public.Key}} {
+		if p.Certificate != "" && !slices.Contains(pairs, p) {
+			pairs = append(pairs, p)
+		}
+	}
+	return pairs
+}
+
+// PublicHost returns the host of public_url, with its port, which begins the
+// origin of every log.
+func (c *Config) PublicHost() string {
+	u, err := url.Parse(c.PublicURL)
+	if err != nil {
+		return ""
+	}
+	return u.Host
+}
+
+// AuthorityKeySets returns the key sets of all authorities, sorted.
+func (c *Config) AuthorityKeySets() []string {
+	var names []string
+	for _, a := range c.Authorities {
+		names = append(names, a.KeySet)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Hash returns the SHA-256 of the file, in hexadecimal.
+func (c *Config) Hash() string { return c.hash }
+
+// NeedsRestart returns a member whose value in next a reload cannot put in
+// force, or nothing. Policy, revocations, client anchors, certificates and
+// whether short windows are accepted can change while the daemon runs.
+func (c *Config) NeedsRestart(next *Config) string {
+	switch {
+	case c.Node != next.Node:
+		return "node"
+	case c.Data != next.Data:
+		return "data"
+	case c.PublicURL != next.PublicURL:
+		return "public_url"
+	case !maps.EqualFunc(c.Keystores, next.Keystores, Keystore.equal):
+		return "keystores"
+	case c.Listeners.addresses() != next.Listeners.addresses():
+		return "listeners"
+	case !maps.EqualFunc(c.KeySets, next.KeySets, KeySet.equal):
+		return "keysets"
+	case !maps.EqualFunc(c.Authorities, next.Authorities, Authority.equal):
+		return "authorities"
+	}
+	return ""
+}
+
+// addresses is l without what a reload may change.
+func (l Listeners) addresses() [7]string {
+	plain := "plain"
+	if l.Public.Certificate != "" {
+		plain = "TLS"
+	}
+	return [...]string{l.Signing.Socket, l.Signing.TCP, l.Ops.Socket, l.Ops.TCP, l.Public.TCP + " " + plain, l.Admin.Socket, l.Admin.TCP}
+}
+
+func (k Keystore) equal(o Keystore) bool {
+	return k.PKCS11.Module == o.PKCS11.Module && k.PKCS11.Token == o.PKCS11.Token && maps.Equal(k.PKCS11.Env, o.PKCS11.Env)
+}
+
+func (ks KeySet) equal(o KeySet) bool {
+	same := slices.Equal(ks.Algorithms, o.Algorithms)
+	ks.Algorithms, o.Algorithms = nil, nil
+	return same && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm && ks.Keystore == o.Keystore &&
+		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
+		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer
+}
+
+func (a Authority) equal(o Authority) bool {
+	return a.KeySet == o.KeySet && a.CommonName == o.CommonName && a.Lifetime == o.Lifetime && a.Skew == o.Skew &&
+		maps.EqualFunc(a.Written, o.Written, Profile.equal)
+}
+
+func (p Profile) equal(o Profile) bool {
+	return p.MaxTTL == o.MaxTTL && p.DefaultTTL == o.DefaultTTL &&
+		slices.Equal(p.NamesUnder, o.NamesUnder) && slices.Equal(p.Usages, o.Usages)
+}

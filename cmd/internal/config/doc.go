@@ -1,0 +1,69 @@
+// Package config reads the configuration of chanceryd. It is the only place
+// that knows YAML, and it says everything that is wrong at once, each finding
+// with file, line, column and a hint.
+//
+//	cfg, findings := config.Load("/etc/chancery/config.yaml")
+//	for _, f := range findings {
+//		fmt.Println(f) // config.yaml:14:5: error: keysets.web.algorithm: … (hint: …)
+//	}
+//
+// # The file
+//
+// One YAML document of plain mappings, sequences and scalars: no anchors,
+// aliases, merge keys or tags. Unknown and repeated members are errors, and so
+// is a member without a value. Relative paths are relative to the file.
+// Durations are "30d", "12h", "1h30m", "90s", "250ms": a day is 24 hours.
+//
+//	node: NAME                    # required; names this node's logs
+//	data: DIR                     # required; catalog, logs, brake file, PIN ledger
+//	public_url: URL               # required; a key set's issuer is URL/issuers/KEYSET
+//	keystores:
+//	  NAME:
+//	    pkcs11: {module: FILE, token: RFC 7512 URI with serial or token, and pin-source, env: {NAME: VALUE}}
+//	listeners:
+//	  signing: {socket: PATH, tcp: HOST:PORT, certificate: FILE, key: FILE, server_name: localhost}
+//	  ops:     {…}                # likewise; certificate and key as signing's where they are not said
+//	  public:  {tcp: HOST:PORT, certificate: FILE, key: FILE}   # plain on loopback only
+//	  admin:   {tcp: HOST:PORT}   # or socket: PATH; loopback only
+//	clients:                      # trust anchors of client certificates, and the names each speaks for
+//	  - {name: NAME, ca: FILE, spiffe: [TRUST DOMAIN], dns: [NAME or .SUFFIX], uri: [SCHEME://HOST], pins: [SHA-256]}
+//	revoked: {spki: [SHA-256], serials: [HEX]}
+//	keysets:
+//	  NAME:
+//	    purpose: jwt | ca | audit # exactly one key set is of purpose audit
+//	    algorithm: ES256          # of the next version
+//	    keystore: NAME            # of the next version
+//	    rotate_every: 30d         # absent: on request only
+//	    max_age: 15m              # Cache-Control of the published set
+//	    cache_for: 30m            # A, the longest any cache holds it; absent: twice max_age
+//	    skew: 5m                  # S
+//	    max_ttl: 1h               # L, jwt only
+//	    default_ttl: 5m           # jwt only
+//	    issuer: URL               # jwt only; absent: as public_url says
+//	    algorithms: [RS256]       # jwt only; what the key set may yet use, for discovery
+//	authorities:
+//	  NAME:
+//	    keyset: NAME              # of purpose ca, one authority each
+//	    common_name: TEXT
+//	    lifetime: 3650d
+//	    profiles: {NAME: {names_under: [DNS NAME], max_ttl: 24h, default_ttl: 24h, usages: [server, client]}}
+//	policy:                       # the first rule that fits decides; what no rule allows is refused
+//	  - rule: NAME
+//	    principals: [ANCHOR:KIND:VALUE]
+//	    actions: [jwt.sign, csr.sign, keysets.read, keyset.rotate, key.suspend, key.resume, audit.read, token.manage]
+//	    keysets: [NAME]           # or "*"
+//	    authorities: [NAME]
+//	    profiles: [NAME]
+//	    max_ttl: 1h
+//	    types: [JWT, at+jwt]
+//	    names: [DNS NAME or .SUFFIX]
+//	accept_short_windows: false   # true: no warning about windows below what verifiers cache
+//
+// # Files
+//
+// Files that are named must exist. The configuration and every PKCS#11 module,
+// which is code that runs in the worker, must belong to root or to the daemon's
+// user and be writable by no one else, and so must the directories they lie in.
+// Private keys must not be readable by everyone, PIN files by nobody but their
+// owner.
+package config

@@ -1,0 +1,136 @@
+// Package rooms holds the import policy of the project, as a test.
+package rooms
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// policy says which packages of the project each room may import, and which
+// rooms may import a foreign package that is kept to one place. Only non-test
+// files count. A trailing "/..." means the packages below as well.
+const policy = `
+keystore              :
+keystore/audit        : keystore
+keystore/catalog      : keystore
+keystore/pkcs11       : keystore
+keystore/keystoretest : keystore
+softhsm               :
+softhsm/softhsmtest   : softhsm
+signer/api            :
+signer/policy         :
+signer/jwt            : keystore signer/api signer/policy
+signer/ca             : keystore signer/api signer/policy
+signer/jwks           : keystore
+signer                : keystore keystore/audit signer/api signer/policy signer/jwt signer/ca
+signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
+signer/client         : signer/api
+rotation              : keystore keystore/audit
+cmd/internal/config   : keystore signer/api signer/policy signer/ca rotation softhsm
+cmd/internal/devpki   :
+cmd/internal/telemetry:
+cmd/chancery          : keystore keystore/audit signer/api signer/client
+cmd/chanceryd         : *
+`
+
+// kept says which packages alone may import a foreign one.
+const kept = `
+github.com/miekg/pkcs11         : keystore/pkcs11
+github.com/ThalesIgnite/crypto11: keystore/pkcs11
+github.com/hashicorp/vault/api  : keystore/transit
+github.com/mattn/go-sqlite3     : keystore/catalog
+database/sql                    : keystore/catalog
+go.yaml.in/yaml/v4              : cmd/internal/config
+github.com/spf13/cobra          : cmd/chancery cmd/chanceryd
+github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
+flag                            : cmd/chancery cmd/chanceryd
+`
+
+const module = "chancery"
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+}
+
+func list(t *testing.T) []pkg {
+	t.Helper()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"/...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var pkgs []pkg
+	for d := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			return pkgs
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+}
+
+func parse(text string) map[string][]string {
+	rules := make(map[string][]string)
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		room, may, _ := strings.Cut(line, ":")
+		rules[strings.TrimSpace(room)] = strings.Fields(may)
+	}
+	return rules
+}
+
+func room(path string) (string, bool) { return strings.CutPrefix(path, module+"/") }
+
+func TestRoomsImportOnlyWhatTheyMay(t *testing.T) {
+	rules := parse(policy)
+	for _, p := range list(t) {
+		from, ok := room(p.ImportPath)
+		if !ok || from == "cmd/internal/rooms" {
+			continue
+		}
+		may, ok := rules[from]
+		if !ok {
+			t.Errorf("%s has no line in the import policy", from)
+			continue
+		}
+		for _, imp := range p.Imports {
+			if to, ours := room(imp); ours && !slices.Contains(may, to) && !slices.Contains(may, "*") {
+				t.Errorf("%s imports %s, which the policy does not allow", from, to)
+			}
+		}
+	}
+}
+
+func TestForeignPackagesStayInTheirRooms(t *testing.T) {
+	rules := parse(kept)
+	for _, p := range list(t) {
+		from, _ := room(p.ImportPath)
+		for _, imp := range p.Imports {
+			if may, ok := rules[imp]; ok && !slices.Contains(may, from) {
+				t.Errorf("%s imports %s, which is kept to %v", from, imp, may)
+			}
+		}
+	}
+}
+
+// TestTheCommandNeedsNoC: operators and auditors get a static binary.
+func TestTheCommandNeedsNoC(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "-json=ImportPath,CgoFiles", module+"/cmd/chancery")
+	cmd.Env = append(cmd.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11"} {
+		if bytes.Contains(out, []byte(foreign)) {
+			t.Errorf("chancery depends on %s", foreign)
+		}
+	}
+}

@@ -1,0 +1,11 @@
+//go:build !linux
+
+package audit
+
+import "os"
+
+func reserve(f *os.File, size int64) error { return writeZeros(f, 0, size) }
+
+func datasync(f *os.File) error { return f.Sync() }
+
+func forget(f *os.File) error { return f.Sync() }

@@ -1,0 +1,228 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A Located is an entry and the log it stands in.
+type Located struct {
+	Origin string
+	Entry  Entry
+}
+
+// Name returns the entry's name, origin#index, as a Receipt has it.
+func (l Located) Name() string { return entryName(l.Origin, l.Entry.Sequence) }
+
+// A Filter says which entries are wanted; zero members want all.
+type Filter struct {
+	Log       string    // "lifecycle", "acts" or "acts/YYYY-MM"
+	Since     time.Time // not before
+	Until     time.Time // before
+	Principal string
+	Action    keystore.Action
+	Outcome   keystore.Outcome
+	KeySet    string
+	KID       keystore.KID
+	ID        string
+	JTI       string
+	Serial    string
+}
+
+func (f *Filter) wantsLog(name string) bool {
+	if f.Log != "" && f.Log != name && !(f.Log == actsName && name != lifecycleName) {
+		return false
+	}
+	if month, err := time.Parse(actsName+"/"+monthLayout, name); err == nil {
+		return (f.Until.IsZero() || month.Before(f.Until)) && month.AddDate(0, 1, 0).After(f.Since)
+	}
+	return true
+}
+
+func (f *Filter) wants(e *Entry) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	return !e.Time.Before(f.Since) && (f.Until.IsZero() || e.Time.Before(f.Until)) &&
+		is(f.Principal, e.Principal) && is(string(f.Action), string(e.Action)) &&
+		is(string(f.Outcome), string(e.Outcome)) && is(f.KeySet, e.KeySet) &&
+		is(string(f.KID), string(e.KID)) && is(f.ID, e.ID) && is(f.JTI, e.JTI) && is(f.Serial, e.Serial)
+}
+
+// needle is something every entry the filter wants contains, so that the others
+// need not be parsed.
+func (f *Filter) needle() []byte {
+	for _, m := range []struct {
+		name, value string
+		limit       int
+	}{
+		{`"jti":"`, f.JTI, limitText}, {`"serial":"`, f.Serial, limitName}, {`"id":"`, f.ID, limitName},
+		{`"kid":"`, string(f.KID), limitName}, {`"keyset":"`, f.KeySet, limitText},
+		{`"principal":"`, f.Principal, limitPrincipal}, {`"action":"`, string(f.Action), limitName},
+	} {
+		if m.value != "" {
+			return appendText(nil, m.name, m.value, m.limit)
+		}
+	}
+	return nil
+}
+
+// Entries yields the entries under dir, an audit directory, that f wants, of
+// both logs in the order of their times. It takes no lock and is right beside a
+// running daemon, whose unacknowledged entries it may yield; it verifies
+// checksums and sequence but no signature: see Verify. It ends after the first
+// error.
+func Entries(dir string, f Filter) iter.Seq2[Located, error] {
+	return func(yield func(Located, error) bool) {
+		months, err := listMonths(dir)
+		if err != nil {
+			yield(Located{}, err)
+			return
+		}
+		var acts []string
+		for _, m := range months {
+			acts = append(acts, actsName+"/"+m)
+		}
+		merge(wanted(dir, []string{lifecycleName}, f), wanted(dir, acts, f), yield)
+	}
+}
+
+// merge yields from both in the order of their times.
+func merge(a, b iter.Seq2[Located, error], yield func(Located, error) bool) {
+	next, stop := iter.Pull2(b)
+	defer stop()
+	y, errB, more := next()
+	for x, err := range a {
+		for more && err == nil && y.Entry.Time.Before(x.Entry.Time) {
+			if !yield(y, errB) || errB != nil {
+				return
+			}
+			y, errB, more = next()
+		}
+		if !yield(x, err) || err != nil {
+			return
+		}
+	}
+	for more {
+		if !yield(y, errB) || errB != nil {
+			return
+		}
+		y, errB, more = next()
+	}
+}
+
+func wanted(dir string, names []string, f Filter) iter.Seq2[Located, error] {
+	return func(yield func(Located, error) bool) {
+		needle := f.needle()
+		for _, name := range names {
+			if !f.wantsLog(name) {
+				continue
+			}
+			for at, err := range entries(filepath.Join(dir, filepath.FromSlash(name))) {
+				if err != nil {
+					yield(Located{}, err)
+					return
+				}
+				if needle != nil && !bytes.Contains(at.entry, needle) {
+					continue
+				}
+				e, err := ParseEntry(at.entry)
+				if err != nil {
+					yield(Located{}, fmt.Errorf("%s: %w", entryName(at.origin, at.index), err))
+					return
+				}
+				if f.wants(&e) && !yield(Located{at.origin, e}, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// A located is a record and the origin of its log. Its entry is good until the
+// next is read.
+type located struct {
+	origin string
+	record
+}
+
+// entries yields the records of the log in dir. It ends where the last journal
+// has no whole record any more.
+func entries(dir string) iter.Seq2[located, error] {
+	return func(yield func(located, error) bool) {
+		var next int64
+		for n := 1; ; n++ {
+			more, err := journalEntries(dir, n, &next, yield)
+			if err != nil {
+				yield(located{}, fmt.Errorf("%s: %w", journalPath(dir, n), err))
+			}
+			if err != nil || !more {
+				return
+			}
+		}
+	}
+}
+
+// journalEntries yields the records of one journal, the first of which has to
+// be next, and reports whether there is another journal.
+func journalEntries(dir string, n int, next *int64, yield func(located, error) bool) (more bool, err error) {
+	f, err := os.Open(journalPath(dir, n))
+	if errors.Is(err, fs.ErrNotExist) && n > 1 {
+		return false, nil
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		_, err = os.Stat(dir)
+		return false, err // a log without a journal yet
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // read only
+	b := make([]byte, headerSize)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return false, err
+	}
+	h, err := parseHeader(b)
+	if err != nil {
+		return false, err
+	}
+	sc := newScanner(f, headerSize)
+	followed := false // there is a later journal, so that this one is complete
+	for {
+		r, err := sc.next()
+		if _, damaged := errors.AsType[damage](err); err == errEnd || damaged {
+			if followed && err == errEnd {
+				return true, nil
+			}
+			if followed {
+				return false, fmt.Errorf("entry %d: %w", *next, err)
+			}
+			if followed = exists(journalPath(dir, n+1)); !followed {
+				return false, nil
+			}
+			sc.again() // it may have grown between our last look and the next journal's birth
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		if r.index != *next {
+			return false, fmt.Errorf("entry %d stands where %d has to", r.index, *next)
+		}
+		*next++
+		if !yield(located{h.origin, r}, nil) {
+			return false, nil
+		}
+	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}

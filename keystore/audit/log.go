@@ -1,0 +1,382 @@
+package audit
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A Memory keeps each log's size and root outside the log, so that a log that
+// was cut or replaced by an older one is noticed. It may be called concurrently.
+type Memory interface {
+	// Remember notes that the log with this origin had this size and root. A
+	// smaller size than the one it has changes nothing.
+	Remember(ctx context.Context, origin string, size int64, root [32]byte) error
+	// Recall returns what was last remembered, by origin.
+	Recall(ctx context.Context) (map[string]Head, error)
+}
+
+// Config says where the logs are and who they belong to. It is not changed
+// after Open.
+type Config struct {
+	Dir      string                                          // the audit directory, made if missing
+	Host     string                                          // in origins, such as "localhost:8443"
+	Node     string                                          // in origins
+	Now      func() time.Time                                // nil: time.Now
+	Memory   Memory                                          // nil: none; only for tests
+	Key      func(ctx context.Context) (keystore.Key, error) // the active log key; nil or an error: checkpoints wait
+	Log      *slog.Logger                                    // nil: nowhere
+	Interval time.Duration                                   // between checkpoints when there is something new; 0: 1 s
+	Refusals Budget
+	// JournalSize is the size of a journal, all of it reserved when it is made;
+	// 0: 8 MiB. At least 64 KiB, at most 1 GiB.
+	JournalSize int64
+
+	disk disk // nil: the real one
+}
+
+const (
+	lifecycleName = "lifecycle"
+	actsName      = "acts"
+	monthLayout   = "2006-01"
+	finalName     = "final"
+	self          = "chancery" // the principal of what the log does by itself
+)
+
+func (c *Config) check() error {
+	if c.Dir == "" || c.Host == "" || c.Node == "" {
+		return errors.New("audit log without directory, host or node")
+	}
+	if strings.Contains(c.Node, "/") || !isKeyName(keyName(c.Host, c.Node)) {
+		return fmt.Errorf("host %q and node %q cannot name a log", c.Host, c.Node)
+	}
+	if n := len(keyName(c.Host, c.Node) + "/acts/2006-01"); n > maxOrigin {
+		return fmt.Errorf("origin of %d bytes is over %d", n, maxOrigin)
+	}
+	if c.JournalSize == 0 {
+		c.JournalSize = 8 << 20
+	}
+	if c.JournalSize < 64<<10 || c.JournalSize > 1<<30 {
+		return fmt.Errorf("journal size %d is not between 64 KiB and 1 GiB", c.JournalSize)
+	}
+	if c.Interval == 0 {
+		c.Interval = time.Second
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.disk == nil {
+		c.disk = osDisk{}
+	}
+	c.Refusals = c.Refusals.orDefault()
+	return nil
+}
+
+// keyName is the name of a node's log keys, and the beginning of its origins.
+func keyName(host, node string) string { return host + "/audit/" + node }
+
+// originator makes origins of names.
+type originator string
+
+func (o originator) of(name string) string { return string(o) + "/" + name }
+
+func entryName(origin string, index int64) string {
+	return origin + "#" + strconv.FormatInt(index, 10)
+}
+
+// A Receipt proves that an entry is on stable storage.
+type Receipt struct {
+	Entry string // origin#index
+	Index int64
+	Time  time.Time
+}
+
+// A Log is a node's two logs. Its methods may be called concurrently.
+type Log struct {
+	cfg       Config
+	lifecycle *stream
+	acts      *stream
+	refusals  *refusals
+
+	stop    context.CancelFunc // of the keeper, by Close
+	stopped chan struct{}      // closed by the keeper
+	once    sync.Once
+
+	mu       sync.Mutex
+	finished []*shard          // months that wait for their entry in lifecycle
+	notes    []keystore.Record // what the log has to tell of itself
+	unsigned error             // why the last checkpoint could not be signed
+	memory   error             // why the memory could not be written last
+
+	publishing chan struct{} // holds one while checkpoints are made
+	kick       chan struct{} // holds one: there is a reason not to wait for the next tick
+}
+
+// Open opens or makes the logs under cfg.Dir. It reads what is there, cuts a
+// torn tail that was never acknowledged and enters that, and compares with the
+// memory. It returns an error wrapping ErrInconsistent, which says what is
+// wrong, if the logs are not what they were; nothing has been changed then.
+func Open(ctx context.Context, cfg Config) (*Log, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	l := &Log{cfg: cfg, stopped: make(chan struct{}), publishing: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	l.lifecycle, l.acts = newStream(l, false), newStream(l, true)
+	l.refusals = newRefusals(cfg.Refusals, cfg.Now)
+	known := map[string]Head{}
+	if cfg.Memory != nil {
+		var err error
+		if known, err = cfg.Memory.Recall(ctx); err != nil {
+			return nil, fmt.Errorf("recalling the logs' sizes: %w", err)
+		}
+	}
+	if err := makeDir(filepath.Dir(cfg.Dir), cfg.Dir); err != nil {
+		return nil, fmt.Errorf("making the audit directory: %w", err)
+	}
+	if err := l.load(known); err != nil {
+		l.letGo()
+		return nil, err
+	}
+	go l.lifecycle.run()
+	go l.acts.run()
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = stop
+	go l.keep(keeping)
+	l.flushNotes(ctx)
+	return l, nil
+}
+
+func (l *Log) newShard(name string) *shard {
+	return newShard(l.cfg.Dir, originator(keyName(l.cfg.Host, l.cfg.Node)), name, l.cfg.disk, l.cfg.JournalSize)
+}
+
+// load opens lifecycle and the newest month, and looks at the older ones.
+func (l *Log) load(known map[string]Head) error {
+	months, err := listMonths(l.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	names := []string{lifecycleName}
+	for _, m := range months {
+		names = append(names, actsName+"/"+m)
+	}
+	if err := l.none(names, known); err != nil {
+		return err
+	}
+	for i, name := range names {
+		s := l.newShard(name)
+		if i > 0 && i < len(names)-1 && s.isFinal() {
+			if err := s.loadFinal(known[s.origin]); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := makeDir(l.cfg.Dir, s.dir); err != nil {
+			return fmt.Errorf("making the log's directory: %w", err)
+		}
+		cut, err := s.load(known[s.origin])
+		if err != nil {
+			return err
+		}
+		switch {
+		case i == 0:
+			l.lifecycle.shard, l.lifecycle.last = s, s.last
+		case i == len(names)-1:
+			l.acts.shard, l.acts.last = s, s.last
+		default:
+			s.close()
+			l.finished = append(l.finished, s)
+		}
+		l.repaired(s, cut)
+	}
+	return nil
+}
+
+// none returns an error if the memory knows of a log that is not there.
+func (l *Log) none(names []string, known map[string]Head) error {
+	prefix := keyName(l.cfg.Host, l.cfg.Node) + "/"
+	for origin, head := range known {
+		name, ours := strings.CutPrefix(origin, prefix)
+		if ours && head.Size > 0 && !slices.Contains(names, name) {
+			return inconsistent(origin, "it is gone; it had %d entries %s", head.Size, restoreHint)
+		}
+	}
+	return nil
+}
+
+// listMonths returns the months that have a log of acts, ascending.
+func listMonths(dir string) ([]string, error) {
+	found, err := os.ReadDir(filepath.Join(dir, actsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("listing the months: %w", err)
+	}
+	var months []string
+	for _, f := range found {
+		if f.IsDir() && isMonth(f.Name()) {
+			months = append(months, f.Name())
+		}
+	}
+	return months, nil // ReadDir sorts
+}
+
+func isMonth(s string) bool {
+	t, err := time.Parse(monthLayout, s)
+	return err == nil && t.Format(monthLayout) == s
+}
+
+func (l *Log) letGo() {
+	for _, s := range []*stream{l.lifecycle, l.acts} {
+		if s.shard != nil {
+			s.shard.close()
+		}
+	}
+}
+
+// Act enters rec into acts and returns when it is on stable storage. It returns
+// an error wrapping keystore.ErrUnavailable if it was not entered, and one
+// wrapping keystore.ErrUncertain if ctx ended while it was being written.
+func (l *Log) Act(ctx context.Context, rec keystore.Record) (Receipt, error) {
+	return l.acts.enter(ctx, newRequest(&rec))
+}
+
+// Lifecycle is Act for the lifecycle log. The memory has the new head before it
+// returns, unless the memory cannot be written.
+func (l *Log) Lifecycle(ctx context.Context, rec keystore.Record) (Receipt, error) {
+	return l.lifecycle.enter(ctx, newRequest(&rec))
+}
+
+// Health returns nil, or why nothing can be released now.
+func (l *Log) Health() error {
+	return errors.Join(l.lifecycle.health(), l.acts.health())
+}
+
+// Unsigned returns nil, or why the last checkpoint could not be signed. Entries
+// are taken all the same.
+func (l *Log) Unsigned() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.unsigned
+}
+
+// Find returns the receipt of the last lifecycle entry whose Record.ID is id.
+func (l *Log) Find(ctx context.Context, id string) (Receipt, bool, error) {
+	return l.find(ctx, func(r *keystore.Record) bool { return r.ID == id }, id)
+}
+
+// Entered returns the receipt of the last lifecycle entry that has rec's ID,
+// action, outcome, key set and version: it tells an outcome from the intent
+// that shares its ID.
+func (l *Log) Entered(ctx context.Context, rec keystore.Record) (Receipt, bool, error) {
+	return l.find(ctx, func(r *keystore.Record) bool {
+		return r.ID == rec.ID && r.Action == rec.Action && r.Outcome == rec.Outcome &&
+			r.KeySet == rec.KeySet && r.Version == rec.Version
+	}, rec.ID)
+}
+
+func (l *Log) find(ctx context.Context, is func(*keystore.Record) bool, id string) (Receipt, bool, error) {
+	s := l.lifecycle.current()
+	limit := s.length()
+	needle := appendText(nil, `,"id":"`, id, limitName)
+	var found Receipt
+	ok := false
+	if id == "" {
+		return found, false, nil
+	}
+	for at, err := range entries(s.dir) {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return Receipt{}, false, fmt.Errorf("looking for an entry: %w", err)
+		}
+		if at.index >= limit {
+			break
+		}
+		if !bytes.Contains(at.entry, needle) {
+			continue
+		}
+		e, err := ParseEntry(at.entry)
+		if err != nil {
+			return Receipt{}, false, fmt.Errorf("looking for an entry: %w", err)
+		}
+		if is(&e.Record) {
+			found, ok = Receipt{entryName(s.origin, e.Sequence), e.Sequence, e.Time}, true
+		}
+	}
+	return found, ok, nil
+}
+
+// VKey returns the verifier key of one of this node's log keys.
+func (l *Log) VKey(alg keystore.Algorithm, pub crypto.PublicKey) (string, error) {
+	return VKeyFor(l.KeyName(), alg, pub)
+}
+
+// KeyName returns the name of this node's log keys: HOST/audit/NODE.
+func (l *Log) KeyName() string { return keyName(l.cfg.Host, l.cfg.Node) }
+
+// Close enters what is counted, waits for everything entered, makes a last
+// checkpoint within ctx, and lets go of the files. It returns an error if the
+// logs could not be written or the checkpoint not be made; nothing acknowledged
+// is lost by that.
+func (l *Log) Close(ctx context.Context) error {
+	err := fmt.Errorf("%w: the audit log is closed", keystore.ErrUnavailable)
+	l.once.Do(func() {
+		l.flushRefusals()
+		l.flushNotes(ctx)
+		l.stop()
+		<-l.stopped
+		health := l.Health()
+		l.acts.close()
+		err = l.publish(ctx) // may enter the end of a month into lifecycle
+		l.lifecycle.close()
+		if err == nil {
+			err = l.publish(ctx)
+		}
+		err = errors.Join(health, err)
+	})
+	return err
+}
+
+// A Status tells how a log stands.
+type Status struct {
+	Origin   string    `json:"origin"`
+	Entries  int64     `json:"entries"`
+	Signed   int64     `json:"signed"`              // entries under the last checkpoint signed
+	SignedAt time.Time `json:"signed_at,omitempty"` // by this process
+}
+
+// Status returns the state of the logs that are being written.
+func (l *Log) Status() []Status {
+	var all []Status
+	for _, s := range l.writing() {
+		s.mu.Lock()
+		all = append(all, Status{s.origin, s.tree.size, max(s.signed, 0), s.signedAt})
+		s.mu.Unlock()
+	}
+	return all
+}
+
+// writing returns the shards that entries go to now.
+func (l *Log) writing() []*shard {
+	shards := []*shard{l.lifecycle.current()}
+	if s := l.acts.current(); s != nil {
+		shards = append(shards, s)
+	}
+	return shards
+}

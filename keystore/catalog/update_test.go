@@ -1,0 +1,422 @@
+package catalog
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"chancery/keystore"
+)
+
+func TestARevisionIsForTheWholeCatalog(t *testing.T) {
+	c := fresh(t)
+	if got := mustCreate(t, c, keySet("web")); got.Revision != 1 || len(got.Outbox) != 1 {
+		t.Errorf("create: %+v", got)
+	}
+	mustCreate(t, c, keySet("edge"))
+	if got := step(t, c, "web", 1, keystore.Pending); got.Revision != 3 {
+		t.Errorf("update: %+v", got)
+	}
+	view, err := c.View(t.Context())
+	if err != nil || view.Revision() != 3 || !view.ReadAt().Equal(epoch) {
+		t.Errorf("view at %d, %v, %v", view.Revision(), view.ReadAt(), err)
+	}
+	if web, edge := set(t, c, "web").Revision, set(t, c, "edge").Revision; web != 3 || edge != 2 {
+		t.Errorf("web at %d, edge at %d", web, edge)
+	}
+}
+
+func TestANameIsNeverReused(t *testing.T) {
+	c := fresh(t)
+	mustCreate(t, c, keySet("web"))
+	other := keySet("web")
+	other.Purpose = keystore.PurposeCA
+	if _, err := c.Create(t.Context(), other); !errors.Is(err, keystore.ErrExists) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUpdateWithoutAChangeWritesNothing(t *testing.T) {
+	c := activated(t)
+	rows, _ := c.Outbox(t.Context())
+	nothing := func(*keystore.KeySet) ([]keystore.Record, error) { return nil, nil }
+	if got, err := c.Update(t.Context(), "web", -1, nothing); err != nil || got.Revision != 4 || got.Outbox != nil {
+		t.Errorf("nothing: %+v, %v", got, err)
+	}
+	onlyRecord := func(*keystore.KeySet) ([]keystore.Record, error) {
+		return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
+	}
+	if got, err := c.Update(t.Context(), "web", 4, onlyRecord); err != nil || got.Revision != 4 || len(got.Outbox) != 1 {
+		t.Errorf("a record alone: %+v, %v", got, err)
+	}
+	if after, _ := c.Outbox(t.Context()); len(after) != len(rows)+1 {
+		t.Errorf("%d rows, then %d", len(rows), len(after))
+	}
+	refused := errors.New("not now")
+	_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		ks.Keystore = "elsewhere"
+		return nil, refused
+	})
+	if !errors.Is(err, refused) || set(t, c, "web").Keystore != "hsm" {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Update(t.Context(), "none", -1, nothing); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAPanicInAnUpdateLeavesTheCatalogOpen(t *testing.T) {
+	c := activated(t)
+	func() {
+		defer func() { _ = recover() }()
+		_, _ = c.Update(t.Context(), "web", -1, func(*keystore.KeySet) ([]keystore.Record, error) { panic("f") })
+	}()
+	step(t, c, "web", 1, keystore.Retiring)
+}
+
+func TestS02OfTwoRotatorsOneWins(t *testing.T) {
+	c := activated(t)
+	for round := range 20 {
+		revision := set(t, c, "web").Revision
+		var wins, overtaken int
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range 2 {
+			wg.Go(func() {
+				_, err := c.Update(t.Context(), "web", revision, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+					ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))
+					return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
+				})
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					wins++
+				case errors.Is(err, keystore.ErrOvertaken):
+					overtaken++
+				default:
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if wins != 1 || overtaken != 1 || len(set(t, c, "web").Versions) != round+2 {
+			t.Fatalf("round %d: %d won, %d were overtaken", round, wins, overtaken)
+		}
+	}
+}
+
+func TestAKeyBelongsToOneVersionOfTheWholeCatalog(t *testing.T) {
+	c := activated(t)
+	owner := set(t, c, "web").Versions[0]
+	mustCreate(t, c, keySet("edge"))
+	step(t, c, "edge", 1, keystore.Pending)
+	_, err := c.Update(t.Context(), "edge", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		advance(&ks.Versions[0], keystore.Published, epoch)
+		ks.Versions[0].KID, ks.Versions[0].SPKI = owner.KID, owner.SPKI
+		return nil, nil
+	})
+	if !errors.Is(err, ErrIllegal) || !strings.Contains(err.Error(), "belongs to") {
+		t.Errorf("the same public key: %v", err)
+	}
+	_, err = c.Update(t.Context(), "edge", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		v := pending(2)
+		v.KeyID = owner.KeyID
+		ks.Versions = append(ks.Versions, v)
+		return nil, nil
+	})
+	if !errors.Is(err, ErrIllegal) || !strings.Contains(err.Error(), "belongs to") {
+		t.Errorf("the same key id: %v", err)
+	}
+	if yes, err := c.IsOurKey(t.Context(), keystore.HashSPKI(owner.SPKI)); err != nil || !yes {
+		t.Errorf("A10: our own key: %v, %v", yes, err)
+	}
+	if yes, err := c.IsOurKey(t.Context(), keystore.SPKIHash{1}); err != nil || yes {
+		t.Errorf("A10: a stranger's key: %v, %v", yes, err)
+	}
+}
+
+func TestTheSwapOfActiveVersionsIsOneChange(t *testing.T) {
+	c := activated(t)
+	step(t, c, "web", 2, keystore.Pending)
+	step(t, c, "web", 2, keystore.Published)
+	_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		advance(&ks.Versions[1], keystore.Active, epoch)
+		return nil, nil
+	})
+	if !errors.Is(err, ErrIllegal) {
+		t.Errorf("two active: %v", err)
+	}
+	_, err = c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		advance(&ks.Versions[0], keystore.Retiring, epoch)
+		advance(&ks.Versions[1], keystore.Active, epoch)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v, ok := set(t, c, "web").Active(); !ok || v.Number != 2 {
+		t.Errorf("active: %v", v)
+	}
+}
+
+func TestAHorizonIsOnlyRaisedAndOnlyForWhatSigns(t *testing.T) {
+	c := activated(t)
+	kid := set(t, c, "web").Versions[0].KID
+	ctx := t.Context()
+	for _, m := range []struct{ to, want time.Duration }{{time.Hour, time.Hour}, {time.Minute, time.Hour}, {2 * time.Hour, 2 * time.Hour}} {
+		if err := c.RaiseHorizon(ctx, kid, epoch.Add(m.to)); err != nil {
+			t.Fatal(err)
+		}
+		if got := set(t, c, "web").Versions[0].ExpHorizon; !got.Equal(epoch.Add(m.want)) {
+			t.Errorf("raised to %v: %v", m.to, got)
+		}
+	}
+	if got := set(t, c, "web").Revision; got != 4 {
+		t.Errorf("the revision advanced to %d", got)
+	}
+	if err := c.RaiseHorizon(ctx, "unknown", epoch); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	step(t, c, "web", 1, keystore.Retiring)
+	step(t, c, "web", 1, keystore.Retired)
+	if err := c.RaiseHorizon(ctx, kid, epoch.Add(9*time.Hour)); !errors.Is(err, keystore.ErrOvertaken) {
+		t.Errorf("a retired version: %v", err)
+	}
+}
+
+func TestAnAcknowledgementCountsOnce(t *testing.T) {
+	c := activated(t)
+	ctx := t.Context()
+	step(t, c, "web", 2, keystore.Pending)
+	if _, err := c.Acknowledge(ctx, "dev", "web", []int{2}, epoch); !errors.Is(err, ErrIllegal) {
+		t.Errorf("a pending version was served: %v", err)
+	}
+	step(t, c, "web", 2, keystore.Published)
+	first, err := c.Acknowledge(ctx, "dev", "web", []int{1, 2}, epoch.Add(time.Minute), record(keystore.ActKeyServed))
+	if err != nil || len(first.Outbox) != 1 {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	for range 2 {
+		again, err := c.Acknowledge(ctx, "dev", "web", []int{1, 2}, epoch.Add(time.Hour), record(keystore.ActKeyServed))
+		if err != nil || again.Revision != first.Revision || again.Outbox != nil {
+			t.Fatalf("%+v, %v", again, err)
+		}
+	}
+	ks := set(t, c, "web")
+	want := epoch.Add(time.Minute)
+	if ks.ServedAt != want || ks.Versions[0].ServedAt != want || ks.Versions[1].ServedAt != want || ks.Revision != first.Revision {
+		t.Errorf("served at %v, %v, %v", ks.ServedAt, ks.Versions[0].ServedAt, ks.Versions[1].ServedAt)
+	}
+	if _, err := c.Acknowledge(ctx, "second", "web", []int{2}, epoch.Add(2*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if ks := set(t, c, "web"); ks.ServedAt != want || ks.Versions[1].ServedAt != epoch.Add(2*time.Hour) {
+		t.Errorf("after a second node: %v, %v", ks.ServedAt, ks.Versions[1].ServedAt)
+	}
+	step(t, c, "web", 1, keystore.Retiring)
+	step(t, c, "web", 1, keystore.Retired)
+	if got, err := c.Acknowledge(ctx, "third", "web", []int{1}, epoch.Add(3*time.Hour)); err != nil || got.Outbox != nil {
+		t.Errorf("a version that left meanwhile: %+v, %v", got, err)
+	}
+}
+
+func TestS04ACommitWhoseAnswerWasLostIsLookedUp(t *testing.T) {
+	lost := errors.New("the answer was lost")
+	publish := func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))
+		return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
+	}
+	for _, tc := range []struct {
+		name     string
+		happened bool
+		blind    bool // nor can it be looked up
+		want     error
+	}{
+		{"it happened", true, false, nil},
+		{"it did not happen", false, false, lost},
+		{"nobody can tell", true, true, keystore.ErrUncertain},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := activated(t)
+			c.commit = func(ctx context.Context, conn *sql.Conn) error {
+				if tc.happened {
+					if err := execCommit(ctx, conn); err != nil {
+						t.Error(err)
+					}
+				}
+				if tc.blind {
+					c.reader.Close()
+				}
+				return lost
+			}
+			change, err := c.Update(t.Context(), "web", -1, publish)
+			if !errors.Is(err, tc.want) || tc.want != nil && err == nil {
+				t.Fatalf("got %v", err)
+			}
+			if tc.want == lost && (errors.Is(err, keystore.ErrUncertain) || !strings.Contains(err.Error(), "did not happen")) {
+				t.Errorf("got %v", err)
+			}
+			if tc.blind {
+				return
+			}
+			if got := len(set(t, c, "web").Versions) == 2; got != tc.happened {
+				t.Errorf("it happened: %v", got)
+			}
+			if tc.happened && (change.Revision != 5 || len(change.Outbox) != 1) {
+				t.Errorf("got %+v", change)
+			}
+			c.commit = execCommit
+			if _, err := c.Update(t.Context(), "web", -1, publish); err != nil {
+				t.Errorf("the next change: %v", err)
+			}
+		})
+	}
+}
+
+func TestAChangeCutOffByItsCallerLeavesTheOldState(t *testing.T) {
+	c := activated(t)
+	was := set(t, c, "web")
+	ctx, cancel := context.WithCancel(t.Context())
+	_, err := c.Update(ctx, "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		ks.Keystore = "elsewhere"
+		cancel()
+		return nil, nil
+	})
+	if !errors.Is(err, context.Canceled) || !errors.Is(err, keystore.ErrUnavailable) {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff(was, set(t, c, "web")); diff != "" {
+		t.Error(diff)
+	}
+	step(t, c, "web", 1, keystore.Retiring)
+}
+
+// The child updates without pause and says each number once it is durable.
+// Wherever it is killed, the set is at that number or a later one, and the
+// newest record in the outbox is the one of the change the set shows.
+func TestS01KillAtAnyMoment(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	c, err := Open(t.Context(), Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustCreate(t, c, keySet("web"))
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rounds, updates := 15, 0
+	for round := range rounds {
+		said := killedUpdater(t, path, time.Duration(rand.Int64N(int64(60*time.Millisecond))))
+		updates = max(updates, said)
+		c, err := Open(t.Context(), Config{Path: path})
+		if err != nil {
+			t.Fatalf("round %d, after %d: %v", round, said, err)
+		}
+		ks := set(t, c, "web")
+		rows, err := c.Outbox(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if int(ks.Revision) < said {
+			t.Errorf("round %d: %d was durable, the set is at %d", round, said, ks.Revision)
+		}
+		if len(rows) != int(ks.Revision) {
+			t.Errorf("round %d: revision %d, %d records", round, ks.Revision, len(rows))
+		}
+		if last := rows[len(rows)-1].Record; ks.Revision > 1 && (last.Reason != ks.RotateBy.Reason || last.Reason != fmt.Sprint(ks.Revision)) {
+			t.Errorf("round %d: the set is at %d and says %q, the last record %q", round, ks.Revision, ks.RotateBy.Reason, last.Reason)
+		}
+		if len(ks.Versions) != int(ks.Revision)-1 {
+			t.Errorf("round %d: revision %d, %d versions", round, ks.Revision, len(ks.Versions))
+		}
+		if err := c.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d kills over %d updates", rounds, updates)
+}
+
+// killedUpdater runs the child, kills it some time after its first number, and
+// returns the last number it said.
+func killedUpdater(t *testing.T, path string, after time.Duration) (last int) {
+	t.Helper()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "CATALOG_TEST_UPDATE="+path)
+	child.Stderr = os.Stderr
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Wait() }()
+	var timer *time.Timer
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if timer == nil {
+			timer = time.AfterFunc(after, func() { _ = child.Process.Kill() })
+			defer timer.Stop()
+		}
+		n, err := strconv.Atoi(lines.Text())
+		if err != nil {
+			t.Fatalf("the child says %q", lines.Text())
+		}
+		last = n
+	}
+	return last
+}
+
+func TestAViewNeverSeesHalfAChange(t *testing.T) {
+	c := activated(t)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			for last := int64(0); ; {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				view, err := c.View(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				ks, _ := view.KeySet("web")
+				if n := len(ks.InState(keystore.Active)); n != 1 || ks.Revision != view.Revision() || view.Revision() < last {
+					t.Errorf("revision %d after %d, set at %d: %d active", view.Revision(), last, ks.Revision, n)
+				}
+				last = view.Revision()
+			}
+		})
+	}
+	for n := 2; n < 12; n++ {
+		step(t, c, "web", n, keystore.Pending)
+		step(t, c, "web", n, keystore.Published)
+		_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+			advance(&ks.Versions[n-1], keystore.Active, epoch)
+			advance(&ks.Versions[n-2], keystore.Retiring, epoch)
+			return nil, nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	close(done)
+	wg.Wait()
+}

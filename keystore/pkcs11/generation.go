@@ -1,0 +1,353 @@
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chancery/keystore"
+)
+
+const (
+	maxQueued = 8 << 20               // bytes waiting to be written to a worker
+	patrol    = 25 * time.Millisecond // how often deadlines are looked at while something is asked
+)
+
+// A generation is the daemon's side of one worker process. It ends once, for
+// one reason, which every outstanding request then fails with.
+type generation struct {
+	number uint32
+	cmd    *exec.Cmd
+	conn   *os.File
+	stderr tail
+	ended  chan struct{}  // closed by end
+	loops  sync.WaitGroup // read, write, watch
+
+	wake chan struct{} // there is something to write
+	busy chan struct{} // there is something to watch
+	pool sync.Pool     // of *call
+
+	mu    sync.Mutex
+	calls map[uint32]*call // asked, not answered
+	next  uint32
+	out   []byte // frames not written yet
+	cause error  // why it ended
+}
+
+// A call is one request, asked.
+type call struct {
+	deadline time.Time
+	done     chan struct{} // one element when the rest is set
+	status   status
+	body     []byte
+	err      error // why there is no answer
+}
+
+// errEnded is wrapped by the error of a request that was outstanding when its
+// generation ended: it may have been carried out or not.
+var errEnded = fmt.Errorf("%w: worker ended", keystore.ErrUnavailable)
+
+// startGeneration executes a worker. The calling goroutine must be locked to
+// its thread and call reap before it ends: the kernel kills the worker when
+// that thread does.
+func startGeneration(number uint32, lanes int, env map[string]string) (*generation, error) {
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, fmt.Errorf("socketpair: %w", err)
+	}
+	defer theirs.Close()
+	g := &generation{
+		number: number, conn: ours, ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), busy: make(chan struct{}, 1),
+		calls: make(map[uint32]*call),
+		pool:  sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }},
+	}
+	g.cmd = &exec.Cmd{
+		Path:       "/proc/self/exe", // this binary, even if its file has been replaced
+		Args:       []string{workerName},
+		Env:        []string{workerEnv + "=" + strconv.Itoa(lanes)},
+		Dir:        "/",
+		Stderr:     &g.stderr,
+		ExtraFiles: []*os.File{theirs},
+		WaitDelay:  time.Second, // for what the module may have left holding stderr
+		SysProcAttr: &syscall.SysProcAttr{
+			Pdeathsig: syscall.SIGKILL,
+			Setpgid:   true, // the terminal's ^C is for the daemon
+		},
+	}
+	for name, value := range env {
+		g.cmd.Env = append(g.cmd.Env, name+"="+value)
+	}
+	if err := g.cmd.Start(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("starting a worker: %w", err)
+	}
+	g.loops.Go(g.read)
+	g.loops.Go(g.write)
+	g.loops.Go(g.watch)
+	return g, nil
+}
+
+// socketpair returns two ends: ours in the runtime's poller, theirs blocking.
+func socketpair() (ours, theirs *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := unix.SetNonblock(fds[0], true); err != nil {
+		unix.Close(fds[0])
+		unix.Close(fds[1])
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fds[0]), "worker"), os.NewFile(uintptr(fds[1]), "daemon"), nil
+}
+
+// end ends the generation for a reason, once, and kills its process. A module
+// that hangs does not hear SIGTERM.
+func (g *generation) end(cause error) {
+	g.mu.Lock()
+	if g.cause != nil {
+		g.mu.Unlock()
+		return
+	}
+	g.cause = cause
+	calls := g.calls
+	g.calls, g.out = nil, nil
+	g.mu.Unlock()
+	g.cmd.Process.Kill() // fails only if it has ended already
+	g.conn.Close()
+	close(g.ended)
+	for _, c := range calls {
+		c.err = fmt.Errorf("%w: %w", errEnded, cause)
+		c.done <- struct{}{}
+	}
+}
+
+// stop lets the worker finalise its module for a while, then kills it.
+func (g *generation) stop(grace time.Duration) {
+	if raw, err := g.conn.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
+	}
+	select {
+	case <-g.ended:
+	case <-time.After(grace):
+	}
+	g.end(errClosed)
+}
+
+// reap waits until the process and all goroutines of an ended generation are
+// gone, and returns why it ended.
+func (g *generation) reap() error {
+	<-g.ended
+	werr := g.cmd.Wait()
+	g.loops.Wait()
+	if exit := new(exec.ExitError); errors.As(werr, &exit) && errors.Is(g.cause, io.EOF) {
+		return fmt.Errorf("worker ended: %s%s", exit, g.stderr.String())
+	}
+	return g.cause
+}
+
+func (g *generation) isEnded() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// ask sends a request and waits for its answer. The body is the parts, one
+// after the other. The worker has until limit; passing it ends the generation.
+// The caller's own ctx ends only the wait.
+func (g *generation) ask(ctx context.Context, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
+	c, err := g.send(v, limit, parts)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case <-c.done:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.Cause(ctx))
+	}
+	body, s, err := c.body, c.status, c.err
+	c.body, c.err = nil, nil
+	g.pool.Put(c)
+	if err != nil {
+		return nil, err
+	}
+	if s == statusFault {
+		err := errorOf(s, body)
+		g.end(err) // whatever state the module is in now, nobody knows it
+		return nil, fmt.Errorf("%w: %w", errEnded, err)
+	}
+	return body, errorOf(s, body)
+}
+
+func (g *generation) send(v verb, limit time.Duration, parts [][]byte) (*call, error) {
+	n := 0
+	for _, p := range parts {
+		n += len(p)
+	}
+	c := g.pool.Get().(*call)
+	c.deadline = time.Now().Add(limit)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.cause != nil {
+		return nil, fmt.Errorf("%w: %w", errEnded, g.cause)
+	}
+	if len(g.out)+n > maxQueued {
+		return nil, fmt.Errorf("%w: too much is waiting for the token", keystore.ErrUnavailable)
+	}
+	g.next++
+	if len(g.calls) == 0 {
+		poke(g.busy)
+	}
+	g.calls[g.next] = c
+	if len(g.out) == 0 {
+		poke(g.wake)
+	}
+	g.out = appendHeader(g.out, g.number, g.next, byte(v), n)
+	for _, p := range parts {
+		g.out = append(g.out, p...)
+	}
+	return c, nil
+}
+
+// poke wakes the one who waits on ch, or the next who will.
+func poke(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// write sends what has been asked, everything that waits in one write.
+func (g *generation) write() {
+	var spare []byte
+	for {
+		select {
+		case <-g.wake:
+		case <-g.ended:
+			return
+		}
+		g.mu.Lock()
+		frames := g.out
+		g.out = spare[:0]
+		g.mu.Unlock()
+		if _, err := g.conn.Write(frames); err != nil {
+			g.end(fmt.Errorf("writing to the worker: %w", err))
+			return
+		}
+		clear(frames) // one of them may have held a PIN
+		spare = frames
+	}
+}
+
+// read hands out answers until the worker's end of the socket is gone.
+func (g *generation) read() {
+	var in inbox
+	for {
+		f, err := in.next()
+		if errors.Is(err, errPartial) {
+			err = in.fill(g.conn.Read)
+		} else if err == nil {
+			err = g.deliver(f)
+		}
+		if err != nil {
+			g.end(err)
+			return
+		}
+	}
+}
+
+func (g *generation) deliver(f frame) error {
+	if f.generation != g.number {
+		return fmt.Errorf("an answer of generation %d to generation %d", f.generation, g.number)
+	}
+	g.mu.Lock()
+	c := g.calls[f.id]
+	delete(g.calls, f.id)
+	g.mu.Unlock()
+	if c == nil {
+		if g.isEnded() {
+			return errClosed
+		}
+		return errors.New("an answer to nothing that was asked")
+	}
+	c.status, c.body = status(f.code), append([]byte(nil), f.body...)
+	c.done <- struct{}{}
+	return nil
+}
+
+// watch ends the generation when an answer is overdue.
+func (g *generation) watch() {
+	for {
+		select {
+		case <-g.busy:
+		case <-g.ended:
+			return
+		}
+		for g.outstanding() {
+			select {
+			case <-time.After(patrol):
+			case <-g.ended:
+				return
+			}
+		}
+	}
+}
+
+// outstanding reports whether anything is asked and not answered.
+func (g *generation) outstanding() bool {
+	now := time.Now()
+	g.mu.Lock()
+	overdue := false
+	for _, c := range g.calls {
+		overdue = overdue || now.After(c.deadline)
+	}
+	n := len(g.calls)
+	g.mu.Unlock()
+	if overdue {
+		g.end(errors.New("the worker did not answer in time"))
+	}
+	return n > 0
+}
+
+// A tail keeps the end of what a worker wrote to its standard error.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+const maxTail = 2 << 10
+
+func (t *tail) Write(b []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, b...)
+	if extra := len(t.text) - maxTail; extra > 0 {
+		t.text = append(t.text[:0], t.text[extra:]...)
+	}
+	return len(b), nil
+}
+
+// String returns the last line, for an error to end with.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
+	if last := lines[len(lines)-1]; last != "" {
+		return ": " + last
+	}
+	return ""
+}

@@ -1,0 +1,389 @@
+package pkcs11
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"chancery/keystore"
+)
+
+// How long a generation must have served to count as a good one, and the
+// pauses after bad ones. The first death is followed by a new worker at once.
+const (
+	goodService = time.Second
+	firstPause  = 50 * time.Millisecond
+	servedPause = 250 * time.Millisecond // at most, if it served at all; callers wait for that
+	longPause   = 5 * time.Second        // at most, if it did not
+)
+
+// A trouble is why a token does not serve, and the state that is.
+type trouble struct {
+	state keystore.TokenState
+	err   error
+}
+
+func (t *trouble) Error() string { return t.err.Error() }
+func (t *trouble) Unwrap() error { return t.err }
+
+// waits reports whether only an operator ends the trouble.
+func (t *trouble) waits() bool {
+	return t.state != keystore.TokenUnavailable && t.state != keystore.TokenStarting
+}
+
+// keep starts one generation after the other, until Close. It is locked to its
+// thread, which the kernel takes for the parent of the workers.
+func (p *Provider) keep() {
+	runtime.LockOSThread()
+	defer close(p.done)
+	var outcome chan<- error // an operator's retry that waits to hear
+	failures := 0
+	for number := uint32(1); p.ctx.Err() == nil; number++ {
+		served, err := p.live(number, func(err error) {
+			if outcome != nil {
+				outcome <- err
+				outcome = nil
+			}
+		})
+		failures++
+		if served >= goodService {
+			failures = 1
+		}
+		outcome = p.rest(err, served, failures)
+	}
+	p.setStatus(keystore.TokenUnavailable, errClosed, func(s *keystore.TokenStatus) { s.Workers = 0 })
+}
+
+// rest waits until it is time for another generation. It returns the operator's
+// retry that ended the wait, if one did.
+func (p *Provider) rest(err error, served time.Duration, failures int) chan<- error {
+	pause := time.Duration(0)
+	if failures > 1 {
+		longest := longPause
+		if served > 0 {
+			longest = servedPause
+		}
+		pause = min(firstPause<<min(failures-2, 16), longest)
+	}
+	t := &trouble{keystore.TokenUnavailable, err}
+	errors.As(err, &t)
+	var timer <-chan time.Time // never, for an operator
+	if !t.waits() {
+		timer = time.After(pause)
+	}
+	// A worker that only died is as good as starting; callers wait for it.
+	if t.waits() || failures > 1 && served == 0 {
+		p.setStatus(t.state, t.err, func(s *keystore.TokenStatus) { s.Workers = 0 })
+	}
+	select {
+	case <-timer:
+		return nil
+	case <-p.ctx.Done():
+		return nil
+	case outcome := <-p.orders:
+		if err := p.forget(t.state); err != nil {
+			outcome <- err
+			return nil
+		}
+		return outcome
+	}
+}
+
+// live runs one generation from its start until its process is gone, and
+// returns how long it served. tried hears once how bringing it up went.
+func (p *Provider) live(number uint32, tried func(error)) (served time.Duration, err error) {
+	g, err := startGeneration(number, p.cfg.Signers, p.cfg.Env)
+	if err != nil {
+		tried(err)
+		return 0, err
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(p.ctx, func() {
+		g.stop(p.cfg.Deadlines.Close)
+		close(stopped)
+	})
+	defer func() {
+		if !stop() {
+			<-stopped
+		}
+	}()
+	if err := p.bring(g); err != nil {
+		g.end(err)
+		cause := g.reap()
+		if errors.Is(err, errEnded) {
+			err = cause
+		}
+		tried(err)
+		return 0, err
+	}
+	tried(nil)
+	began := time.Now()
+	p.ready.Store(g)
+	p.setStatus(keystore.TokenReady, nil, func(s *keystore.TokenStatus) { s.Workers, s.Restarts = 1, int(number)-1 })
+	<-g.ended
+	p.ready.Store(nil)
+	p.setStatus(keystore.TokenStarting, nil, func(s *keystore.TokenStatus) { s.Workers = 0 })
+	cause := g.reap()
+	if p.ctx.Err() == nil {
+		p.cfg.Log.Warn("worker ended", "keystore", p.cfg.Name, "generation", number, "err", cause)
+	}
+	return time.Since(began), cause
+}
+
+// setStatus changes the state, and tells whoever waits for that.
+func (p *Provider) setStatus(state keystore.TokenState, reason error, more func(*keystore.TokenStatus)) {
+	p.mu.Lock()
+	old := p.status
+	p.status.State, p.status.Err, p.reason = state, "", nil
+	more(&p.status)
+	if reason != nil {
+		p.status.Err = reason.Error()
+		p.reason = p.refusal(state, reason)
+	}
+	if p.status.State != old.State {
+		p.status.Since = p.cfg.Now()
+	}
+	now := p.status
+	changed := now != old
+	if changed {
+		close(p.changed)
+		p.changed = make(chan struct{})
+	}
+	p.mu.Unlock()
+	if now.State != old.State || now.Err != old.Err {
+		p.cfg.Log.Info("token state", "keystore", now.Keystore, "label", now.Label, "serial", now.Serial,
+			"state", now.State, "err", now.Err, "restarts", now.Restarts)
+		if p.cfg.OnState != nil {
+			p.cfg.OnState(now)
+		}
+	}
+}
+
+// refusal is the error of operations while the token is in a state.
+func (p *Provider) refusal(state keystore.TokenState, reason error) error {
+	kind := keystore.ErrUnavailable
+	switch state {
+	case keystore.TokenPINRejected, keystore.TokenPINLocked:
+		kind = keystore.ErrPINRejected
+	case keystore.TokenChanged:
+		kind = keystore.ErrTokenChanged
+	}
+	if errors.Is(reason, kind) {
+		return fmt.Errorf("keystore %s: %w", p.cfg.Name, reason)
+	}
+	return fmt.Errorf("keystore %s: %w: %w", p.cfg.Name, kind, reason)
+}
+
+// An identity is what a keystore's token was when it was last used.
+type identity struct {
+	Serial string `json:"serial"`
+	Label  string `json:"label"`
+	// The probe key's name is written down before the key is made, its public
+	// key when it is known.
+	Probe     *keystore.KeyID    `json:"probe,omitempty"`
+	Algorithm keystore.Algorithm `json:"algorithm,omitempty"`
+	SPKI      []byte             `json:"spki,omitempty"`
+}
+
+func (p *Provider) identityFile() string {
+	return filepath.Join(p.cfg.StateDir, "token-"+p.cfg.Name+".json")
+}
+
+func (p *Provider) loadIdentity() (identity, error) {
+	var id identity
+	err := readJSON(p.identityFile(), &id)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return identity{}, fmt.Errorf("token identity: %w", err)
+	}
+	return id, nil
+}
+
+// forget makes a retry of what an operator has looked into.
+func (p *Provider) forget(state keystore.TokenState) error {
+	switch state {
+	case keystore.TokenPINRejected, keystore.TokenPINLocked:
+		p.mu.Lock()
+		serial := cmp.Or(p.status.Serial, p.status.Label)
+		p.mu.Unlock()
+		l, err := openLedger(p.cfg, serial)
+		if err != nil {
+			return err
+		}
+		return l.forget()
+	case keystore.TokenChanged:
+		return writeJSON(p.identityFile(), identity{})
+	}
+	return nil
+}
+
+// bring makes a new worker ready to serve: it loads the module, finds the one
+// token that is meant, logs in if the ledger allows it, and proves by the probe
+// key that this is the token that was used before.
+func (p *Provider) bring(g *generation) error {
+	known, err := p.loadIdentity()
+	if err != nil {
+		return err
+	}
+	token, err := p.findToken(g, known)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.status.Serial, p.status.Label = token.Serial, token.Label
+	p.mu.Unlock()
+	algs, err := p.login(g, token)
+	if err != nil {
+		return err
+	}
+	if known.Serial != token.Serial || known.Label != token.Label {
+		known.Serial, known.Label = token.Serial, token.Label
+		if err := writeJSON(p.identityFile(), known); err != nil {
+			return err
+		}
+	}
+	probe, err := p.proveProbe(g, known, algs)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.algs, p.probe = algs, probe
+	p.mu.Unlock()
+	return nil
+}
+
+func (p *Provider) findToken(g *generation, known identity) (tokenInfo, error) {
+	if _, err := g.ask(context.Background(), verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion}); err != nil {
+		return tokenInfo{}, err
+	}
+	body, err := g.ask(context.Background(), verbTokens, p.cfg.Deadlines.Start, marshalRequest(tokensRequest{p.cfg.Module}))
+	if err != nil {
+		return tokenInfo{}, err
+	}
+	var tokens []tokenInfo
+	if err := unmarshalAnswer(body, &tokens); err != nil {
+		return tokenInfo{}, err
+	}
+	return choose(tokens, p.uri, known)
+}
+
+// choose returns the one token that uri means, if it is the one known.
+func choose(tokens []tokenInfo, uri URI, known identity) (tokenInfo, error) {
+	fitting := slices.DeleteFunc(slices.Clone(tokens), func(t tokenInfo) bool { return !uri.fits(t) })
+	switch {
+	case len(fitting) > 1:
+		return tokenInfo{}, &trouble{keystore.TokenAmbiguous,
+			fmt.Errorf("%w: %d tokens fit (hint: name the token by its serial number)", keystore.ErrAmbiguous, len(fitting))}
+	case len(fitting) == 1 && known.Serial != "" && known.Serial != fitting[0].Serial:
+		return tokenInfo{}, changedTo(fitting[0], known)
+	case len(fitting) == 1:
+		return fitting[0], nil
+	}
+	for _, t := range tokens {
+		if known.Label != "" && t.Label == known.Label {
+			return tokenInfo{}, changedTo(t, known)
+		}
+	}
+	return tokenInfo{}, &trouble{keystore.TokenUnavailable, errors.New("token not found in any slot")}
+}
+
+func changedTo(t tokenInfo, known identity) error {
+	return &trouble{keystore.TokenChanged, fmt.Errorf(
+		"%w: token %q has serial %q, the keys were on %q (hint: put that token back, or `chancery token retry` to use this one)",
+		keystore.ErrTokenChanged, t.Label, t.Serial, known.Serial)}
+}
+
+// login logs in, if flags, file and ledger allow it.
+func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, error) {
+	if token.Locked {
+		return nil, &trouble{keystore.TokenPINLocked, errPINLocked}
+	}
+	if token.FinalTry {
+		return nil, &trouble{keystore.TokenPINLocked, fmt.Errorf(
+			"%w: one wrong PIN more would lock the token (hint: log in once with the vendor's tool)", keystore.ErrPINRejected)}
+	}
+	l, err := openLedger(p.cfg, cmp.Or(token.Serial, token.Label))
+	if err != nil {
+		return nil, err
+	}
+	secret, err := readPIN(p.uri.PINFile)
+	if err != nil {
+		return nil, err
+	}
+	defer clear(secret.value)
+	var answer loginAnswer
+	err = l.attempt(secret, func(value []byte) error {
+		body := loginBody(marshalRequest(loginRequest{token}), value)
+		defer clear(body)
+		b, err := g.ask(context.Background(), verbLogin, p.cfg.Deadlines.Login, body)
+		if err != nil {
+			return err
+		}
+		return unmarshalAnswer(b, &answer)
+	})
+	switch {
+	case errors.Is(err, errPINLocked):
+		return nil, &trouble{keystore.TokenPINLocked, err}
+	case errors.Is(err, keystore.ErrPINRejected):
+		return nil, &trouble{keystore.TokenPINRejected, err}
+	}
+	return answer.Algorithms, err
+}
+
+// proveProbe returns the token's probe key, proven by a challenge. A probe key
+// that is remembered and is not there means that this is another token.
+func (p *Provider) proveProbe(g *generation, known identity, algs []keystore.Algorithm) (*key, error) {
+	if known.SPKI == nil {
+		if err := p.makeProbe(g, &known, algs); err != nil {
+			return nil, err
+		}
+	}
+	k, err := p.newKey(keystore.KeyRef{ID: *known.Probe, Algorithm: known.Algorithm, SPKI: known.SPKI}, keystore.PurposeProbe)
+	if err != nil {
+		return nil, err
+	}
+	err = k.hold(context.Background(), g)
+	for _, gone := range []error{keystore.ErrNotFound, keystore.ErrAmbiguous, keystore.ErrAttributes} {
+		if errors.Is(err, gone) {
+			return nil, &trouble{keystore.TokenChanged, fmt.Errorf(
+				"%w: its probe key is not what it was: %w (hint: put the token back, or `chancery token retry` to use it as it is)",
+				keystore.ErrTokenChanged, err)}
+		}
+	}
+	return k, err
+}
+
+// makeProbe makes a probe key, or adopts the one whose making was interrupted.
+func (p *Provider) makeProbe(g *generation, known *identity, algs []keystore.Algorithm) error {
+	ctx := context.Background()
+	if known.Probe != nil {
+		spki, err := g.ask(ctx, verbFind, p.cfg.Deadlines.Find, keyBody(*known.Probe, keystore.PurposeProbe, known.Algorithm))
+		if err == nil {
+			known.SPKI = spki
+			return writeJSON(p.identityFile(), known)
+		}
+		if errors.Is(err, errEnded) {
+			return err
+		}
+	}
+	i := slices.IndexFunc(algs, func(a keystore.Algorithm) bool { return a.Curve() != nil || a == keystore.RS256 || a == keystore.EdDSA })
+	if i < 0 {
+		return &trouble{keystore.TokenUnavailable, fmt.Errorf("%w: the token has no algorithm we know", keystore.ErrUnsupported)}
+	}
+	id := keystore.NewKeyID() // never one that generation was tried with before
+	known.Probe, known.Algorithm = &id, algs[i]
+	if err := writeJSON(p.identityFile(), known); err != nil {
+		return err
+	}
+	spki, err := p.generate(ctx, g, id, keystore.PurposeProbe, known.Algorithm)
+	if err != nil {
+		return fmt.Errorf("making the probe key: %w", err)
+	}
+	known.SPKI = spki
+	return writeJSON(p.identityFile(), known)
+}

@@ -1,0 +1,262 @@
+package pkcs11
+
+import (
+	"crypto/rand"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+	"golang.org/x/sys/unix"
+
+	"chancery/keystore"
+)
+
+// A ledger remembers for one token which PINs it has refused, because tokens
+// lock after a few wrong ones. One wrong PIN is one attempt, until an operator
+// says otherwise.
+//
+// It never holds anything of a PIN that was accepted: of that it remembers only
+// the file it came from, by device, inode, size and times. Of a refused PIN it
+// keeps an Argon2id hash with a salt of its own. So:
+//
+//   - A PIN from the file that was accepted last is offered at once, at the
+//     cost of one stat. If a crash hides the answer, that says nothing against
+//     the PIN, and it may be offered again.
+//   - Any other PIN is written down as refused, durably, before it is offered,
+//     and struck out when the token accepts it. If a crash hides the answer, it
+//     counts as refused, and an operator has to say that it may be tried again:
+//     the alternative would be to spend another of the token's few attempts.
+//     (Config.OwnToken says that the alternative costs nothing.)
+//   - Whatever the token answers to a login but yes, the PIN counts as refused.
+//
+// A ledger belongs to one goroutine.
+type ledger struct {
+	path string
+	now  func() time.Time
+	own  bool // Config.OwnToken
+	book book
+}
+
+type book struct {
+	Accepted *fileIdentity `json:"accepted,omitempty"`
+	Refused  []refusedPIN  `json:"refused,omitempty"`
+}
+
+type refusedPIN struct {
+	At       time.Time `json:"at"`
+	Salt     []byte    `json:"salt"`
+	Hash     []byte    `json:"hash"`
+	Answered bool      `json:"answered"` // false: the answer is not known
+}
+
+// A fileIdentity tells whether a PIN file is the one that was read before.
+type fileIdentity struct {
+	Path    string `json:"path"`
+	Device  uint64 `json:"device"`
+	Inode   uint64 `json:"inode"`
+	Size    int64  `json:"size"`
+	ModTime int64  `json:"mtime_ns"`
+	Changed int64  `json:"ctime_ns"`
+}
+
+// A pin is a PIN and where it came from.
+type pin struct {
+	value []byte
+	from  fileIdentity
+}
+
+const (
+	maxRefused = 32
+	// RFC 9106 Section 4 and OWASP: 12 MiB, three passes.
+	argonTime, argonMemory, argonHash = 3, 12 << 10, 32
+)
+
+// openLedger reads the ledger of the token with the given serial number (or
+// label, for a token without one) from cfg.StateDir.
+func openLedger(cfg Config, serial string) (*ledger, error) {
+	l := &ledger{path: filepath.Join(cfg.StateDir, "pin-"+escape(serial, "")+".json"), now: cfg.Now, own: cfg.OwnToken}
+	err := readJSON(l.path, &l.book)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("PIN ledger: %w", err) // and no attempt without it
+	}
+	return l, nil
+}
+
+// attempt offers p to login once if the ledger allows it. login's error must
+// wrap keystore.ErrPINRejected if the token said no, errEnded if its answer is
+// not known, and neither if the token was not asked or accepted the PIN.
+func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
+	known := l.book.Accepted != nil && *l.book.Accepted == p.from
+	if !known {
+		if err := l.begin(p); err != nil {
+			return err
+		}
+	}
+	err := login(p.value)
+	switch {
+	case err == nil && known:
+		return nil
+	case err == nil:
+		return l.accept(p)
+	case errors.Is(err, keystore.ErrPINRejected) && known:
+		return errors.Join(err, l.refuse(p, true))
+	case errors.Is(err, keystore.ErrPINRejected):
+		l.book.Refused[len(l.book.Refused)-1].Answered = true
+		return errors.Join(err, l.save())
+	case !known && (errors.Is(err, errFault) || !errors.Is(err, errEnded)):
+		l.strike() // the trouble was before the login or after it
+		return errors.Join(err, l.save())
+	}
+	return err
+}
+
+// begin refuses a PIN that was refused before, and writes down any other as
+// refused until the token says otherwise.
+func (l *ledger) begin(p pin) error {
+	for i, r := range l.book.Refused {
+		if !r.is(p.value) {
+			continue
+		}
+		if !r.Answered && l.own {
+			l.book.Refused = slices.Delete(l.book.Refused, i, i+1)
+			break
+		}
+		if !r.Answered {
+			return fmt.Errorf("%w: the token's answer to this PIN at %s is not known, so it counts as wrong (hint: check the PIN, then `chancery token retry`)",
+				keystore.ErrPINRejected, r.At.UTC().Format(time.RFC3339))
+		}
+		return fmt.Errorf("%w at %s, and not offered again (hint: correct the PIN file, then `chancery token retry`)",
+			keystore.ErrPINRejected, r.At.UTC().Format(time.RFC3339))
+	}
+	if len(l.book.Refused) >= maxRefused {
+		return fmt.Errorf("%w: %d different PINs were (hint: `chancery token retry` forgets them)", keystore.ErrPINRejected, maxRefused)
+	}
+	return l.refuse(p, false)
+}
+
+func (l *ledger) refuse(p pin, answered bool) error {
+	r := refusedPIN{At: l.now(), Salt: make([]byte, 16), Answered: answered}
+	rand.Read(r.Salt)
+	r.Hash = r.hash(p.value)
+	l.book.Refused = append(l.book.Refused, r)
+	if answered {
+		l.book.Accepted = nil
+	}
+	return l.save()
+}
+
+func (l *ledger) accept(p pin) error {
+	l.strike()
+	l.book.Accepted = &p.from
+	return l.save()
+}
+
+// strike takes back what begin wrote: the last entry.
+func (l *ledger) strike() { l.book.Refused = l.book.Refused[:len(l.book.Refused)-1] }
+
+// forget lets every PIN be offered again.
+func (l *ledger) forget() error {
+	l.book.Refused = nil
+	return l.save()
+}
+
+func (l *ledger) save() error {
+	if err := writeJSON(l.path, l.book); err != nil {
+		return fmt.Errorf("PIN ledger: %w", err)
+	}
+	return nil
+}
+
+func (r refusedPIN) hash(value []byte) []byte {
+	return argon2.IDKey(value, r.Salt, argonTime, argonMemory, 1, argonHash)
+}
+
+func (r refusedPIN) is(value []byte) bool {
+	return subtle.ConstantTimeCompare(r.hash(value), r.Hash) == 1
+}
+
+// readPIN reads a PIN file: one line, of a file that only its owner can read.
+func readPIN(path string) (pin, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return pin{}, fmt.Errorf("PIN file: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return pin{}, fmt.Errorf("PIN file: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return pin{}, fmt.Errorf("PIN file %s is not a file", path)
+	}
+	if fi.Mode().Perm()&0o077 != 0 {
+		return pin{}, fmt.Errorf("PIN file %s has mode %04o (hint: chmod 0600, it must be its owner's alone)", path, fi.Mode().Perm())
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return pin{}, fmt.Errorf("PIN file: %w", err)
+	}
+	value := make([]byte, 258)
+	n, err := f.Read(value)
+	if err != nil {
+		return pin{}, fmt.Errorf("PIN file %s is empty or cannot be read", path)
+	}
+	value = value[:n]
+	for _, end := range []byte{'\n', '\r'} {
+		if len(value) > 0 && value[len(value)-1] == end {
+			value = value[:len(value)-1]
+		}
+	}
+	if len(value) == 0 || len(value) > 255 {
+		return pin{}, fmt.Errorf("PIN file %s: want one line of 1 to 255 bytes", path)
+	}
+	for _, c := range value {
+		if c == 0 || c == '\n' {
+			return pin{}, fmt.Errorf("PIN file %s: want one line", path)
+		}
+	}
+	return pin{value, fileIdentity{path, uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}}, nil
+}
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// writeJSON replaces a file of mode 0600, durably.
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "\t")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-") // 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,150 @@
+package pkcs11
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+)
+
+func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
+	lost := errors.Join(errEnded, errors.New("killed"))
+	fault := errors.Join(errEnded, errFault)
+	no := keystore.ErrPINRejected
+	type step struct {
+		pin     string
+		rewrite bool  // the file is written anew
+		answer  error // of the token, if it is asked
+		asked   bool
+	}
+	for _, v := range []struct {
+		name  string
+		own   bool
+		steps []step
+	}{
+		{"accepted PINs are asked again and again", false, []step{{"a", false, nil, true}, {"a", false, nil, true}}},
+		{"a wrong PIN is asked once", false, []step{{"a", false, no, true}, {"a", false, nil, false}, {"a", true, nil, false}}},
+		{"each wrong PIN is asked once", false, []step{{"a", false, no, true}, {"b", true, no, true}, {"a", true, nil, false}, {"b", true, nil, false}, {"c", true, nil, true}}},
+		{"a lost answer counts as no", false, []step{{"a", false, lost, true}, {"a", false, nil, false}}},
+		{"a lost answer for a token of our own", true, []step{{"a", false, lost, true}, {"a", false, nil, true}}},
+		{"a no is a no for a token of our own", true, []step{{"a", false, no, true}, {"a", false, nil, false}}},
+		{"a lost answer to a PIN that was accepted", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, nil, true}}},
+		{"the PIN was changed on the token", false, []step{{"a", false, nil, true}, {"a", false, no, true}, {"a", false, nil, false}}},
+		{"trouble before the login is not the PIN's", false, []step{{"a", false, fault, true}, {"a", false, nil, true}}},
+		{"a rewritten file is another PIN until it is accepted", false, []step{{"a", false, nil, true}, {"a", true, lost, true}, {"a", false, nil, false}}},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "pin")
+			for i, s := range v.steps {
+				if i == 0 || s.rewrite {
+					os.Remove(file)
+					// A file of the same inode, size and second is still another file.
+					if err := os.WriteFile(file, []byte(s.pin+"\n"), 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+				p, err := readPIN(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, err := openLedger(Config{StateDir: dir, Now: time.Now, OwnToken: v.own}, "ser/ial") // as after a restart
+				if err != nil {
+					t.Fatal(err)
+				}
+				asked := false
+				err = l.attempt(p, func(value []byte) error {
+					asked = string(value) == s.pin
+					onDisk, _ := os.ReadFile(l.path)
+					if l.book.Accepted == nil && !strings.Contains(string(onDisk), `"answered": false`) {
+						t.Errorf("step %d: not written down before it is offered", i)
+					}
+					return s.answer
+				})
+				if asked != s.asked {
+					t.Errorf("step %d: asked %v, want %v (%v)", i, asked, s.asked, err)
+				}
+				if !s.asked && !errors.Is(err, keystore.ErrPINRejected) || s.asked && !errors.Is(err, s.answer) {
+					t.Errorf("step %d: %v", i, err)
+				}
+				if err != nil && strings.Contains(err.Error(), "PIN "+s.pin) {
+					t.Errorf("step %d: the PIN is in the error", i)
+				}
+			}
+			fi, err := os.Stat(filepath.Join(dir, "pin-ser%2Fial.json"))
+			if err != nil || fi.Mode().Perm() != 0o600 {
+				t.Errorf("ledger: %v, %v", fi, err)
+			}
+		})
+	}
+}
+
+func TestADamagedLedgerAllowsNothing(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "pin-1.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLedger(Config{StateDir: dir, Now: time.Now}, "1"); err == nil {
+		t.Error("opened")
+	}
+}
+
+func TestTokenIsChosenOrRefused(t *testing.T) {
+	a, b := tokenInfo{Serial: "1", Label: "x"}, tokenInfo{Serial: "2", Label: "x"}
+	label, serial := URI{Label: "x"}, URI{Serial: "1"}
+	for _, v := range []struct {
+		name   string
+		tokens []tokenInfo
+		uri    URI
+		known  identity
+		want   string // serial, or state
+	}{
+		{"by label", []tokenInfo{a}, label, identity{}, "1"},
+		{"by serial among twins", []tokenInfo{a, b}, serial, identity{}, "1"},
+		{"by label among twins", []tokenInfo{a, b}, label, identity{}, "ambiguous"},
+		{"none", nil, label, identity{}, "unavailable"},
+		{"gone for now", nil, serial, identity{Serial: "1", Label: "x"}, "unavailable"},
+		{"the one known", []tokenInfo{a}, label, identity{Serial: "1", Label: "x"}, "1"},
+		{"another of that label", []tokenInfo{b}, label, identity{Serial: "1", Label: "x"}, "changed"},
+		{"initialised again, named by serial", []tokenInfo{b}, serial, identity{Serial: "1", Label: "x"}, "changed"},
+	} {
+		got, err := choose(v.tokens, v.uri, v.known)
+		said := got.Serial
+		if tr := (*trouble)(nil); errors.As(err, &tr) {
+			said = string(tr.state)
+		}
+		if said != v.want {
+			t.Errorf("%s: %q (%v), want %q", v.name, said, err, v.want)
+		}
+	}
+}
+
+// P11: a token that would lock at the next wrong PIN is not asked at all.
+func TestP11FlagsForbidLogin(t *testing.T) {
+	p := &Provider{}
+	for _, token := range []tokenInfo{{Locked: true}, {FinalTry: true}} {
+		_, err := p.login(nil, token)
+		if tr := (*trouble)(nil); !errors.As(err, &tr) || tr.state != keystore.TokenPINLocked {
+			t.Errorf("%+v: %v", token, err)
+		}
+	}
+}
+
+// An error of the login that cannot be placed before it counts as a refusal.
+func TestLoginErrors(t *testing.T) {
+	for text, refused := range map[string]bool{
+		"failed to initialize PKCS#11 library: pkcs11: 0x5: CKR_GENERAL_ERROR":  false,
+		"could not find PKCS#11 token":                                          false,
+		"failed to log into long term session: pkcs11: 0xA0: CKR_PIN_INCORRECT": true,
+		"failed to log into long term session: pkcs11: 0x5: CKR_GENERAL_ERROR":  true,
+		"something a later version says":                                        true,
+	} {
+		if got := errors.Is(loginError(errors.New(text)), keystore.ErrPINRejected); got != refused {
+			t.Errorf("%s: refused %v, want %v", text, got, refused)
+		}
+	}
+}

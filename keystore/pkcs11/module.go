@@ -1,0 +1,216 @@
+package pkcs11
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThalesIgnite/crypto11"
+	"github.com/miekg/pkcs11"
+
+	"chancery/keystore"
+)
+
+// A module is a PKCS#11 module loaded into this process and logged in to one
+// token. crypto11 opens it, logs in and makes RSA and EC keys; everything else
+// goes through miekg/pkcs11 on sessions of our own, which share that login.
+//
+// All methods but signer and key belong to one goroutine on one thread, whose
+// session desk is.
+type module struct {
+	path   string
+	ctx    *pkcs11.Ctx
+	c11    *crypto11.Context // nil until login
+	token  tokenInfo
+	slot   uint
+	quirks quirks
+	algs   []keystore.Algorithm
+	desk   pkcs11.SessionHandle
+
+	mu   sync.RWMutex // guards held
+	held map[keyName]*heldKey
+}
+
+// A heldKey is a key whose handle is known, checked against its name.
+type heldKey struct {
+	id      keystore.KeyID
+	purpose keystore.Purpose
+	alg     keystore.Algorithm
+	handle  pkcs11.ObjectHandle
+	mech    []*pkcs11.Mechanism
+	spki    []byte
+}
+
+// loadModule loads the module at path and lists its tokens. The module is left
+// finalised, for login to initialise again.
+func loadModule(path string) (*module, []tokenInfo, error) {
+	ctx := pkcs11.New(path)
+	if ctx == nil {
+		return nil, nil, fmt.Errorf("loading %s failed (hint: is it a PKCS#11 module of this architecture?)", path)
+	}
+	m := &module{path: path, ctx: ctx, held: make(map[keyName]*heldKey)}
+	if err := ctx.Initialize(); err != nil {
+		return nil, nil, fmt.Errorf("C_Initialize: %w", err)
+	}
+	slots, err := m.slots()
+	if err != nil {
+		return nil, nil, err
+	}
+	infos := make([]tokenInfo, 0, len(slots))
+	for _, s := range slots {
+		infos = append(infos, s.info)
+	}
+	if err := ctx.Finalize(); err != nil {
+		return nil, nil, fmt.Errorf("C_Finalize: %w", err)
+	}
+	return m, infos, nil
+}
+
+type slot struct {
+	id   uint
+	info tokenInfo
+}
+
+// slots lists the slots that hold an initialised token.
+func (m *module) slots() ([]slot, error) {
+	ids, err := m.ctx.GetSlotList(true)
+	if err != nil {
+		return nil, fmt.Errorf("C_GetSlotList: %w", err)
+	}
+	var slots []slot
+	for _, id := range ids {
+		ti, err := m.ctx.GetTokenInfo(id)
+		if err != nil {
+			continue // gone, or not ours to read; a token that is meant will be missed
+		}
+		if ti.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+			continue
+		}
+		slots = append(slots, slot{id, tokenInfo{
+			Serial: clean(ti.SerialNumber), Label: clean(ti.Label),
+			Manufacturer: clean(ti.ManufacturerID), Model: clean(ti.Model),
+			FinalTry:   ti.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0,
+			Locked:     ti.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0,
+			Algorithms: m.algorithms(id),
+		}})
+	}
+	return slots, nil
+}
+
+// clean drops the zero bytes some modules pad with instead of spaces.
+func clean(s string) string { return strings.TrimRight(s, "\x00 ") }
+
+// login opens the token and logs in with pin. An error wraps
+// keystore.ErrPINRejected if the token may have counted an attempt.
+func (m *module) login(t tokenInfo, pin []byte) error {
+	cfg := &crypto11.Config{
+		Path: m.path, Pin: string(pin),
+		MaxSessions: 2, PoolWaitTimeout: time.Minute,
+	}
+	if t.Serial != "" {
+		cfg.TokenSerial = t.Serial
+	} else {
+		cfg.TokenLabel = t.Label
+	}
+	c11, err := crypto11.Configure(cfg)
+	if err != nil {
+		return loginError(err)
+	}
+	m.c11, m.token, m.quirks = c11, t, quirksOf(t)
+	if m.slot, err = m.findSlot(t); err != nil {
+		return err
+	}
+	m.desk, err = m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
+	if err != nil {
+		return fmt.Errorf("C_OpenSession: %w", err)
+	}
+	if m.algs = m.algorithms(m.slot); len(m.algs) == 0 {
+		return errors.New("C_GetMechanismList: no algorithm that Chancery uses")
+	}
+	return nil
+}
+
+// loginError tells a refused login from trouble before it. What cannot be told
+// counts as refused: some tokens answer a bad PIN with a general error, and an
+// attempt too few does no harm.
+func loginError(err error) error {
+	for _, before := range []string{
+		"could not open PKCS#11", "failed to initialize PKCS#11 library", "failed to list PKCS#11 slots",
+		"could not find PKCS#11 token", "failed to create long term session",
+	} {
+		if strings.HasPrefix(err.Error(), before) {
+			return err
+		}
+	}
+	if cause := pkcs11.Error(0); errors.As(err, &cause) && cause == pkcs11.CKR_PIN_LOCKED {
+		return errPINLocked
+	}
+	return fmt.Errorf("%w: %w", keystore.ErrPINRejected, err)
+}
+
+func (m *module) findSlot(t tokenInfo) (uint, error) {
+	slots, err := m.slots()
+	if err != nil {
+		return 0, err
+	}
+	slots = slices.DeleteFunc(slots, func(s slot) bool { return s.info.Serial != t.Serial || s.info.Label != t.Label })
+	if len(slots) != 1 {
+		return 0, fmt.Errorf("%w: %d tokens %q with serial %q after login", keystore.ErrAmbiguous, len(slots), t.Label, t.Serial)
+	}
+	return slots[0].id, nil
+}
+
+// algorithms returns what the token in a slot can both generate and sign with;
+// nil if it does not say.
+func (m *module) algorithms(slot uint) []keystore.Algorithm {
+	mechs, err := m.ctx.GetMechanismList(slot)
+	if err != nil {
+		return nil
+	}
+	has := func(code uint) bool {
+		return slices.ContainsFunc(mechs, func(mech *pkcs11.Mechanism) bool { return mech.Mechanism == code })
+	}
+	var algs []keystore.Algorithm
+	for _, alg := range keystore.Algorithms() {
+		k := kindOf(alg)
+		if has(k.generate) && has(k.sign) {
+			algs = append(algs, alg)
+		}
+	}
+	return algs
+}
+
+// close ends the use of the module. It may hang or crash, as modules do.
+func (m *module) close() error {
+	if m.c11 != nil {
+		return m.c11.Close()
+	}
+	return nil
+}
+
+// key returns the key held under name, or nil.
+func (m *module) key(name keyName) *heldKey {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.held[name]
+}
+
+func (m *module) hold(k *heldKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.held[nameOf(k.id, k.spki)] = k
+}
+
+// drop forgets the handle of the key.
+func (m *module) drop(id keystore.KeyID) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, k := range m.held {
+		if k.id == id {
+			delete(m.held, name)
+		}
+	}
+}

@@ -1,0 +1,392 @@
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A Config says which token, by which module.
+type Config struct {
+	Name      string            // of the keystore, for states and files
+	Module    string            // absolute path of the PKCS#11 module
+	URI       string            // RFC 7512: the token, and the file with its PIN; see ParseURI
+	Env       map[string]string // the whole environment of the module, such as SOFTHSM2_CONF
+	StateDir  string            // for the PIN ledger and the token's identity; made with mode 0700 if absent
+	Log       *slog.Logger      // nil: nothing is logged
+	Now       func() time.Time  // nil: time.Now
+	Deadlines Deadlines
+	OnState   func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
+	Signers   int                        // signing threads of the worker; 0: 2
+
+	// OwnToken says that this program made the token and its PIN file, so that a
+	// login whose answer a crash has hidden may be tried again.
+	OwnToken bool
+}
+
+// Deadlines are how long a worker may take before it is killed. Zero values
+// stand for the defaults. A caller's context ends only that caller's wait.
+type Deadlines struct {
+	Start    time.Duration // executing, loading the module, listing tokens; 10 s
+	Login    time.Duration // 10 s
+	Sign     time.Duration // 2 s
+	Find     time.Duration // finding one key, 5 s
+	List     time.Duration // 30 s
+	Generate time.Duration // 2 min
+	Close    time.Duration // for the module to finalise when the provider closes; 500 ms
+}
+
+func (d Deadlines) withDefaults() Deadlines {
+	for _, f := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&d.Start, 10 * time.Second}, {&d.Login, 10 * time.Second}, {&d.Sign, 2 * time.Second},
+		{&d.Find, 5 * time.Second}, {&d.List, 30 * time.Second}, {&d.Generate, 2 * time.Minute},
+		{&d.Close, 500 * time.Millisecond},
+	} {
+		if *f.field <= 0 {
+			*f.field = f.value
+		}
+	}
+	return d
+}
+
+// A Provider keeps keys on one PKCS#11 token.
+type Provider struct {
+	cfg    Config
+	uri    URI
+	ctx    context.Context // ends at Close
+	cancel context.CancelFunc
+	done   chan struct{}              // closed when the keeper has ended
+	orders chan chan<- error          // operators' retries; the keeper answers with the outcome
+	ready  atomic.Pointer[generation] // the one that serves, or nil
+
+	mu      sync.Mutex
+	status  keystore.TokenStatus
+	reason  error         // why status is not ready
+	changed chan struct{} // closed when status changes
+	algs    []keystore.Algorithm
+	probe   *key // nil before the first login
+}
+
+var (
+	_ keystore.Provider = (*Provider)(nil)
+	_ keystore.Retrier  = (*Provider)(nil)
+)
+
+var (
+	errClosed = fmt.Errorf("%w: closed", keystore.ErrUnavailable)
+	goodName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+)
+
+// Open starts a worker for the token and returns at once. Its errors are about
+// the configuration; whatever is wrong with the token is a state, which Status
+// tells and operations wait for or fail with.
+func Open(cfg Config) (*Provider, error) {
+	uri, err := check(&cfg)
+	if err != nil {
+		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
+	}
+	p := &Provider{
+		cfg: cfg, uri: uri,
+		done: make(chan struct{}), orders: make(chan chan<- error), changed: make(chan struct{}),
+		status: keystore.TokenStatus{
+			Keystore: cfg.Name, Label: uri.Label, Serial: uri.Serial, Module: cfg.Module,
+			State: keystore.TokenStarting, Since: cfg.Now(),
+		},
+	}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	go p.keep() // ends before Close returns
+	return p, nil
+}
+
+// check fills in cfg's defaults.
+func check(cfg *Config) (URI, error) {
+	if os.Getenv(workerEnv) != "" {
+		return URI{}, errors.New("a worker cannot have workers (hint: pkcs11.Main must be the first line of main and of TestMain)")
+	}
+	if !goodName.MatchString(cfg.Name) {
+		return URI{}, errors.New("its name must have 1 to 64 lower-case letters, digits, '.', '_' or '-'")
+	}
+	uri, err := ParseURI(cfg.URI)
+	if err != nil {
+		return URI{}, err
+	}
+	if !filepath.IsAbs(cfg.Module) {
+		return URI{}, fmt.Errorf("module %q is not an absolute path", cfg.Module)
+	}
+	if fi, err := os.Stat(cfg.Module); err == nil && fi.Mode().Perm()&0o022 != 0 {
+		return URI{}, fmt.Errorf("module %s can be written by others than its owner", cfg.Module)
+	}
+	for name := range cfg.Env {
+		if name == "" || strings.ContainsAny(name, "=\x00") || strings.HasPrefix(name, "LD_") ||
+			strings.HasPrefix(name, "GO") || name == workerEnv {
+			return URI{}, fmt.Errorf("environment variable %q is refused", name)
+		}
+	}
+	if cfg.StateDir == "" {
+		return URI{}, errors.New("it has no state directory")
+	}
+	if cfg.StateDir, err = filepath.Abs(cfg.StateDir); err != nil {
+		return URI{}, err
+	}
+	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
+		return URI{}, err
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Signers == 0 {
+		cfg.Signers = 2
+	}
+	if cfg.Signers < 1 || cfg.Signers > 16 {
+		return URI{}, fmt.Errorf("%d signing threads: want 1 to 16", cfg.Signers)
+	}
+	cfg.Deadlines = cfg.Deadlines.withDefaults()
+	return uri, nil
+}
+
+// Close lets the worker finalise its module, for Deadlines.Close at most, and
+// waits until it is gone. Operations fail from now on.
+func (p *Provider) Close() error {
+	p.cancel()
+	<-p.done
+	return nil
+}
+
+// Status implements keystore.Provider.
+func (p *Provider) Status() []keystore.TokenStatus {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return []keystore.TokenStatus{p.status}
+}
+
+// Algorithms returns what the token generates and signs with, as it said at the
+// last login; nil before the first.
+func (p *Provider) Algorithms() []keystore.Algorithm {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.algs)
+}
+
+// ProbeKey names the token's probe key, which List shows like any other. It
+// returns false before the first login.
+func (p *Provider) ProbeKey() (keystore.KeyRef, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.probe == nil {
+		return keystore.KeyRef{}, false
+	}
+	return p.probe.ref, true
+}
+
+// Generate implements keystore.Provider.
+func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+	if err := checkKey(id, purpose, alg); err != nil {
+		return nil, err
+	}
+	g, err := p.serving(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return p.generate(ctx, g, id, purpose, alg)
+}
+
+func checkKey(id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) error {
+	if id.IsZero() {
+		return errors.New("the zero key id names no key")
+	}
+	if _, err := keystore.ParsePurpose(string(purpose)); err != nil {
+		return err
+	}
+	if _, err := keystore.ParseAlgorithm(string(alg)); err != nil {
+		return fmt.Errorf("%w: %w", keystore.ErrUnsupported, err)
+	}
+	if purpose == keystore.PurposeDigest && alg.Hash() == 0 {
+		return fmt.Errorf("%w: %s for purpose %s", keystore.ErrUnsupported, alg, purpose)
+	}
+	return nil
+}
+
+func (p *Provider) generate(ctx context.Context, g *generation, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+	spki, err := g.ask(ctx, verbGenerate, p.cfg.Deadlines.Generate, keyBody(id, purpose, alg))
+	switch {
+	case err == nil:
+		if err := p.selfTest(ctx, g, id, purpose, alg, spki); err != nil {
+			return nil, fmt.Errorf("%w: key %s was generated, its self-test failed: %w", keystore.ErrUncertain, id, err)
+		}
+		return spki, nil
+	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrUnsupported):
+		return nil, err
+	}
+	return nil, fmt.Errorf("%w: generating key %s: %w", keystore.ErrUncertain, id, err)
+}
+
+// Find implements keystore.Provider.
+func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) (spki []byte, err error) {
+	if err := checkKey(id, purpose, alg); err != nil {
+		return nil, err
+	}
+	err = p.twice(ctx, func(g *generation) error {
+		spki, err = g.ask(ctx, verbFind, p.cfg.Deadlines.Find, keyBody(id, purpose, alg))
+		if err != nil {
+			return err
+		}
+		return p.selfTest(ctx, g, id, purpose, alg, spki)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return spki, nil
+}
+
+// selfTest proves that the halves of a key that the worker holds belong together.
+func (p *Provider) selfTest(ctx context.Context, g *generation, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, spki []byte) error {
+	k, err := p.newKey(keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}, purpose)
+	if err != nil {
+		return err
+	}
+	return k.challenge(ctx, g)
+}
+
+// Open implements keystore.Provider.
+func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keystore.Purpose) (keystore.Key, error) {
+	if err := checkKey(ref.ID, purpose, ref.Algorithm); err != nil {
+		return nil, err
+	}
+	k, err := p.newKey(ref, purpose)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.twice(ctx, func(g *generation) error { return k.hold(ctx, g) }); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+// List implements keystore.Provider. It also shows public keys that have no
+// private half.
+func (p *Provider) List(ctx context.Context) (list []keystore.Object, err error) {
+	err = p.twice(ctx, func(g *generation) error {
+		body, err := g.ask(ctx, verbList, p.cfg.Deadlines.List)
+		if err != nil {
+			return err
+		}
+		list = nil
+		return unmarshalAnswer(body, &list)
+	})
+	return list, err
+}
+
+// Probe implements keystore.Provider.
+func (p *Provider) Probe(ctx context.Context) error {
+	if _, err := p.serving(ctx); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	k := p.probe
+	p.mu.Unlock()
+	_, err := k.Sign(ctx, newChallenge())
+	return err
+}
+
+// Drop implements keystore.Provider.
+func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
+	g := p.ready.Load()
+	if g == nil {
+		return nil // no worker holds anything
+	}
+	_, err := g.ask(ctx, verbDrop, p.cfg.Deadlines.Find, id[:])
+	if errors.Is(err, errEnded) {
+		return nil // and with it all it held
+	}
+	return err
+}
+
+// Retry implements keystore.Retrier.
+func (p *Provider) Retry(ctx context.Context, token string) error {
+	s := p.Status()[0]
+	if token == "" || !slices.Contains([]string{s.Serial, s.Label, p.uri.Serial, p.uri.Label}, token) {
+		return fmt.Errorf("token %q: %w", token, keystore.ErrNotFound)
+	}
+	outcome := make(chan error, 1)
+	for {
+		state, _, changed := p.state()
+		if state == keystore.TokenReady {
+			return nil
+		}
+		select {
+		case p.orders <- outcome:
+			select {
+			case err := <-outcome:
+				return err
+			case <-p.done:
+				return errClosed
+			case <-ctx.Done():
+				return fmt.Errorf("%w: retrying: %w", keystore.ErrUnavailable, context.Cause(ctx))
+			}
+		case <-changed:
+		case <-p.done:
+			return errClosed
+		case <-ctx.Done():
+			return fmt.Errorf("%w: retrying: %w", keystore.ErrUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+func (p *Provider) state() (keystore.TokenState, error, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status.State, p.reason, p.changed
+}
+
+// serving returns the generation that serves, waiting while one is starting.
+func (p *Provider) serving(ctx context.Context) (*generation, error) {
+	for {
+		if g := p.ready.Load(); g != nil && !g.isEnded() {
+			return g, nil
+		}
+		state, reason, changed := p.state()
+		if state != keystore.TokenReady && state != keystore.TokenStarting {
+			return nil, reason
+		}
+		select {
+		case <-changed:
+		case <-p.ctx.Done():
+			return nil, errClosed
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+// twice does f, and once more in the next generation if the first one ended
+// under it. f must be harmless to repeat.
+func (p *Provider) twice(ctx context.Context, f func(*generation) error) error {
+	var last error
+	for range 2 {
+		g, err := p.serving(ctx)
+		if err != nil {
+			return err
+		}
+		if last = f(g); !errors.Is(last, errEnded) || ctx.Err() != nil {
+			return last
+		}
+	}
+	return last
+}

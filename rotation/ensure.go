@@ -1,0 +1,128 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"chancery/keystore"
+)
+
+// Ensure brings the catalog in line with the configured key sets, and has the
+// rotator look after these from now on: sets that do not exist are created, and
+// a change of what is promised, or of algorithm or keystore of the next version,
+// is recorded. It is to be called before anything acts by the new
+// configuration: a longest lifetime that rises has to count before the first
+// such token is signed.
+//
+// A purpose is for ever: a spec with another one is an error. A set that is
+// configured no more stays in the catalog as it is, and no step is taken for it.
+func (r *Rotator) Ensure(ctx context.Context, specs []Spec) error {
+	view, err := r.view(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, spec := range specs {
+		ks, ok := view.KeySet(spec.Name)
+		if !ok {
+			err = r.create(ctx, spec)
+		} else {
+			err = r.configure(ctx, ks, spec)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key set %s: %w", spec.Name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	r.adopt(specs)
+	return nil
+}
+
+// adopt makes specs the ones to look after.
+func (r *Rotator) adopt(specs []Spec) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.sets
+	r.sets = make(map[string]*set, len(specs))
+	for _, spec := range specs {
+		s, ok := old[spec.Name]
+		if !ok {
+			s = &set{lock: make(chan struct{}, 1), changed: make(chan struct{}, 1)}
+		}
+		s.spec = spec
+		r.sets[spec.Name] = s
+		kick(s.changed)
+	}
+	kick(r.respec)
+}
+
+func (r *Rotator) create(ctx context.Context, spec Spec) error {
+	now := r.now()
+	ks := &keystore.KeySet{
+		Name: spec.Name, Purpose: spec.Purpose, Algorithm: spec.Algorithm, Keystore: spec.Keystore,
+		CreatedAt: now, Promises: []keystore.Promise{spec.Schedule.promise(now)},
+	}
+	_, err := r.cfg.Catalog.Create(ctx, ks, keystore.Record{
+		Principal: System, Action: keystore.ActKeySetCreate, Outcome: keystore.OutcomeDone, KeySet: spec.Name,
+		Reason: "it is in the configuration", Detail: particulars(spec),
+	})
+	return err
+}
+
+// configure records what has changed in the configuration of a key set.
+func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec) error {
+	if ks.Purpose != spec.Purpose {
+		return fmt.Errorf("its purpose is %s for ever and cannot become %s (hint: choose another name)", ks.Purpose, spec.Purpose)
+	}
+	if _, changed := reconfigured(ks, spec, r.now()); !changed {
+		return nil
+	}
+	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+		next, changed := reconfigured(now, spec, r.now())
+		if !changed {
+			return nil, nil
+		}
+		*now = *next
+		return []keystore.Record{{
+			Principal: System, Action: keystore.ActKeySetConfigure, Outcome: keystore.OutcomeDone, KeySet: ks.Name,
+			Reason: "the configuration has changed", Rule: "rotation/3", Detail: particulars(spec),
+		}}, nil
+	})
+	return err
+}
+
+// reconfigured returns ks as spec wants it. A promise that changes is added to
+// those before it, which count until they have run out (rule 3).
+func reconfigured(ks *keystore.KeySet, spec Spec, now time.Time) (*keystore.KeySet, bool) {
+	next := ks.Clone()
+	next.Algorithm, next.Keystore = spec.Algorithm, spec.Keystore
+	changed := next.Algorithm != ks.Algorithm || next.Keystore != ks.Keystore
+	want := spec.Schedule.promise(now)
+	var last keystore.Promise
+	if n := len(ks.Promises); n > 0 {
+		last = ks.Promises[n-1]
+		want.At = last.At
+	}
+	if want != last {
+		want.At = later(now, last.At)
+		next.Promises = append(next.Promises, want)
+		if v, ok := next.Active(); ok {
+			v.MaxLifetime = max(v.MaxLifetime, want.MaxLifetime)
+		}
+		changed = true
+	}
+	return next, changed
+}
+
+func particulars(spec Spec) map[string]string {
+	return map[string]string{
+		"purpose": string(spec.Purpose), "algorithm": string(spec.Algorithm), "keystore": spec.Keystore,
+		"rotate_every": spec.Schedule.Every.String(), "max_age": spec.Schedule.MaxAge.String(),
+		"cache_for": spec.Schedule.CacheFor.String(), "skew": spec.Schedule.Skew.String(),
+		"max_ttl": spec.Schedule.Lifetime.String(),
+	}
+}

@@ -1,0 +1,321 @@
+package rotation
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A Kind is what a step does.
+type Kind string
+
+// The kinds of step. Retire is not a step of its own: it happens in the swap
+// that activates the next version, and timelines show it.
+const (
+	Remove   Kind = "remove"   // the version leaves the published set
+	Activate Kind = "activate" // it signs from now on, and its predecessor retires
+	Publish  Kind = "publish"  // its key is found and proven, and it joins the published set
+	Generate Kind = "generate" // it is recorded, and its key made
+	Destroy  Kind = "destroy"  // its private key ends
+	Retire   Kind = "retire"   // it stops signing
+	Abandon  Kind = "abandon"  // its key never came to be
+)
+
+// A Step is one change of one version. Steps are comparable.
+type Step struct {
+	Kind    Kind
+	Version int
+	From    int // the version that retires when Version activates; 0: none
+}
+
+// NoStep means that there is nothing to do now.
+var NoStep Step
+
+// Facts are what Plan goes by.
+type Facts struct {
+	Set *keystore.KeySet
+	// Proven reports whether this node has seen the token sign a challenge that
+	// verifies under the version's public key. Nil: every version is taken to be.
+	Proven func(keystore.KID) bool
+	// Rotate is a rotation an operator asks for, in place of the set's RotateBy.
+	Rotate *keystore.Fact
+}
+
+// A Why says what a step waits for, or by what it is done.
+type Why struct {
+	Step Step
+	// At is the earliest moment of the step. Zero: it waits for something other
+	// than time.
+	At   time.Time
+	Rule int    // the rotation rule that decides; 0: the schedule
+	Text string // in words, the rule named first
+}
+
+// String returns the step and what holds it.
+func (w Why) String() string {
+	if w.Step == NoStep {
+		return w.Text
+	}
+	return fmt.Sprintf("%s version %d: %s", w.Step.Kind, w.Step.Version, w.Text)
+}
+
+// Plan returns the next step of a key set at now and why it is due, or NoStep
+// and what holds the one that comes next. It reads no clock and touches no key.
+//
+// When several steps are due, removals come first, because nothing can hold
+// them up, and generation last, because it can take long.
+func Plan(f Facts, sch Schedule, now time.Time) (Step, Why) {
+	next := Why{Text: "nothing to do: the key set rotates on request only"}
+	for _, w := range Waits(f, sch, now) {
+		if !w.At.IsZero() && !w.At.After(now) {
+			return w.Step, w
+		}
+		if next.Step == NoStep || sooner(w, next) {
+			next = w
+		}
+	}
+	return NoStep, next
+}
+
+// sooner reports whether a comes before b; what waits for no known time comes
+// last.
+func sooner(a, b Why) bool {
+	return !a.At.IsZero() && (b.At.IsZero() || a.At.Before(b.At))
+}
+
+// Waits returns every step that the key set will take next and what each waits
+// for, in the order Plan prefers them. At most one step is listed for each
+// version. It is pure.
+func Waits(f Facts, sch Schedule, now time.Time) []Why {
+	p := planner{Facts: f, sch: sch, now: now}
+	var waits []Why
+	add := func(w Why, ok bool) {
+		if ok {
+			waits = append(waits, w)
+		}
+	}
+	for _, v := range f.Set.InState(keystore.Retiring) {
+		add(p.remove(v))
+	}
+	for _, v := range f.Set.InState(keystore.Published) {
+		add(p.discard(v))
+	}
+	add(p.activate())
+	for _, v := range f.Set.InState(keystore.Pending) {
+		add(Why{Step: Step{Kind: Publish, Version: v.Number}, At: now, Rule: 8, Text: "rule 8: its key is found and proven first"}, true)
+	}
+	add(p.generate())
+	for _, v := range f.Set.InState(keystore.Retired) {
+		add(p.destroy(v))
+	}
+	return waits
+}
+
+type planner struct {
+	Facts
+	sch Schedule
+	now time.Time
+}
+
+// asked returns the rotation an operator asked for, or nil. One that was asked
+// for before the active version was suspended does not count any more: stopping
+// is easier than starting.
+func (p planner) asked() *keystore.Fact {
+	asked := p.Rotate
+	if asked == nil {
+		asked = p.Set.RotateBy
+	}
+	active, ok := p.Set.Active()
+	if asked != nil && ok && active.Suspended != nil && asked.At.Before(active.Suspended.At) {
+		return nil
+	}
+	return asked
+}
+
+// fits reports whether v has the algorithm and keystore that the next version
+// is to have.
+func (p planner) fits(v *keystore.Version) bool {
+	return v.Algorithm == p.Set.Algorithm && v.Keystore == p.Set.Keystore
+}
+
+// successor returns the version to activate next, or nil; suspended is one that
+// would be but for its suspension.
+func (p planner) successor() (next, suspended *keystore.Version) {
+	for _, v := range p.Set.InState(keystore.Published) {
+		switch {
+		case !p.fits(v) || v.Compromised != nil:
+		case v.Suspended == nil && next == nil:
+			next = v
+		case v.Suspended != nil && suspended == nil:
+			suspended = v
+		}
+	}
+	return next, suspended
+}
+
+func (p planner) remove(v *keystore.Version) (Why, bool) {
+	w := Why{Step: Step{Kind: Remove, Version: v.Number}, Rule: 2}
+	until, ok := keptUntil(p.Set, p.sch, v, p.now)
+	if !ok {
+		return w, false
+	}
+	w.At = until
+	w.Text = fmt.Sprintf("rule 2: tokens it signed may be valid until %s", p.clock(until))
+	return w, true
+}
+
+// discard removes a published version that the configuration no longer wants,
+// once one that it wants is served. It has signed nothing.
+func (p planner) discard(v *keystore.Version) (Why, bool) {
+	next, _ := p.successor()
+	if p.fits(v) || next == nil || next.ServedAt.IsZero() {
+		return Why{}, false
+	}
+	return Why{
+		Step: Step{Kind: Remove, Version: v.Number}, At: p.now,
+		Text: fmt.Sprintf("schedule: never used; the configuration asks for %s in %s", p.Set.Algorithm, p.Set.Keystore),
+	}, true
+}
+
+func (p planner) activate() (Why, bool) {
+	v, suspended := p.successor()
+	active, hasActive := p.Set.Active()
+	asked := p.asked() != nil
+	if v == nil {
+		v = suspended
+	}
+	if v == nil || hasActive && !asked && p.sch.Every <= 0 && active.Suspended == nil {
+		return Why{}, false
+	}
+	w := Why{Step: Step{Kind: Activate, Version: v.Number}}
+	if hasActive {
+		w.Step.From = active.Number
+	}
+	hold := func(rule int, format string, args ...any) (Why, bool) {
+		w.Rule, w.Text = rule, fmt.Sprintf("rule %d: ", rule)+fmt.Sprintf(format, args...)
+		return w, true
+	}
+	switch {
+	case hasActive && active.Suspended != nil && !asked:
+		return hold(6, "version %d is suspended; nothing activates until resume or rotate", active.Number)
+	case v.Suspended != nil:
+		return hold(6, "version %d is suspended itself", v.Number)
+	case v.ServedAt.IsZero():
+		return hold(1, "no node has said that it serves version %d", v.Number)
+	case p.Proven != nil && !p.Proven(v.KID):
+		return hold(8, "the key of version %d has not been seen to sign", v.Number)
+	}
+	safe, first := signsFrom(p.Set, p.sch, v, p.now)
+	w.At, w.Rule = safe, 1
+	w.Text = fmt.Sprintf("rule 1: caches may hold the old set until %s", p.clock(safe))
+	if first {
+		w.Text = fmt.Sprintf("rule 1: first served at %s", p.clock(safe))
+	}
+	if due, ok := p.due(); ok && due.After(safe) {
+		w.At, w.Rule = due, 0
+		w.Text = fmt.Sprintf("schedule: version %d signs until %s", active.Number, p.clock(due))
+	}
+	return w, true
+}
+
+// due returns when the active version's time is over by the schedule; false if
+// nothing but safety holds its successor.
+func (p planner) due() (time.Time, bool) {
+	active, ok := p.Set.Active()
+	if !ok || p.asked() != nil || p.sch.Every <= 0 {
+		return time.Time{}, false
+	}
+	return active.ActivatedAt.Add(p.sch.Every), true
+}
+
+func (p planner) generate() (Why, bool) {
+	if len(p.Set.InState(keystore.Pending)) > 0 {
+		return Why{}, false
+	}
+	next, suspended := p.successor()
+	asked := p.asked() != nil
+	if next != nil || suspended != nil && !asked {
+		return Why{}, false
+	}
+	w := Why{Step: Step{Kind: Generate, Version: nextNumber(p.Set)}, At: p.now, Text: "schedule: there is no version to sign"}
+	active, hasActive := p.Set.Active()
+	switch due, ok := p.due(); {
+	case !hasActive:
+	case asked:
+		w.Rule, w.Text = 7, "rule 7: an operator asked for a rotation"
+	case p.sch.Ahead:
+		w.Text = fmt.Sprintf("schedule: the successor of version %d is published ahead", active.Number)
+	case ok:
+		w.At = due.Add(-p.sch.lead())
+		w.Text = fmt.Sprintf("schedule: version %d signs until %s", active.Number, p.clock(due))
+	default:
+		return Why{}, false
+	}
+	if until, n := p.givenUp(); until.After(w.At) {
+		w.At, w.Rule = until, 8
+		w.Text = fmt.Sprintf("rule 8: the last %d attempts came to nothing; the next is at %s", n, p.clock(until))
+	}
+	if known := len(p.Set.Known()); known >= MaxKnown {
+		w.At, w.Rule = time.Time{}, 2
+		w.Text = fmt.Sprintf("rule 2: %d versions are known, no more than %d may be", known, MaxKnown)
+	}
+	return w, true
+}
+
+// givenUp spaces attempts whose keys never came to be, from the catalog alone,
+// so that a crash loop makes no heap of rows and keys either: the first is
+// repeated at once, the following after a second, two, four, … up to an hour.
+func (p planner) givenUp() (until time.Time, attempts int) {
+	var last time.Time
+	for i := len(p.Set.Versions) - 1; i >= 0 && p.Set.Versions[i].State == keystore.Abandoned; i-- {
+		attempts++
+		last = later(last, p.Set.Versions[i].DestroyedAt)
+	}
+	// A last attempt that lies ahead was made before the clock was set back.
+	if attempts < 2 || last.After(p.now) {
+		return time.Time{}, attempts
+	}
+	return last.Add(min(time.Second<<min(attempts-2, 12), time.Hour)), attempts
+}
+
+func (p planner) destroy(v *keystore.Version) (Why, bool) {
+	forEver := p.Set.Purpose == keystore.PurposeCA || p.Set.Purpose == keystore.PurposeAudit
+	if p.sch.DestroyAfter <= 0 || forEver {
+		return Why{}, false
+	}
+	at := v.RetiredAt.Add(p.sch.DestroyAfter)
+	return Why{
+		Step: Step{Kind: Destroy, Version: v.Number}, At: at, Rule: 9,
+		Text: fmt.Sprintf("rule 9: destroy_after keeps it until %s", p.clock(at)),
+	}, true
+}
+
+// clock writes a moment for people: the time of day on the same day, otherwise
+// with the date. It rounds up, so that what is said to be over is over.
+func (p planner) clock(t time.Time) string {
+	if up := t.Truncate(time.Second); up.Before(t) {
+		t = up.Add(time.Second)
+	}
+	t = t.UTC()
+	if t.Format(time.DateOnly) == p.now.UTC().Format(time.DateOnly) {
+		return t.Format(time.TimeOnly)
+	}
+	return t.Format(time.RFC3339)
+}
+
+func nextNumber(ks *keystore.KeySet) int {
+	n := 0
+	for i := range ks.Versions {
+		n = max(n, ks.Versions[i].Number)
+	}
+	return n + 1
+}
+
+func later(a, b time.Time) time.Time {
+	if cmp.Compare(a.UnixMicro(), b.UnixMicro()) < 0 {
+		return b
+	}
+	return a
+}

@@ -1,0 +1,332 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"chancery/keystore"
+)
+
+func (w *world) rotate(now bool) (Rotation, error) {
+	return w.Rotate(context.Background(), Request{By: "olga", KeySet: "web", Reason: "drill", Now: now})
+}
+
+func TestRotateSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, slow)
+		w.tick = time.Second / 2
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(2 * time.Second)
+		one, err := w.rotate(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		two := w.catalog.set("web").Versions[1]
+		if one.From.Version != 1 || one.To != (Ref{2, two.KID}) || one.Entry == "" {
+			t.Errorf("answer %+v", one)
+		}
+		if want := two.ServedAt.Add(slow.CacheFor + slow.Skew); !one.SignsFrom.Equal(want) {
+			t.Errorf("signs from %v, want %v", one.SignsFrom, want)
+		}
+		again, err := w.rotate(false)
+		if err != nil || again != one {
+			t.Errorf("asked again: %+v, %v; want the same answer %+v", again, err, one)
+		}
+		time.Sleep(time.Until(one.SignsFrom) - time.Second)
+		synctest.Wait()
+		w.want(t, "1 active, 2 published")
+		time.Sleep(time.Second + 10*time.Millisecond)
+		synctest.Wait()
+		w.want(t, "1 retiring, 2 active, 3 published")
+		set := w.catalog.set("web")
+		if set.RotateBy != nil || !set.Versions[1].ActivatedAt.Equal(one.SignsFrom) {
+			t.Errorf("request %v is left, active since %v", set.RotateBy, set.Versions[1].ActivatedAt)
+		}
+		if last := lastOf(w, keystore.ActKeyActivate); last.Principal != "olga" || last.Reason != "drill" {
+			t.Errorf("entered as %+v", last)
+		}
+	})
+}
+
+func lastOf(w *world, action keystore.Action) (r keystore.Record) {
+	for _, e := range w.catalog.entries() {
+		if e.Record.Action == action {
+			r = e.Record
+		}
+	}
+	return r
+}
+
+// Without a successor one is generated and published before the answer.
+func TestRotateMakesASuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sch := slow
+		sch.Every, sch.Ahead = 0, false
+		w := newWorld(t, sch)
+		w.settle(t)
+		w.want(t, "1 active")
+		if _, err := w.rotate(true); !isTooEarly(err, 1, sch.CacheFor+sch.Skew) {
+			t.Errorf("now: %v", err)
+		}
+		w.want(t, "1 active")
+		answer, err := w.rotate(false)
+		if err != nil || answer.To.Version != 2 || answer.To.KID == "" {
+			t.Fatalf("%+v, %v", answer, err)
+		}
+		w.want(t, "1 active, 2 published")
+		w.settle(t)
+		time.Sleep(sch.CacheFor + sch.Skew + time.Second)
+		w.settle(t)
+		w.want(t, "1 retiring, 2 active")
+	})
+}
+
+func isTooEarly(err error, rule int, about time.Duration) bool {
+	e, ok := errors.AsType[*TooEarly](err)
+	return ok && e.Rule == rule && e.RetryAfter <= about && e.RetryAfter > about-2*time.Second && strings.Contains(e.Error(), "rule 1")
+}
+
+func TestRotateNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, slow)
+		w.settle(t)
+		before := w.catalog.count
+		if _, err := w.rotate(true); !isTooEarly(err, 1, slow.CacheFor+slow.Skew) {
+			t.Errorf("at once: %v", err)
+		}
+		if w.catalog.count != before {
+			t.Error("a refusal changed something")
+		}
+		time.Sleep(slow.CacheFor + slow.Skew)
+		answer, err := w.rotate(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.want(t, "1 retiring, 2 active")
+		if !answer.SignsFrom.Equal(moment(time.Now())) || answer.From.Version != 1 || answer.To.Version != 2 || answer.Entry == "" {
+			t.Errorf("answer %+v", answer)
+		}
+	})
+}
+
+// A rotation that was asked for is done after a restart too.
+func TestRotateSurvivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, slow)
+		w.settle(t)
+		one, err := w.rotate(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Rotator = w.another()
+		if err := w.Ensure(t.Context(), []Spec{w.spec}); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := w.rotate(false); err != nil || again != one {
+			t.Errorf("asked again: %+v, %v; want the same answer %+v", again, err, one)
+		}
+		time.Sleep(slow.CacheFor + slow.Skew)
+		w.settle(t)
+		w.want(t, "1 retiring, 2 active, 3 published")
+	})
+}
+
+func TestRotateTooMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sch := fast
+		sch.Every, sch.Lifetime, sch.Ahead = 0, time.Hour, false
+		w := newWorld(t, sch)
+		w.settle(t)
+		for range MaxKnown - 1 {
+			if _, err := w.rotate(false); err != nil {
+				t.Fatal(err)
+			}
+			w.settle(t)
+			time.Sleep(6 * time.Second)
+			w.settle(t)
+		}
+		_, err := w.rotate(false)
+		e, ok := errors.AsType[*TooMany](err)
+		if !ok || e.Known != MaxKnown || e.RetryAfter <= 0 || e.RetryAfter > time.Hour+sch.Skew {
+			t.Fatalf("got %v", err)
+		}
+		time.Sleep(e.RetryAfter)
+		w.settle(t)
+		if _, err := w.rotate(false); err != nil {
+			t.Errorf("when one has left: %v", err)
+		}
+	})
+}
+
+func TestSuspendStopsTheSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		w.want(t, "1 retiring, 2 active, 3 published")
+		s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt")
+		if err != nil || s.Version != 2 || !s.Suspended || !s.Durable || s.Entry == "" {
+			t.Fatalf("%+v, %v", s, err)
+		}
+		if again, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil || again != s {
+			t.Errorf("again: %+v, %v", again, err)
+		}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		w.want(t, "1 retired, 2 active, 3 published")
+		r, err := w.Resume(t.Context(), "olga", "web", s.KID, "no doubt")
+		if err != nil || r.Suspended || r.Entry == "" || len(w.pedal.Suspended()) != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		w.want(t, "1 retired, 2 retiring, 3 active, 4 published")
+	})
+}
+
+func TestSuspendThenRotate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		w.settle(t)
+		if _, err := w.rotate(false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if _, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		w.settle(t)
+		w.want(t, "1 active, 2 published")
+		if _, err := w.rotate(false); err != nil {
+			t.Fatal(err)
+		}
+		w.settle(t)
+		w.want(t, "1 retiring, 2 active, 3 published")
+	})
+}
+
+// Stopping needs neither catalog nor log; the record follows when they are back.
+func TestSuspendWithoutCatalogAndLog(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		brake   error
+		durable bool
+	}{{"the brake file keeps it", nil, true}, {"nothing can be written", errors.New("no space"), false}} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, slow)
+				w.tick = time.Second / 2
+				stop := w.run(t)
+				defer stop()
+				time.Sleep(2 * time.Second)
+				w.fail(errors.New("disk full"), c.brake)
+				s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt")
+				if err != nil || s.Version != 1 || !s.Suspended || s.Durable != c.durable || s.Entry != "" {
+					t.Fatalf("%+v, %v", s, err)
+				}
+				if len(w.pedal.Suspended()) != 1 {
+					t.Error("it signs on")
+				}
+				if _, err := w.Resume(t.Context(), "olga", "web", "", "no doubt"); err == nil || len(w.pedal.Suspended()) != 1 {
+					t.Errorf("resumed without a record: %v", err)
+				}
+				time.Sleep(time.Hour)
+				w.fail(nil, nil)
+				time.Sleep(2 * time.Minute)
+				synctest.Wait()
+				if v := w.catalog.set("web").Versions[0]; v.Suspended == nil || v.Suspended.Reason != "doubt" {
+					t.Errorf("the catalog says %+v", v.Suspended)
+				}
+				if last := lastOf(w, keystore.ActSuspend); last.Principal != "olga" || last.Version != 1 {
+					t.Errorf("the log says %+v", last)
+				}
+			})
+		})
+	}
+}
+
+// fail makes catalog and log, and the brake file, answer with these errors.
+func (w *world) fail(disk, brake error) {
+	w.catalog.mu.Lock()
+	w.catalog.down, w.catalog.full = disk, disk
+	w.catalog.mu.Unlock()
+	w.pedal.mu.Lock()
+	w.pedal.bad = brake
+	w.pedal.mu.Unlock()
+}
+
+// The log is full but the catalog is not: the suspension is durable in both
+// files, and its entry follows with the outbox.
+func TestSuspendLogFull(t *testing.T) {
+	w := newWorld(t, slow)
+	w.settle(t)
+	w.catalog.full = errors.New("disk full")
+	s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt")
+	if err != nil || !s.Durable || s.Entry != "" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	w.catalog.full = nil
+	if _, err := w.catalog.drain(); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range w.catalog.entries() {
+		if e.Record.Action == keystore.ActSuspend {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("%d entries", n)
+	}
+}
+
+// A crash after a resumption was recorded and before the brake let go leaves the
+// version suspended, and the catalog says so again.
+func TestResumeCrashKeepsTheBrake(t *testing.T) {
+	w := newWorld(t, slow)
+	w.settle(t)
+	if _, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil {
+		t.Fatal(err)
+	}
+	w.pedal.bad = errors.New("no space")
+	if _, err := w.Resume(t.Context(), "olga", "web", "", "no doubt"); err == nil {
+		t.Error("resumed with the brake on")
+	}
+	if err := w.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v := w.catalog.set("web").Versions[0]; v.Suspended == nil {
+		t.Error("the brake is on, and the catalog says it signs")
+	}
+	ids := map[string]bool{}
+	for _, e := range w.catalog.entries() {
+		if id := e.Record.ID; id != "" && e.Record.Action == keystore.ActSuspend {
+			if ids[id] {
+				t.Errorf("two entries are called %s", id)
+			}
+			ids[id] = true
+		}
+	}
+}
+
+func TestSuspendNamesNoVersion(t *testing.T) {
+	w := newWorld(t, slow)
+	if _, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("nothing is active: %v", err)
+	}
+	w.settle(t)
+	if _, err := w.Suspend(t.Context(), "olga", "web", "nobody", "doubt"); !errors.Is(err, keystore.ErrNotFound) {
+		t.Errorf("an unknown kid: %v", err)
+	}
+}

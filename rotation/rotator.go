@@ -1,0 +1,362 @@
+package rotation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+)
+
+// A Catalog keeps key sets.
+type Catalog interface {
+	// View returns a fresh snapshot.
+	View(ctx context.Context) (*keystore.View, error)
+	// Create records a new key set. It returns an error wrapping
+	// keystore.ErrExists if the name was ever taken.
+	Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.Record) (entry string, err error)
+	// Update gives f a copy of the key set and commits what f made of it and the
+	// records together, unless the set's revision is not expect (below zero: any),
+	// enters the records in the log, and makes the new state this node's view
+	// before it returns; entry is the last record's. If f fails, or changes
+	// nothing and returns no records, nothing happens. An error after f may come
+	// from the log alone: then the change is committed, and its records follow.
+	Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (entry string, err error)
+}
+
+// Keys finds providers.
+type Keys interface {
+	// Provider returns the provider of a configured keystore.
+	Provider(keystoreName string) (keystore.Provider, error)
+}
+
+// Log is the lifecycle log.
+type Log interface {
+	Lifecycle(ctx context.Context, rec keystore.Record) (audit.Receipt, error)
+	// Find returns the receipt of the entry with that Record.ID.
+	Find(ctx context.Context, id string) (audit.Receipt, bool, error)
+	// Health returns nil, or why nothing can be entered now.
+	Health() error
+}
+
+// Config is what a Rotator needs. Catalog, Keys, Audit and Brake are required.
+type Config struct {
+	Catalog Catalog
+	Keys    Keys
+	Audit   Log
+	Brake   Brake
+	// Proven is Facts.Proven for every key set. Whoever implements it calls
+	// Changed when its answer changes.
+	Proven func(keystore.KID) bool
+	// Foreign reports whether an object in a keystore, though no version's key, is
+	// to be there, such as a probe key. Nil: none is.
+	Foreign func(keystoreName string, object keystore.Object) bool
+	Log     *slog.Logger     // nil: discard
+	Now     func() time.Time // nil: time.Now
+}
+
+// A Rotator carries out the steps that Plan returns. All methods may be called
+// concurrently.
+type Rotator struct {
+	cfg Config
+
+	// locks serialise what is done to one key set: a key that is being made by one
+	// must not be taken for left over by another. Suspend and Resume do not take
+	// them, so that nothing holds up stopping.
+	mu       sync.Mutex
+	sets     map[string]*set
+	respec   chan struct{} // capacity 1: the list of key sets has changed
+	settling chan struct{} // capacity 1: a suspension waits for the catalog
+
+	records chan struct{} // capacity 1: full while brake and catalog are brought in line
+
+	brake sync.Mutex     // held over short use of Brake only
+	last  *keystore.View // guarded by mu: the last view read
+}
+
+// set is what the rotator holds of one key set.
+type set struct {
+	spec    Spec          // guarded by Rotator.mu
+	lock    chan struct{} // capacity 1: full while someone works on the set
+	changed chan struct{} // capacity 1
+
+	// Owned by the set's loop.
+	failures int
+	lastErr  string
+}
+
+// How long the rotator waits for others, at the most.
+const (
+	generateWithin = 5 * time.Minute
+	findWithin     = 30 * time.Second
+	commitWithin   = 10 * time.Second
+	lookWithin     = 500 * time.Millisecond
+	stopWithin     = 2 * time.Second // the catalog's part of a suspension
+	poll           = time.Minute     // between passes, at the most
+	pollUnserved   = time.Second     // while something other than time is awaited
+	retryMost      = time.Minute
+)
+
+// New returns a Rotator. It does nothing before Ensure names the key sets.
+func New(cfg Config) *Rotator {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Rotator{
+		cfg: cfg, sets: map[string]*set{},
+		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1), records: make(chan struct{}, 1),
+	}
+}
+
+func (r *Rotator) now() time.Time { return moment(r.cfg.Now()) }
+
+// Changed tells the rotator that something it waits for may have happened: an
+// acknowledgement, a proof, a token that is back, a change in the catalog.
+func (r *Rotator) Changed() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.sets {
+		kick(s.changed)
+	}
+	kick(r.settling)
+}
+
+func kick(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Run rotates until ctx ends and returns when everything it started has ended.
+// Each key set has a loop of its own, so that a keystore that hangs holds up its
+// own key sets only. A failed pass is tried again: the next one reads the state
+// anew, so there is nothing to undo.
+func (r *Rotator) Run(ctx context.Context) error {
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	loops.Go(func() { r.settleLoop(ctx) })
+	started := map[string]bool{}
+	for {
+		for name, s := range r.named() {
+			if !started[name] {
+				started[name] = true
+				loops.Go(func() { r.loop(ctx, name, s) })
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.respec:
+		}
+	}
+}
+
+func (r *Rotator) named() map[string]*set {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sets := make(map[string]*set, len(r.sets))
+	for name, s := range r.sets {
+		sets[name] = s
+	}
+	return sets
+}
+
+// of returns what is held of a configured key set, and its spec now.
+func (r *Rotator) of(name string) (*set, Spec, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.sets[name]
+	if !ok {
+		return nil, Spec{}, fmt.Errorf("key set %q: %w", name, keystore.ErrNotFound)
+	}
+	spec := s.spec
+	spec.Schedule.DestroyAfter = 0 // see Schedule
+	return s, spec, nil
+}
+
+// loop works on one key set until ctx ends.
+func (r *Rotator) loop(ctx context.Context, name string, s *set) {
+	for ctx.Err() == nil {
+		wait, err := r.locked(ctx, name, s)
+		if errors.Is(err, keystore.ErrNotFound) && !r.configured(name) {
+			wait, err = poll, nil
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		wait = r.settled(ctx, name, s, wait, err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+		case <-s.changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+func (r *Rotator) configured(name string) bool {
+	_, _, err := r.of(name)
+	return err == nil
+}
+
+func (r *Rotator) locked(ctx context.Context, name string, s *set) (time.Duration, error) {
+	if err := s.acquire(ctx); err != nil {
+		return 0, err
+	}
+	defer s.release()
+	return r.pass(ctx, name)
+}
+
+func (s *set) acquire(ctx context.Context) error {
+	select {
+	case s.lock <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for another step of the key set: %w", context.Cause(ctx))
+	}
+}
+
+func (s *set) release() { <-s.lock }
+
+// settled logs how a pass went, once for each change, and returns how long to
+// wait until the next.
+func (r *Rotator) settled(ctx context.Context, name string, s *set, wait time.Duration, err error) time.Duration {
+	if err == nil {
+		if s.lastErr != "" {
+			r.cfg.Log.InfoContext(ctx, "rotation goes on", "keyset", name)
+		}
+		s.failures, s.lastErr = 0, ""
+		return wait
+	}
+	if s.lastErr != err.Error() {
+		s.lastErr = err.Error()
+		r.cfg.Log.ErrorContext(ctx, "rotation is held up", "keyset", name, "err", err)
+	}
+	s.failures++
+	return backoff(s.failures)
+}
+
+// backoff returns how long to wait after so many failures: a second, two, four,
+// up to a minute, less up to half so that many do not come back together.
+func backoff(failures int) time.Duration {
+	d := min(time.Second<<min(failures-1, 10), retryMost)
+	return d - rand.N(d/2)
+}
+
+// pass takes every step of a key set that is due, one for each version, and
+// returns how long to wait until the next. Its caller holds the set's lock.
+func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) {
+	stepped := map[int]bool{}
+	for {
+		ks, spec, err := r.keySet(ctx, name)
+		if err != nil {
+			return 0, err
+		}
+		now := r.now()
+		step, why := Plan(r.facts(ks), spec.Schedule, now)
+		if step == NoStep {
+			return untilNext(why, now), nil
+		}
+		if stepped[step.Version] {
+			return time.Millisecond, nil // the next pass begins anew
+		}
+		stepped[step.Version] = true
+		if err := r.take(ctx, ks, spec, step); err != nil && !errors.Is(err, keystore.ErrOvertaken) {
+			return 0, fmt.Errorf("%s version %d of %s: %w", step.Kind, step.Version, name, err)
+		}
+	}
+}
+
+func untilNext(why Why, now time.Time) time.Duration {
+	switch {
+	case why.Step == NoStep:
+		return poll
+	case why.At.IsZero():
+		return pollUnserved
+	}
+	return max(min(why.At.Sub(now), poll), time.Millisecond)
+}
+
+// view reads the catalog, and remembers what it read for a time when it cannot
+// be read.
+func (r *Rotator) view(ctx context.Context) (*keystore.View, error) {
+	v, err := r.cfg.Catalog.View(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the catalog: %w", err)
+	}
+	r.mu.Lock()
+	r.last = v
+	r.mu.Unlock()
+	return v, nil
+}
+
+// keySet returns a configured key set as it is in the catalog now.
+func (r *Rotator) keySet(ctx context.Context, name string) (*keystore.KeySet, Spec, error) {
+	_, spec, err := r.of(name)
+	if err != nil {
+		return nil, Spec{}, err
+	}
+	v, err := r.view(ctx)
+	if err != nil {
+		return nil, Spec{}, err
+	}
+	ks, ok := v.KeySet(name)
+	if !ok {
+		return nil, Spec{}, fmt.Errorf("key set %q is not in the catalog: %w", name, keystore.ErrNotFound)
+	}
+	return ks, spec, nil
+}
+
+// facts returns what to plan by: the set, with the suspensions that only the
+// brake knows yet.
+func (r *Rotator) facts(ks *keystore.KeySet) Facts {
+	f := Facts{Set: ks, Proven: r.cfg.Proven}
+	for kid, fact := range r.suspended() {
+		if v, ok := f.Set.ByKID(kid); ok && v.Suspended == nil {
+			f.Set = f.Set.Clone()
+			v, _ = f.Set.ByKID(kid)
+			v.Suspended = &fact
+		}
+	}
+	return f
+}
+
+// Facts returns what is planned by for a configured key set, and its schedule,
+// fresh from the catalog.
+func (r *Rotator) Facts(ctx context.Context, name string) (Facts, Schedule, error) {
+	ks, spec, err := r.keySet(ctx, name)
+	if err != nil {
+		return Facts{}, Schedule{}, err
+	}
+	return r.facts(ks), spec.Schedule, nil
+}
+
+// Plan returns the steps ahead of a key set and what its next step waits for.
+func (r *Rotator) Plan(ctx context.Context, name string) ([]Planned, Why, error) {
+	f, sch, err := r.Facts(ctx, name)
+	if err != nil {
+		return nil, Why{}, err
+	}
+	now := r.now()
+	_, why := Plan(f, sch, now)
+	return Timeline(f, sch, now, horizon(f.Set, sch, now)), why, nil
+}
+
+// Why returns every step that a key set will take next and what each waits for.
+func (r *Rotator) Why(ctx context.Context, name string) ([]Why, error) {
+	f, sch, err := r.Facts(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return Waits(f, sch, r.now()), nil
+}

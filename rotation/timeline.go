@@ -1,0 +1,150 @@
+package rotation
+
+import (
+	"fmt"
+	"time"
+
+	"chancery/keystore"
+)
+
+// Planned is a step ahead.
+type Planned struct {
+	At      time.Time
+	Version int
+	Kind    Kind
+	HeldBy  string // what the step waits for until then
+}
+
+// maxPlanned bounds a timeline.
+const maxPlanned = 64
+
+// Timeline returns what Plan will do from now until the given time, in order,
+// at most 64 steps: the same engine run ahead on a copy of the set, as if keys
+// were made and nodes acknowledged at once and the active version signed to its
+// last moment. What waits for an operator is not in it. It is pure.
+func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
+	f.Set = f.Set.Clone()
+	if f.Rotate != nil {
+		f.Set.RotateBy = f.Rotate
+	}
+	f.Rotate, f.Proven = nil, nil
+	var steps []Planned
+	for t := now; len(steps) < maxPlanned; {
+		serveAll(f.Set, t)
+		step, why := Plan(f, sch, t)
+		if step == NoStep {
+			if !why.At.After(t) || why.At.After(until) {
+				break
+			}
+			t = why.At
+			continue
+		}
+		steps = append(steps, Planned{At: t, Version: step.Version, Kind: step.Kind, HeldBy: why.Text})
+		if step.From != 0 {
+			steps = append(steps, Planned{At: t, Version: step.From, Kind: Retire, HeldBy: "rule 4: one version signs at a time"})
+		}
+		foresee(f.Set, sch, step, why, t)
+	}
+	return steps
+}
+
+// serveAll has the node serve every version that is known.
+func serveAll(ks *keystore.KeySet, t time.Time) {
+	for _, v := range ks.Known() {
+		if v.ServedAt.IsZero() {
+			v.ServedAt = t
+		}
+		if ks.ServedAt.IsZero() {
+			ks.ServedAt = t
+		}
+	}
+}
+
+// foresee takes a step in thought.
+func foresee(ks *keystore.KeySet, sch Schedule, step Step, why Why, t time.Time) {
+	v, ok := ks.Version(step.Version)
+	switch step.Kind {
+	case Generate:
+		ks.Versions = append(ks.Versions, keystore.Version{
+			Number: step.Version, Algorithm: ks.Algorithm, Keystore: ks.Keystore, State: keystore.Pending, CreatedAt: t,
+			KID: keystore.KID(fmt.Sprintf("version %d", step.Version)),
+		})
+	case Publish:
+		v.State, v.PublishedAt = keystore.Published, t
+	case Destroy:
+		v.State, v.DestroyedAt = keystore.Destroyed, t
+	case Activate, Remove:
+		if old, swap := ks.Active(); swap && step.Kind == Activate {
+			old.ExpHorizon = later(old.ExpHorizon, t.Add(2*lifetime(ks, sch, t)))
+		}
+		if ok {
+			_, err := apply(ks, sch, step, why, t)
+			ok = err == nil
+		}
+	}
+}
+
+// A Window is when a version signs and is known, as far as it can be told:
+// times ahead are planned, and zero where nothing is.
+type Window struct {
+	SignsFrom  time.Time // the first moment it signs or signed
+	SignsUntil time.Time // the end of signing
+	RetiresAt  time.Time // it leaves the published set
+}
+
+// Windows returns the window of each version of the set by number, looking far
+// enough ahead to cover the versions that are known now. It is pure.
+func Windows(f Facts, sch Schedule, now time.Time) map[int]Window {
+	windows := make(map[int]Window, len(f.Set.Versions))
+	for i := range f.Set.Versions {
+		v := &f.Set.Versions[i]
+		windows[v.Number] = Window{SignsFrom: v.ActivatedAt, SignsUntil: v.StoppedAt, RetiresAt: v.RetiredAt}
+	}
+	for _, p := range Timeline(f, sch, now, horizon(f.Set, sch, now)) {
+		w, ok := windows[p.Version]
+		switch {
+		case !ok:
+			continue
+		case p.Kind == Activate:
+			w.SignsFrom = p.At
+		case p.Kind == Retire:
+			w.SignsUntil = p.At
+		case p.Kind == Remove:
+			w.RetiresAt = p.At
+		}
+		windows[p.Version] = w
+	}
+	return windows
+}
+
+// horizon is far enough ahead of now for two rotations and for everything that
+// is known now to have left the set.
+func horizon(ks *keystore.KeySet, sch Schedule, now time.Time) time.Time {
+	return now.Add(2*(sch.Every+cacheFor(ks, sch, now)+sch.Skew+sch.Lease+lifetime(ks, sch, now)) + time.Hour)
+}
+
+// Alarms returns what an operator should know about the set's versions, by
+// number: a version that signs beyond its period, one that is suspended, one
+// that waits without an end. It is pure.
+func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
+	alarms := map[int][]string{}
+	active, ok := f.Set.Active()
+	if ok && sch.Every > 0 {
+		if over := now.Sub(active.ActivatedAt.Add(sch.Every)); over > sch.lead()/10 {
+			alarms[active.Number] = append(alarms[active.Number], fmt.Sprintf("signs %v beyond its period", over.Round(time.Second)))
+		}
+	}
+	for i := range f.Set.Versions {
+		v := &f.Set.Versions[i]
+		if v.Suspended != nil && v.State.Known() {
+			alarms[v.Number] = append(alarms[v.Number], "suspended by "+v.Suspended.By+": "+v.Suspended.Reason)
+		}
+		if v.State == keystore.Pending && now.Sub(v.CreatedAt) > time.Minute {
+			alarms[v.Number] = append(alarms[v.Number], "its key has not come to be yet")
+		}
+		if v.State == keystore.Published && v.ServedAt.IsZero() && now.Sub(v.PublishedAt) > time.Minute {
+			alarms[v.Number] = append(alarms[v.Number], "no node has said that it serves it")
+		}
+	}
+	return alarms
+}

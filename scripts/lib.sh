@@ -1,0 +1,53 @@
+# Shared by the scripts beside it; to be sourced by bash.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+bin=$top/.build
+
+say()  { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die()  { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2; exit 1; }
+
+# need_packages COMMAND=PACKAGE ... installs what is missing: with apt-get when
+# root, otherwise it says exactly what to install. A command that begins with a
+# slash, or holds a *, is a file that must exist.
+need_packages() {
+  local missing=() pair
+  for pair in "$@"; do
+    local what=${pair%%=*} package=${pair#*=}
+    case $what in
+      *[*]*|/*) compgen -G "$what" >/dev/null || missing+=("$package") ;;
+      *) command -v "$what" >/dev/null 2>&1 || missing+=("$package") ;;
+    esac
+  done
+  [ ${#missing[@]} -gt 0 ] || return 0
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    say "installing ${missing[*]}"
+    apt-get install -y -qq "${missing[@]}" >/dev/null 2>&1 ||
+      { apt-get update -qq >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null; } ||
+      die "could not install ${missing[*]}"
+  else
+    die "missing: ${missing[*]}" "sudo apt-get install ${missing[*]}   (or what your distribution calls them)"
+  fi
+}
+
+# softhsm_module succeeds where SoftHSM is installed.
+need_softhsm() {
+  [ -n "${SOFTHSM2_MODULE:-}" ] && [ -e "$SOFTHSM2_MODULE" ] && return 0
+  local f
+  for f in /usr/lib/softhsm/libsofthsm2.so /usr/lib64/softhsm/libsofthsm2.so /usr/lib64/pkcs11/libsofthsm2.so \
+           /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so /usr/lib/libsofthsm2.so \
+           /opt/homebrew/lib/softhsm/libsofthsm2.so; do
+    [ -e "$f" ] && command -v softhsm2-util >/dev/null 2>&1 && return 0
+  done
+  need_packages '/usr/lib/softhsm/libsofthsm2.so=softhsm2'
+}
+
+need_go() {
+  command -v go >/dev/null 2>&1 || die "Go is not installed" "install Go $(sed -n 's/^go //p' "$top/go.mod") or later from your distribution or the Go project"
+  command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || need_packages 'gcc=gcc' '/usr/include/stdio.h=libc6-dev'
+}
+
+build() {
+  say "building chanceryd and chancery"
+  mkdir -p "$bin"
+  ( cd "$top" && go build -o "$bin/chanceryd" ./cmd/chanceryd && CGO_ENABLED=0 go build -o "$bin/chancery" ./cmd/chancery )
+}

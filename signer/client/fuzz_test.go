@@ -1,0 +1,49 @@
+package client
+
+import (
+	"encoding/base64"
+	"testing"
+)
+
+// What parses is in the one spelling there is: its parts encode back to it.
+func FuzzParseJWS(f *testing.F) {
+	k := newKey(f, "k1", "EdDSA")
+	f.Add(k.sign(f, k.header(), payload(`,"aud":["a"]`)))
+	f.Add("e30.e30.")
+	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	f.Add("a.b.c.d.e")
+	f.Fuzz(func(t *testing.T, token string) {
+		j, err := parseJWS(token)
+		if err != nil {
+			return
+		}
+		b64 := base64.RawURLEncoding.EncodeToString
+		if back := b64(j.rawHeader) + "." + b64(j.payload) + "." + b64(j.signature); back != token {
+			t.Errorf("%q parses as %q", token, back)
+		}
+		if _, ok := algorithmNamed(j.header.Algorithm); !ok {
+			t.Errorf("algorithm %q was let through", j.header.Algorithm)
+		}
+		readClaims(j.payload)
+	})
+}
+
+// What is in a parsed set is complete and fits.
+func FuzzParseKeySet(f *testing.F) {
+	f.Add([]byte(`{"keys":[` + string(newKey(f, "k1", "ES256").jwk(f)) + `]}`))
+	f.Add([]byte(`{"keys":[` + string(newKey(f, "k2", "EdDSA").jwk(f)) + `,{"kty":"oct"}]}`))
+	f.Add([]byte(`{"keys":[{"kty":"RSA","alg":"RS256","kid":"r","n":"AQAB","e":"AQ"}]}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		set, err := parseKeySet(data)
+		if err != nil {
+			return
+		}
+		for kid, k := range set {
+			a, ok := algorithmNamed(k.Algorithm)
+			if kid == "" || kid != k.KID || !ok || !a.fits(k.Public) {
+				t.Errorf("key %q: %+v", kid, k)
+			}
+			a.verify(k.Public, "input", make([]byte, 64))
+		}
+	})
+}
