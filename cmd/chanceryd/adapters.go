@@ -174,7 +174,7 @@ func (n *node) startRecord(cfg *config.Config) keystore.Record {
 	rec := keystore.Record{
 		Principal: "chancery", Action: keystore.ActStart, Outcome: keystore.OutcomeDone,
 		Detail: map[string]string{
-			"version": version(), "go": runtime.Version(), "config": cfg.Hash(), "binary": fileHash("/proc/self/exe"),
+			"version": version(), "go": runtime.Version(), "config": cfg.Hash(), "binary": <-n.binary,
 		},
 	}
 	for name, ks := range cfg.Keystores {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,6 +58,7 @@ type node struct {
 	doors     *doors
 
 	states chan keystore.TokenStatus
+	binary chan string // the hash of this program, once
 	wg     sync.WaitGroup
 	stop   context.CancelFunc
 }
@@ -70,8 +72,10 @@ func startNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (n *no
 	n = &node{
 		log: log, metrics: telemetry.New(version()), now: time.Now,
 		states: make(chan keystore.TokenStatus, 64), providers: make(map[string]keystore.Provider),
+		binary: make(chan string, 1),
 	}
 	n.config.Store(cfg)
+	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
 	defer func() {
 		if err != nil {
 			n.Close()
@@ -260,8 +264,31 @@ func (n *node) run(ctx context.Context) error {
 	return nil
 }
 
+// tokensWithin is how long rotation waits at the start for tokens to come up.
+const tokensWithin = 5 * time.Second
+
+// awaitTokens waits until no token is starting any more, or for tokensWithin.
+func (n *node) awaitTokens(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tokensWithin)
+	defer cancel()
+	starting := func() bool {
+		return slices.ContainsFunc((&tokens{n.providers}).Status(), func(s keystore.TokenStatus) bool {
+			return s.State == keystore.TokenStarting
+		})
+	}
+	for tick := time.NewTicker(5 * time.Millisecond); starting(); {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // rotate finishes what a crash left, and then rotates.
 func (n *node) rotate(ctx context.Context) {
+	n.awaitTokens(ctx)
 	found, err := n.rotator.Reconcile(ctx)
 	if err != nil && ctx.Err() == nil {
 		n.log.Warn("not everything could be reconciled; rotation goes on with what can be reached", "err", err)
