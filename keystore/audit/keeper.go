@@ -105,16 +105,14 @@ func (l *Log) publishShard(ctx context.Context, s *shard) error {
 		s.untake(full)
 		return fmt.Errorf("writing tiles: %w", err)
 	}
-	if t.size == 0 || t.size == s.signed {
+	if t.size == 0 || t.size == s.signed && t.size == s.remembered {
 		return nil
 	}
 	c := Checkpoint{s.origin, t.size, t.root()}
-	if t.size > s.remembered {
-		if err := l.tell(ctx, c); err == nil {
-			s.remembered = t.size
-		}
+	if t.size != s.remembered && l.tell(ctx, c) == nil {
+		s.remembered = t.size
 	}
-	if l.cfg.Key == nil {
+	if t.size == s.signed || l.cfg.Key == nil {
 		return nil
 	}
 	key, err := l.cfg.Key(ctx)

@@ -30,6 +30,7 @@ func (s *shard) load(remembered Head) (repair, error) {
 	if err != nil {
 		return repair{}, err
 	}
+	s.remembered = remembered.Size
 	if len(s.journals) == 0 {
 		if remembered.Size > 0 || published.Size > 0 {
 			return repair{}, inconsistent(s.origin, "its journals are gone; it had %d entries %s",

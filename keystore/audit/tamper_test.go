@@ -95,7 +95,7 @@ func TestI11AnyChangedByteIsFound(t *testing.T) {
 		}
 		_, _, rest := parts(t, b)
 		used := len(b) - len(rest)
-		for i := range 28 {
+		for i := range 24 {
 			at := rng.IntN(used)
 			if i < 20 {
 				at = []int{0, 8, 12, 20, 30, 40, 200, headerSize, headerSize + 4, headerSize + 8,
