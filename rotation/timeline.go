@@ -43,7 +43,9 @@ func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
 		if step.From != 0 {
 			steps = append(steps, Planned{At: t, Version: step.From, Kind: Retire, HeldBy: "rule 4: one version signs at a time"})
 		}
-		foresee(f.Set, sch, step, why, t)
+		if foresee(f.Set, sch, step, why, t) != nil {
+			break
+		}
 	}
 	return steps
 }
@@ -61,8 +63,8 @@ func serveAll(ks *keystore.KeySet, t time.Time) {
 }
 
 // foresee takes a step in thought.
-func foresee(ks *keystore.KeySet, sch Schedule, step Step, why Why, t time.Time) {
-	v, ok := ks.Version(step.Version)
+func foresee(ks *keystore.KeySet, sch Schedule, step Step, why Why, t time.Time) error {
+	v, _ := ks.Version(step.Version)
 	switch step.Kind {
 	case Generate:
 		ks.Versions = append(ks.Versions, keystore.Version{
@@ -77,11 +79,10 @@ func foresee(ks *keystore.KeySet, sch Schedule, step Step, why Why, t time.Time)
 		if old, swap := ks.Active(); swap && step.Kind == Activate {
 			old.ExpHorizon = later(old.ExpHorizon, t.Add(2*lifetime(ks, sch, t)))
 		}
-		if ok {
-			_, err := apply(ks, sch, step, why, t)
-			ok = err == nil
-		}
+		_, err := apply(ks, sch, step, why, t)
+		return err
 	}
+	return nil
 }
 
 // A Window is when a version signs and is known, as far as it can be told:
