@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net/url"
 	"regexp"
@@ -86,7 +88,7 @@ func baseURL(s string) (*url.URL, error) {
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 func (k checker) keystores() {
-	if len(k.Keystores) == 0 && k.has("keystores") {
+	if len(k.Keystores) == 0 && k.has("keystores") && !k.said("keystores") {
 		k.errorf("keystores", "", "there is no keystore")
 	}
 	tokens := make(map[string]string)
@@ -98,7 +100,11 @@ func (k checker) keystores() {
 		p := k.Keystores[n].PKCS11
 		if p.Module != "" {
 			if err := checkModule(p.Module); err != nil {
-				k.errorf(path+".pkcs11.module", "a PKCS#11 module runs inside the daemon's worker: root owns it", "%v", err)
+				hint := "a PKCS#11 module is code the daemon runs: it belongs to root, and nobody else writes it"
+				if errors.Is(err, fs.ErrNotExist) {
+					hint = "the path of the vendor's PKCS#11 library; SoftHSM's is libsofthsm2.so"
+				}
+				k.errorf(path+".pkcs11.module", hint, "%v", err)
 			}
 		}
 		k.token(path+".pkcs11.token", p.Token)
@@ -122,7 +128,8 @@ func (k checker) token(path, uri string) {
 	}
 	u, err := pkcs11.ParseURI(uri)
 	if err != nil {
-		k.errorf(path, "pkcs11:serial=…?pin-source=file:/…", "%v", err)
+		text, hint := splitHint(err.Error())
+		k.errorf(path, cmp.Or(hint, "pkcs11:serial=…?pin-source=file:/…"), "%s", text)
 		return
 	}
 	if u.PINFile == "" {
@@ -153,7 +160,7 @@ func (k checker) keySets() {
 		k.schedule(path, ks)
 	}
 	switch {
-	case len(audits) == 0 && k.has("keysets"):
+	case len(audits) == 0 && k.has("keysets") && !k.said("keysets"):
 		k.errorf("keysets", "audit: {purpose: audit, algorithm: EdDSA, keystore: …}", "no key set is of purpose audit, so nothing would sign the log")
 	case len(audits) > 1:
 		for _, n := range audits[1:] {
@@ -362,9 +369,9 @@ func (k checker) policyFault(err error) {
 	if slices.Contains(required, strings.TrimPrefix(path, parent+".")) && !k.has(path) {
 		return // missing: said already
 	}
-	text, hint, _ := strings.Cut(strings.TrimSuffix(fault.Text, ")"), " (hint: ")
-	if hint == "" {
-		text = fault.Text
+	text, hint := splitHint(fault.Text)
+	if strings.HasSuffix(path, "].max_ttl") && !k.has(path) {
+		text = "max_ttl is missing: a rule to sign has a limit"
 	}
 	k.errorf(path, hint, "%s", text)
 }

@@ -269,9 +269,7 @@ func (k Keystore) equal(o Keystore) bool {
 }
 
 func (ks KeySet) equal(o KeySet) bool {
-	same := slices.Equal(ks.Algorithms, o.Algorithms)
-	ks.Algorithms, o.Algorithms = nil, nil
-	return same && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm && ks.Keystore == o.Keystore &&
+	return slices.Equal(ks.Algorithms, o.Algorithms) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm && ks.Keystore == o.Keystore &&
 		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
 		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer
 }

@@ -161,7 +161,7 @@ func TestOneMistake(t *testing.T) {
 		old, new string
 		want     string // part of the one finding; empty: there is none
 	}{
-		{"a tab", "node: dev", "\tnode: dev", "error: found character that cannot start any token"},
+		{"a tab", "node: dev", "\tnode: dev", "error: found a tab character where an indentation space is expected"},
 		{"two documents", "node: dev", "node: dev\n---\na: 1", "error: expected single document, found multiple"},
 		{"invalid UTF-8", "node: dev", "node: \xff", "invalid leading UTF-8 octet"},
 		{"a link to a module", "module.so'", "link.so'", ""},
@@ -196,7 +196,7 @@ func TestOneMistake(t *testing.T) {
 		{"a tag", "node: dev", "node: !!str dev", "error: node: tags are not used here"},
 		{"a merge key", "  web:\n", "  web:\n    <<: {purpose: ca}\n", "a member's name is plain text"},
 		{"yes", "accept_short_windows: false", "accept_short_windows: yes", `want true or false, not "yes"`},
-		{"a number for a name", "node: dev", "node: 7", `want text, and YAML reads "7" as a int`},
+		{"a number for a name", "node: dev", "node: 7", `want text, and YAML reads "7" as !!int`},
 		{"two members of one name", "node: dev", "node: dev\nnode: dev", "config.yaml:6:1: error: node: it is there twice: first on line 5"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -346,7 +346,7 @@ func TestA22FindingsHoldNoControlCharacters(t *testing.T) {
 }
 
 // FuzzLoad: any text gives findings or a configuration, never a panic, and
-// every finding has a place in the file.
+// every finding has a place in the file, or just behind it.
 func FuzzLoad(f *testing.F) {
 	dir := world(f)
 	path := filepath.Join(dir, "config.yaml")
@@ -378,7 +378,7 @@ func FuzzLoad(f *testing.F) {
 		check(c, found, time.Now())
 		lines := strings.Count(text, "\n") + strings.Count(text, "\r") + strings.Count(text, "\u0085") + strings.Count(text, "\u2028") + strings.Count(text, "\u2029") + 1
 		for _, x := range found.sorted() {
-			if x.Line < 1 || x.Column < 1 || x.Line > lines || strings.ContainsAny(x.String(), "\n\x1b") {
+			if x.Line < 1 || x.Column < 1 || x.Line > lines+1 || strings.ContainsAny(x.String(), "\n\x1b") {
 				t.Fatalf("finding %q at %d:%d of %d lines", x, x.Line, x.Column, lines)
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,14 +24,15 @@ func (f *findings) parse(text []byte) *yaml.Node {
 	if err == nil && doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
 		return doc.Content[0]
 	}
-	message, at := "it is not one YAML document", position{1, 1}
+	message, hint, at := "it is not one YAML document", "", position{1, 1}
 	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
 		message = strings.TrimPrefix(e.Message, "yaml: ")
 		if e.Mark.Line > 0 {
 			at = position{e.Mark.Line, max(1, e.Mark.Column)}
+			hint = "YAML indents with spaces; quote text that holds `: ` or begins with a sign"
 		}
 	}
-	f.add(at, "", Error, "YAML indents with spaces; quote text that holds `: ` or begins with a sign", "%s", message)
+	f.add(at, "", Error, hint, "%s", message)
 	return nil
 }
 
@@ -95,7 +97,7 @@ func (d decoder) text(n *yaml.Node, path string, into reflect.Value) {
 	}
 	if n.ShortTag() != "!!str" {
 		d.add(position{n.Line, n.Column}, path, Error, fmt.Sprintf("write %.40q, in quotes", n.Value),
-			"want text, and YAML reads %.40q as a %s", n.Value, strings.TrimPrefix(n.ShortTag(), "!!"))
+			"want text, and YAML reads %.40q as %s", n.Value, n.ShortTag())
 		return
 	}
 	if n.Value == "" {
@@ -132,11 +134,11 @@ var days = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
 func ParseDuration(s string) (time.Duration, error) {
 	rest, total := s, time.Duration(0)
 	if m := days.FindStringSubmatch(s); m != nil {
-		n, err := time.ParseDuration(m[1] + "h")
+		n, err := strconv.Atoi(m[1])
 		if err != nil {
 			return 0, errors.New("it is no duration")
 		}
-		total, rest = 24*n, m[2]
+		total, rest = time.Duration(n)*24*time.Hour, m[2]
 	}
 	if rest != "" {
 		v, err := time.ParseDuration(rest)
@@ -148,7 +150,7 @@ func ParseDuration(s string) (time.Duration, error) {
 		case v < 0 || strings.HasPrefix(rest, "+"):
 			return 0, errors.New("it has a sign")
 		}
-		total += min(v, maxDuration)
+		total = min(total, maxDuration+1) + min(v, maxDuration+1)
 	}
 	if total <= 0 {
 		return 0, errors.New("it is not positive")

@@ -170,7 +170,7 @@ func (k checker) clients() {
 		}
 		c.certificates = certs
 	}
-	if len(k.Clients) == 0 && k.has("clients") {
+	if len(k.Clients) == 0 && k.has("clients") && !k.said("clients") {
 		k.errorf("clients", "", "there is no trust anchor, so nobody could connect")
 	}
 }

@@ -95,6 +95,20 @@ func (f *findings) has(path string) bool {
 	return ok
 }
 
+// said reports whether there is a finding about path itself.
+func (f *findings) said(path string) bool {
+	return slices.ContainsFunc(f.list, func(x Finding) bool { return x.Path == path })
+}
+
+// splitHint parts a text that ends in (hint: …).
+func splitHint(s string) (text, hint string) {
+	text, rest, ok := strings.Cut(s, " (hint: ")
+	if !ok || !strings.HasSuffix(rest, ")") {
+		return s, ""
+	}
+	return text, strings.TrimSuffix(rest, ")")
+}
+
 // sorted returns the findings in the order of the file.
 func (f *findings) sorted() []Finding {
 	slices.SortStableFunc(f.list, func(a, b Finding) int {

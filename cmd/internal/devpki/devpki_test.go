@@ -97,6 +97,9 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("%d files", len(first))
 	}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
 		info, err := d.Info()
 		if err != nil {
 			return err

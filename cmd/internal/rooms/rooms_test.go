@@ -32,7 +32,7 @@ signer                : keystore keystore/audit signer/api signer/policy signer/
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
 signer/client         : signer/api
 rotation              : keystore keystore/audit
-cmd/internal/config   : keystore signer/api signer/policy signer/ca rotation softhsm
+cmd/internal/config   : keystore keystore/pkcs11 signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit signer/api signer/client
