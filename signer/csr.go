@@ -22,6 +22,9 @@ type Authority struct {
 	KeySet   string
 	Profiles map[string]*ca.Profile
 	Skew     time.Duration // notBefore is now − Skew
+	// ClientAnchors vouch for our own clients: nothing that could open our doors
+	// is issued.
+	ClientAnchors []*x509.Certificate
 }
 
 // Certificates keeps what was issued, by whom, and under which keys.
@@ -131,7 +134,7 @@ func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSR
 		return api.SignCSRReply{}, s.refuse(act, err)
 	}
 	prepared, err := ca.Prepare(grant, profile, issuer, ca.Request{CSR: []byte(req.CSR), TTL: req.TTL}, ca.Env{
-		Now: s.Now(), Skew: authority.Skew,
+		Now: s.Now(), Skew: authority.Skew, ClientAnchors: authority.ClientAnchors,
 		Ours: func(h keystore.SPKIHash) (bool, error) { return s.Certificates.IsOurs(ctx, h) },
 	})
 	if err != nil {
@@ -180,7 +183,7 @@ func (s *Service) abandon(ctx context.Context, act keystore.Record, cause error)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	e := publicError(cause)
-	act.ID, act.Outcome, act.Code, act.Reason = act.Serial, failure(cause), string(e.Code), e.Error()
+	act.ID, act.Outcome, act.Code, act.Reason = act.Serial, failure(cause), string(e.Code), e.Reason()
 	receipt, err := s.Log.Act(ctx, act)
 	if err != nil {
 		return auditUnavailable(errors.Join(cause, err))

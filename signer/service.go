@@ -141,7 +141,7 @@ func (s *Service) digest(parts ...[]byte) string {
 // the act; its outcome, code and cause are filled in.
 func (s *Service) refuse(r keystore.Record, err error) error {
 	e := publicError(err)
-	r.Outcome, r.Code, r.Reason = keystore.OutcomeRefused, string(e.Code), e.Error()
+	r.Outcome, r.Code, r.Reason = keystore.OutcomeRefused, string(e.Code), e.Reason()
 	s.Log.Refuse(r)
 	return e
 }
@@ -150,7 +150,7 @@ func (s *Service) refuse(r keystore.Record, err error) error {
 // failed, or unknown where the token may have signed.
 func (s *Service) fail(r keystore.Record, err error) error {
 	e := publicError(err)
-	r.Outcome, r.Code, r.Reason = failure(err), string(e.Code), e.Error()
+	r.Outcome, r.Code, r.Reason = failure(err), string(e.Code), e.Reason()
 	s.Log.Refuse(r)
 	return e
 }

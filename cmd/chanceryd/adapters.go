@@ -42,7 +42,11 @@ func (n *node) authority(name string) (signer.Authority, bool) {
 	if !ok {
 		return signer.Authority{}, false
 	}
-	return signer.Authority{KeySet: a.KeySet, Profiles: a.Profiles, Skew: a.Skew}, true
+	var anchors []*x509.Certificate
+	for _, anchor := range n.config.Load().Anchors() {
+		anchors = append(anchors, anchor.CA)
+	}
+	return signer.Authority{KeySet: a.KeySet, Profiles: a.Profiles, Skew: a.Skew, ClientAnchors: anchors}, true
 }
 
 // specs are the key sets of cfg as rotation knows them.
@@ -53,7 +57,7 @@ func specs(cfg *config.Config) []rotation.Spec {
 			Name: name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
 			Schedule: rotation.Schedule{
 				Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
-				Lifetime: ks.MaxTTL, Lease: lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
+				Lifetime: ks.MaxTTL, Lease: config.Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
 			},
 		})
 	}

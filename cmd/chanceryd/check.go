@@ -11,7 +11,6 @@ import (
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore/pkcs11"
-	"chancery/rotation"
 )
 
 // errFindings: the findings have been printed.
@@ -24,7 +23,6 @@ func checkCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, findings := config.Load(path)
 			if cfg != nil {
-				findings = append(findings, checkSchedules(cfg)...)
 				findings = append(findings, checkTokens(cmd.Context(), cfg)...)
 			}
 			errs, warnings := 0, 0
@@ -46,25 +44,6 @@ func checkCommand() *cobra.Command {
 	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
 	required(cmd, "config")
 	return cmd
-}
-
-// checkSchedules says where the windows of a key set violate the rules of
-// rotation, or are shorter than what verifiers cache.
-func checkSchedules(cfg *config.Config) []config.Finding {
-	var found []config.Finding
-	for _, spec := range specs(cfg) {
-		for _, f := range rotation.Check(spec) {
-			severity := config.Error
-			if f.Warning {
-				severity = config.Warning
-				if cfg.AcceptShortWindows {
-					continue
-				}
-			}
-			found = append(found, cfg.At("keysets."+spec.Name+"."+f.Field, severity, f.Message, f.Hint))
-		}
-	}
-	return found
 }
 
 // inspectWithin bounds how long a module may take to say what it can do.

@@ -29,11 +29,6 @@ import (
 // grace is how long requests in progress may take at shutdown.
 const grace = 10 * time.Second
 
-// lease is what rotation allows for a signature made by a snapshot that is
-// just being replaced. On one node the swap is one pointer, so a second is
-// ample.
-const lease = time.Second
-
 // node introduces the rooms to each other and runs them.
 type node struct {
 	log     *slog.Logger

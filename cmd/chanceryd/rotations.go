@@ -51,13 +51,15 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 // wireError says what an operator may know of a refusal of the engine.
 func wireError(err error) error {
 	if early, ok := errors.AsType[*rotation.TooEarly](err); ok {
-		e := api.Errorf(api.CodeTooEarly, "%v", early).Because(err)
+		e := api.Errorf(api.CodeTooEarly, "%v", early)
 		e.Rule = fmt.Sprint(early.Rule)
 		e.RetryAfter = max(1, int64((early.RetryAfter+time.Second-1)/time.Second))
 		return e
 	}
 	if many, ok := errors.AsType[*rotation.TooMany](err); ok {
-		return api.Errorf(api.CodeConflict, "%v", many).Because(err)
+		e := api.Errorf(api.CodeConflict, "%v", many)
+		e.RetryAfter = int64((many.RetryAfter + time.Second - 1) / time.Second)
+		return e
 	}
 	switch {
 	case errors.Is(err, keystore.ErrNotFound):

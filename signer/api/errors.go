@@ -107,6 +107,15 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s: %s", e.Code, e.Detail)
 }
 
+// Reason returns what happened in words, the cause included and the code left
+// out: it is for entries of the log, which hold the code apart.
+func (e *Error) Reason() string {
+	if e.cause != nil {
+		return fmt.Sprintf("%s: %v", e.Detail, e.cause)
+	}
+	return e.Detail
+}
+
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.cause }
 
