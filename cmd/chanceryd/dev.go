@@ -71,7 +71,7 @@ func (d devOptions) run(ctx context.Context) error {
 	if err := os.Remove(filepath.Join(dir, "endpoints.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return serve(ctx, cfg, path, newLogger(d.verbose), func(n *node) error { return d.announce(ctx, dir, cfg, n) })
+	return serve(ctx, cfg, path, true, newLogger(d.verbose), func(n *node) error { return d.announce(ctx, dir, cfg, n) })
 }
 
 // prepare makes what is missing in dir.

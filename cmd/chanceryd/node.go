@@ -31,6 +31,8 @@ const grace = 10 * time.Second
 
 // node introduces the rooms to each other and runs them.
 type node struct {
+	ownTokens bool
+
 	log     *slog.Logger
 	metrics *telemetry.Metrics
 	config  atomic.Pointer[config.Config]
@@ -63,9 +65,11 @@ var errLocked = errors.New("another daemon holds the data directory")
 
 // startNode opens everything cfg names and starts serving. What it has opened
 // is closed again if it fails.
-func startNode(ctx context.Context, cfg *config.Config, log *slog.Logger) (n *node, err error) {
+// ownTokens says that this program made the tokens and their PIN files.
+func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slog.Logger) (n *node, err error) {
 	n = &node{
-		log: log, metrics: telemetry.New(version()), now: time.Now,
+		ownTokens: ownTokens,
+		log:       log, metrics: telemetry.New(version()), now: time.Now,
 		states: make(chan keystore.TokenStatus, 64), providers: make(map[string]keystore.Provider),
 		binary: make(chan string, 1),
 	}
@@ -119,6 +123,7 @@ func (n *node) openKeystores(context.Context) error {
 		p, err := pkcs11.Open(pkcs11.Config{
 			Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env,
 			StateDir: filepath.Join(cfg.Data, "tokens"), Log: n.log, Now: n.now, OnState: n.tokenState,
+			OwnToken: n.ownTokens,
 		})
 		if err != nil {
 			return fmt.Errorf("keystore %q: %w", name, err)

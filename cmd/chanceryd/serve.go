@@ -35,7 +35,7 @@ func serveCommand() *cobra.Command {
 			if err := refuseDev(cfg); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, path, newLogger(verbose), func(*node) error { return nil })
+			return serve(cmd.Context(), cfg, path, false, newLogger(verbose), func(*node) error { return nil })
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
@@ -46,11 +46,11 @@ func serveCommand() *cobra.Command {
 
 // serve runs a node until SIGTERM or SIGINT; SIGHUP reloads. started is called
 // once, when the doors are open.
-func serve(ctx context.Context, cfg *config.Config, path string, log *slog.Logger, started func(*node) error) error {
+func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool, log *slog.Logger, started func(*node) error) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	n, err := startNode(ctx, cfg, log)
+	n, err := startNode(ctx, cfg, ownTokens, log)
 	if err != nil {
 		return err
 	}

@@ -66,12 +66,7 @@ func startGeneration(number uint32, lanes int, env map[string]string) (*generati
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer theirs.Close()
-	g := &generation{
-		number: number, conn: ours, ended: make(chan struct{}),
-		wake: make(chan struct{}, 1), busy: make(chan struct{}, 1),
-		calls: make(map[uint32]*call),
-		pool:  sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }},
-	}
+	g := newGeneration(number, ours)
 	g.cmd = &exec.Cmd{
 		Path:       "/proc/self/exe", // this binary, even if its file has been replaced
 		Args:       []string{workerName},
@@ -92,10 +87,24 @@ func startGeneration(number uint32, lanes int, env map[string]string) (*generati
 		ours.Close()
 		return nil, fmt.Errorf("starting a worker: %w", err)
 	}
+	g.run()
+	return g, nil
+}
+
+func newGeneration(number uint32, conn *os.File) *generation {
+	return &generation{
+		number: number, conn: conn, ended: make(chan struct{}),
+		wake: make(chan struct{}, 1), busy: make(chan struct{}, 1),
+		calls: make(map[uint32]*call),
+		pool:  sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }},
+	}
+}
+
+// run starts what reap waits for.
+func (g *generation) run() {
 	g.loops.Go(g.read)
 	g.loops.Go(g.write)
 	g.loops.Go(g.watch)
-	return g, nil
 }
 
 // socketpair returns two ends: ours in the runtime's poller, theirs blocking.

@@ -43,8 +43,7 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 			for i, s := range v.steps {
 				if i == 0 || s.rewrite {
 					os.Remove(file)
-					// A file of the same inode, size and second is still another file.
-					if err := os.WriteFile(file, []byte(s.pin+"\n"), 0o600); err != nil {
+					if err := os.WriteFile(file, []byte(secretOf(s.pin)+"\n"), 0o600); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -58,7 +57,7 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 				}
 				asked := false
 				err = l.attempt(p, func(value []byte) error {
-					asked = string(value) == s.pin
+					asked = string(value) == secretOf(s.pin)
 					onDisk, _ := os.ReadFile(l.path)
 					if l.book.Accepted == nil && !strings.Contains(string(onDisk), `"answered": false`) {
 						t.Errorf("step %d: not written down before it is offered", i)
@@ -71,7 +70,7 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 				if !s.asked && !errors.Is(err, keystore.ErrPINRejected) || s.asked && !errors.Is(err, s.answer) {
 					t.Errorf("step %d: %v", i, err)
 				}
-				if err != nil && strings.Contains(err.Error(), "PIN "+s.pin) {
+				if err != nil && strings.Contains(err.Error(), secretOf(s.pin)) {
 					t.Errorf("step %d: the PIN is in the error", i)
 				}
 			}
@@ -82,6 +81,8 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 		})
 	}
 }
+
+func secretOf(pin string) string { return "secret-" + pin + "-9341" }
 
 func TestADamagedLedgerAllowsNothing(t *testing.T) {
 	dir := t.TempDir()

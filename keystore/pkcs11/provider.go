@@ -326,7 +326,7 @@ func (p *Provider) Retry(ctx context.Context, token string) error {
 	}
 	outcome := make(chan error, 1)
 	for {
-		state, _, changed := p.state()
+		state, changed, _ := p.state()
 		if state == keystore.TokenReady {
 			return nil
 		}
@@ -349,10 +349,10 @@ func (p *Provider) Retry(ctx context.Context, token string) error {
 	}
 }
 
-func (p *Provider) state() (keystore.TokenState, error, <-chan struct{}) {
+func (p *Provider) state() (state keystore.TokenState, changed <-chan struct{}, reason error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.status.State, p.reason, p.changed
+	return p.status.State, p.changed, p.reason
 }
 
 // serving returns the generation that serves, waiting while one is starting.
@@ -361,7 +361,7 @@ func (p *Provider) serving(ctx context.Context) (*generation, error) {
 		if g := p.ready.Load(); g != nil && !g.isEnded() {
 			return g, nil
 		}
-		state, reason, changed := p.state()
+		state, changed, reason := p.state()
 		if state != keystore.TokenReady && state != keystore.TokenStarting {
 			return nil, reason
 		}

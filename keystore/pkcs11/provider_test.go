@@ -36,6 +36,6 @@ func open(t testing.TB, cfg pkcs11.Config) *pkcs11.Provider {
 }
 
 func TestContract(t *testing.T) {
-	token := softhsmtest.New(t)
-	keystoretest.Run(t, func(t *testing.T) keystore.Provider { return open(t, config(t, token)) })
+	cfg := config(t, softhsmtest.New(t))
+	keystoretest.Run(t, func(t *testing.T) keystore.Provider { return open(t, cfg) })
 }

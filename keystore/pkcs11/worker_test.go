@@ -90,7 +90,7 @@ func TestP13KilledWhileSixteenSign(t *testing.T) {
 	}
 	eventually(t, "signing", func() bool { return signed.Load() > 100 })
 	var worst time.Duration
-	for range 3 {
+	for range 2 {
 		if err := p.SignalWorker(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
@@ -177,6 +177,41 @@ func TestP12ModuleHangs(t *testing.T) {
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("recovered after %v", took)
+	}
+}
+
+func TestP31CloseDoesNotWaitForAModuleThatHangs(t *testing.T) {
+	cfg := config(t, softhsmtest.New(t))
+	cfg.Deadlines.Close = 50 * time.Millisecond
+	p := open(t, cfg)
+	if err := p.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SignalWorker(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	p.Close()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("closing took %v", took)
+	}
+}
+
+func TestInspectDoesNotLogIn(t *testing.T) {
+	cfg, calls := spied(t, softhsmtest.New(t))
+	algs, err := pkcs11.Inspect(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(algs) != len(keystore.Algorithms()) {
+		t.Errorf("SoftHSM has %v", algs)
+	}
+	if strings.Contains(calls(), "C_Login\n") {
+		t.Error("it logged in")
+	}
+	cfg.URI = "pkcs11:token=nobody?pin-source=/nowhere"
+	if _, err := pkcs11.Inspect(t.Context(), cfg); err == nil {
+		t.Error("a token that is not there was inspected")
 	}
 }
 
@@ -302,4 +337,36 @@ func TestWorkerEndsWithItsParent(t *testing.T) {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", worker))
 		return err != nil || strings.Contains(string(stat), ") Z ") // nobody may be there to reap it
 	})
+}
+
+// What a worker costs: how soon it signs, and how much memory it takes.
+func TestWorkerIsSmallAndQuick(t *testing.T) {
+	cfg := config(t, softhsmtest.New(t))
+	p := open(t, cfg)
+	ref, _ := newKey(t, p, keystore.ES256)
+	p.Close()
+	began := time.Now()
+	p = open(t, cfg)
+	k, err := p.Open(t.Context(), ref, keystore.PurposeJWT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.Sign(t.Context(), message); err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(began)
+	pss := 0
+	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", p.WorkerPID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(rollup)) {
+		if strings.HasPrefix(line, "Pss:") {
+			fmt.Sscanf(line, "Pss: %d kB", &pss)
+		}
+	}
+	t.Logf("first signature after %v, worker's PSS %d kB", took, pss)
+	if took > 2*time.Second {
+		t.Errorf("first signature after %v", took)
+	}
 }

@@ -1,0 +1,189 @@
+package pkcs11
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+)
+
+// impostor returns a generation whose worker is answer, which is given each
+// request and writes what it likes.
+func impostor(t *testing.T, number uint32, answer func(f frame) []byte) *generation {
+	t.Helper()
+	ours, theirs, err := socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := newGeneration(number, ours)
+	g.cmd = exec.Command("sleep", "60") // something to kill
+	if err := g.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		defer theirs.Close()
+		var in inbox
+		for {
+			f, err := in.next()
+			if errors.Is(err, errPartial) {
+				if in.fill(theirs.Read) != nil {
+					return
+				}
+				continue
+			}
+			if b := answer(f); b != nil {
+				theirs.Write(b)
+			}
+		}
+	}()
+	g.run()
+	t.Cleanup(func() {
+		g.end(errClosed)
+		g.reap()
+		<-done
+	})
+	return g
+}
+
+func TestP22P23WhatDoesNotVerifyIsNotReleased(t *testing.T) {
+	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := keystore.MarshalPublic(priv.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(k *ecdsa.PrivateKey, message []byte) []byte {
+		r, s, err := ecdsa.Sign(rand.Reader, k, keystore.Digest(keystore.ES256, message))
+		if err != nil {
+			t.Error(err)
+		}
+		sig := make([]byte, 64)
+		r.FillBytes(sig[:32])
+		s.FillBytes(sig[32:])
+		return sig
+	}
+	message := []byte("e30.e30")
+	for name, v := range map[string]struct {
+		sign func() []byte
+		ok   bool
+	}{
+		"right":             {func() []byte { return raw(priv, message) }, true},
+		"one bit flipped":   {func() []byte { s := raw(priv, message); s[40] ^= 1; return s }, false},
+		"another key's":     {func() []byte { return raw(other, message) }, false},
+		"another message's": {func() []byte { return raw(priv, []byte("e30.e31")) }, false},
+		"short":             {func() []byte { return raw(priv, message)[:63] }, false},
+		"DER": {func() []byte {
+			s, err := priv.Sign(rand.Reader, keystore.Digest(keystore.ES256, message), crypto.SHA256)
+			if err != nil {
+				t.Error(err)
+			}
+			return s
+		}, false},
+		"zeros":   {func() []byte { return make([]byte, 64) }, false},
+		"nothing": {func() []byte { return nil }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := &Provider{cfg: Config{Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{}.withDefaults()}}
+			k, err := p.newKey(keystore.KeyRef{ID: keystore.NewKeyID(), Algorithm: keystore.ES256, SPKI: spki}, keystore.PurposeJWT)
+			if err != nil {
+				t.Fatal(err)
+			}
+			g := impostor(t, 7, func(f frame) []byte { return appendAnswer(nil, 7, f.id, v.sign(), nil) })
+			sig, err := k.ask(t.Context(), g, message)
+			if v.ok != (err == nil) || !v.ok && (!errors.Is(err, keystore.ErrSignature) || sig != nil) {
+				t.Errorf("%x, %v", sig, err)
+			}
+			if g.isEnded() == v.ok {
+				t.Errorf("the generation ended: %v", g.isEnded())
+			}
+		})
+	}
+}
+
+// Whatever is wrong with an answer ends the generation, and every request that
+// waits fails at once.
+func TestAGenerationBelievesNothingOdd(t *testing.T) {
+	for name, v := range map[string]struct {
+		answer func(f frame) []byte
+		want   error
+	}{
+		"a late answer of the generation before": {func(f frame) []byte { return appendAnswer(nil, 6, f.id, nil, nil) }, errEnded},
+		"an answer to nothing":                   {func(f frame) []byte { return appendAnswer(nil, 7, f.id+1, nil, nil) }, errEnded},
+		"an answer that is no frame":             {func(frame) []byte { return []byte{0xff, 0xff, 0xff, 0xff} }, errEnded},
+		"a token fault":                          {func(f frame) []byte { return appendAnswer(nil, 7, f.id, nil, errors.New("CKR_DEVICE_ERROR")) }, errEnded},
+		"no answer":                              {func(frame) []byte { return nil }, errEnded},
+		"an argument error":                      {func(f frame) []byte { return appendAnswer(nil, 7, f.id, nil, keystore.ErrMessage) }, keystore.ErrMessage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := impostor(t, 7, v.answer)
+			began := time.Now()
+			_, err := g.ask(t.Context(), verbSign, 50*time.Millisecond, []byte("request"))
+			if !errors.Is(err, v.want) {
+				t.Errorf("%v, want %v", err, v.want)
+			}
+			if ended := errors.Is(v.want, errEnded); ended != g.isEnded() {
+				t.Errorf("the generation ended: %v", g.isEnded())
+			}
+			if took := time.Since(began); took > time.Second {
+				t.Errorf("after %v", took)
+			}
+			if _, err := g.ask(t.Context(), verbSign, time.Second); g.isEnded() && !errors.Is(err, errEnded) {
+				t.Errorf("asked afterwards: %v", err)
+			}
+		})
+	}
+}
+
+// A caller that gives up does not end the worker others are using.
+func TestACallersDeadlineIsItsOwn(t *testing.T) {
+	release := make(chan struct{})
+	g := impostor(t, 7, func(f frame) []byte {
+		if string(f.body) == "slow" {
+			<-release
+		}
+		return appendAnswer(nil, 7, f.id, f.body, nil)
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_, err := g.ask(ctx, verbSign, time.Minute, []byte("slow"))
+	close(release)
+	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, keystore.ErrUnavailable) {
+		t.Error(err)
+	}
+	for range 3 {
+		if body, err := g.ask(t.Context(), verbSign, time.Minute, []byte("quick")); err != nil || string(body) != "quick" {
+			t.Errorf("the next one: %q, %v", body, err)
+		}
+	}
+}
+
+func TestTailKeepsTheEnd(t *testing.T) {
+	var tl tail
+	for range 1000 {
+		tl.Write([]byte("a line of a crash\n"))
+	}
+	tl.Write([]byte("the last line\n"))
+	if s := tl.String(); s != ": the last line" || len(tl.text) > maxTail {
+		t.Errorf("%q, %d bytes", s, len(tl.text))
+	}
+	if os.Getenv(workerEnv) != "" {
+		t.Error("the tests run as a worker")
+	}
+}
