@@ -104,7 +104,6 @@ var problemHints = map[api.Code]string{
 	api.CodeKeyRejected:           "make a new key: RSA of 2048, 3072 or 4096 bits with exponent 65537, P-256, P-384, P-521 or Ed25519",
 	api.CodeCertificateExpired:    "renew the client certificate",
 	api.CodeCertificateRevoked:    "an operator revoked this client certificate: ask for another",
-	api.CodeNotFound:              "signing and operating have a socket each: check --as or --endpoint",
 	api.CodeTooEarly:              "leave out --now: the successor then signs at the earliest safe moment (`chancery rotation plan` shows it)",
 	api.CodeIdempotencyMismatch:   "an Idempotency-Key belongs to one request: use another for this one",
 	api.CodeIdempotencyInProgress: "the first request with this Idempotency-Key is not done: ask again in a moment",
@@ -117,6 +116,10 @@ func (a *app) problemHint(p *api.Problem) string {
 	switch p.Code {
 	case api.CodeForbidden:
 		return a.forbiddenHint()
+	case api.CodeNotFound:
+		if strings.Contains(p.Detail, "endpoint") {
+			hint = "signing and operating have a socket each: check --as or --endpoint"
+		}
 	case api.CodeKeySetSuspended:
 		hint = "an operator suspended it: `chancery keys show` tells which version, `chancery resume` takes it back"
 	case api.CodeBackendUnavailable:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -102,7 +103,7 @@ func (t *tokens) Retry(ctx context.Context, token string) error {
 		}
 		for _, s := range p.Status() {
 			if token == name || token == s.Serial || token == s.Label {
-				return retrier.Retry(ctx, token)
+				return retrier.Retry(ctx, cmp.Or(s.Serial, s.Label))
 			}
 		}
 	}

@@ -51,7 +51,7 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 // wireError says what an operator may know of a refusal of the engine.
 func wireError(err error) error {
 	if early, ok := errors.AsType[*rotation.TooEarly](err); ok {
-		e := api.Errorf(api.CodeTooEarly, "%v", early)
+		e := api.Errorf(api.CodeTooEarly, "%s", early.Text)
 		e.Rule = fmt.Sprint(early.Rule)
 		e.RetryAfter = max(1, int64((early.RetryAfter+time.Second-1)/time.Second))
 		return e

@@ -23,6 +23,9 @@ import (
 // maxReply is the longest reply that is read: a full batch of the longest tokens.
 const maxReply = 32 << 20
 
+// connectTimeout bounds connecting and the handshake.
+const connectTimeout = 10 * time.Second
+
 // Config says where the daemon is and who asks. Endpoint, Certificate and Roots
 // are required.
 type Config struct {
@@ -80,33 +83,29 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Connections == 0 {
 		cfg.Connections = 2
 	}
-	base, socket, err := parseEndpoint(cfg.Endpoint)
+	at, err := parseEndpoint(cfg.Endpoint)
 	if err != nil {
 		return nil, err
 	}
+	tlsConfig := &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cfg.Certificate},
+		RootCAs: cfg.Roots, ServerName: cfg.ServerName, NextProtos: []string{"http/1.1"},
+		ClientSessionCache: tls.NewLRUClientSessionCache(cfg.Connections),
+	}
+	if tlsConfig.ServerName == "" {
+		tlsConfig.ServerName = at.name
+	}
 	transport := &http.Transport{
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cfg.Certificate},
-			RootCAs: cfg.Roots, ServerName: cfg.ServerName, NextProtos: []string{"http/1.1"},
-			ClientSessionCache: tls.NewLRUClientSessionCache(cfg.Connections),
-		},
+		DialTLSContext:      dialTLS(at.network, at.address, tlsConfig),
 		Protocols:           new(http.Protocols),
-		TLSHandshakeTimeout: 10 * time.Second,
 		MaxIdleConns:        cfg.Connections,
 		MaxIdleConnsPerHost: cfg.Connections,
 		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
 	}
 	transport.Protocols.SetHTTP1(true)
-	dialer := &net.Dialer{Timeout: 10 * time.Second}
-	transport.DialContext = dialer.DialContext
-	if socket != "" {
-		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, "unix", socket)
-		}
-	}
 	return &Client{
-		base: base, onReply: cfg.OnReply,
+		base: at.base, onReply: cfg.OnReply,
 		http: &http.Client{
 			Transport: transport, Timeout: cfg.Timeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -114,18 +113,25 @@ func New(cfg Config) (*Client, error) {
 	}, nil
 }
 
-func parseEndpoint(endpoint string) (base, socket string, err error) {
+// A place is where an endpoint is.
+type place struct{ base, network, address, name string }
+
+func parseEndpoint(endpoint string) (place, error) {
 	if path, ok := strings.CutPrefix(endpoint, "unix:"); ok {
 		if path == "" {
-			return "", "", errors.New("endpoint unix: has no path")
+			return place{}, errors.New("endpoint unix: has no path")
 		}
-		return "https://localhost", path, nil
+		return place{"https://localhost", "unix", path, "localhost"}, nil
 	}
 	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
-		return "", "", fmt.Errorf("endpoint %q is neither unix:PATH nor https://HOST[:PORT]", endpoint)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.User != nil {
+		return place{}, fmt.Errorf("endpoint %q is neither unix:PATH nor https://HOST[:PORT]", endpoint)
 	}
-	return "https://" + u.Host, "", nil
+	port := u.Port()
+	if port == "" {
+		port = "443"
+	}
+	return place{"https://" + u.Host, "tcp", net.JoinHostPort(u.Hostname(), port), u.Hostname()}, nil
 }
 
 // Close closes idle connections.

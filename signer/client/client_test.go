@@ -267,23 +267,23 @@ func TestTheDaemonMustProveItself(t *testing.T) {
 }
 
 func TestEndpoints(t *testing.T) {
-	for _, c := range []struct {
-		endpoint, base, socket string
-		ok                     bool
-	}{
-		{"unix:/run/x.sock", "https://localhost", "/run/x.sock", true},
-		{"https://localhost:8443", "https://localhost:8443", "", true},
-		{"https://localhost:8443/", "https://localhost:8443", "", true},
-		{"unix:", "", "", false},
-		{"http://localhost:8443", "", "", false},
-		{"https://u:p@localhost", "", "", false},
-		{"https://localhost/path", "", "", false},
-		{"localhost:8443", "", "", false},
-		{"", "", "", false},
+	for endpoint, want := range map[string]place{
+		"unix:/run/x.sock":        {"https://localhost", "unix", "/run/x.sock", "localhost"},
+		"https://localhost:8443":  {"https://localhost:8443", "tcp", "localhost:8443", "localhost"},
+		"https://localhost:8443/": {"https://localhost:8443", "tcp", "localhost:8443", "localhost"},
+		"https://keys.example":    {"https://keys.example", "tcp", "keys.example:443", "keys.example"},
+		"https://[::1]:8443":      {"https://[::1]:8443", "tcp", "[::1]:8443", "::1"},
+		"unix:":                   {},
+		"http://localhost:8443":   {},
+		"https://:8443":           {},
+		"https://u:p@localhost":   {},
+		"https://localhost/path":  {},
+		"localhost:8443":          {},
+		"":                        {},
 	} {
-		base, socket, err := parseEndpoint(c.endpoint)
-		if base != c.base || socket != c.socket || (err == nil) != c.ok {
-			t.Errorf("%q: %q, %q, %v", c.endpoint, base, socket, err)
+		got, err := parseEndpoint(endpoint)
+		if got != want || (err != nil) != (want == place{}) {
+			t.Errorf("%q: %+v, %v", endpoint, got, err)
 		}
 	}
 }

@@ -138,9 +138,11 @@ func (g *guarded) serve(w http.ResponseWriter, r *http.Request, rt route) {
 			e = api.Errorf(api.CodeInternal, "internal error").Because(err)
 		}
 		code = string(e.Code)
-		if e.Code.Status() >= http.StatusInternalServerError {
-			g.Log.Error("request failed", "route", rt.pattern, "code", e.Code, "err", e)
+		level := slog.LevelDebug // the log of acts has the cause, once and within its budget
+		if e.Code.Status() == http.StatusInternalServerError {
+			level = slog.LevelError
 		}
+		g.Log.Log(r.Context(), level, "request refused", "route", rt.pattern, "code", e.Code, "err", e)
 		writeProblem(w, e)
 	} else if lines, ok := value.(jsonLines); ok {
 		w.Header().Set("Content-Type", "application/jsonl")

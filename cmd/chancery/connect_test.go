@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+func fakeIn(t *testing.T) *fake {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "chancery") // a socket's path is at most 107 bytes
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	f, err := startFake(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.stop)
+	return f
+}
+
+// A refused handshake says which certificate is to be looked at.
+func TestHandshakeHints(t *testing.T) {
+	here, elsewhere := fakeIn(t), fakeIn(t)
+	for _, c := range []struct {
+		name, cert, ca, err, hint string
+	}{
+		{"both fit", here.dir, here.dir, "", ""},
+		{"a client of another root", elsewhere.dir, here.dir, "unknown certificate authority", "does not know who issued the client certificate"},
+		{"a daemon of another root", here.dir, elsewhere.dir, "unknown authority", "the daemon's certificate is not from the roots given"},
+	} {
+		for range 30 { // the alert races with the end of the connection
+			var out, stderr bytes.Buffer
+			a := &app{out: &out, err: &stderr, getenv: func(string) string { return "" }}
+			stem := filepath.Join(c.cert, "clients", "operator")
+			status := a.run(t.Context(), []string{
+				"--endpoint", "unix:" + filepath.Join(here.dir, "ops.sock"), "--cert", stem + ".crt", "--key", stem + ".key",
+				"--ca", filepath.Join(c.ca, "ca.crt"), "token", "list",
+			})
+			if (status == exitDone) != (c.err == "") || !strings.Contains(stderr.String(), c.err) || !strings.Contains(stderr.String(), c.hint) {
+				t.Errorf("%s: exit %d, %s", c.name, status, stderr.String())
+			}
+		}
+	}
+}
+
+func TestAnInterruptedWatchFails(t *testing.T) {
+	f := fakeIn(t)
+	f.versions[2].State = "pending" // it never becomes active by itself
+	var out, stderr bytes.Buffer
+	a := &app{out: &out, err: &stderr, getenv: func(string) string { return "" }, dir: f.dir}
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := a.watch(ctx, c, "web", 9); err == nil {
+		t.Error("it ended as if version 9 signed")
+	}
+	if !strings.Contains(stderr.String(), "version 3 pending") {
+		t.Errorf("it said %q", stderr.String())
+	}
+}

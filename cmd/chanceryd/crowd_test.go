@@ -1,0 +1,295 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/signer/api"
+	"chancery/signer/client"
+)
+
+// soak returns the full count of a long scenario if CHANCERY_SOAK is 1, and
+// otherwise the short one, and says which.
+func soak(t *testing.T, short, full int, what string) int {
+	t.Helper()
+	if os.Getenv("CHANCERY_SOAK") == "1" {
+		t.Logf("all %d %s", full, what)
+		return full
+	}
+	t.Logf("%d of %d %s (CHANCERY_SOAK=1 for all)", short, full, what)
+	return short
+}
+
+// An answer is a reply or an error, and when the request was sent and answered.
+type answer struct {
+	keyset         string
+	reply          *api.SignJWTReply
+	err            error
+	sent, answered time.Time
+}
+
+// A crowd is clients that sign again and again, each on a connection of its
+// own, and keep every answer.
+type crowd struct {
+	t       *testing.T
+	stopped atomic.Bool
+	wg      sync.WaitGroup
+
+	mu      sync.Mutex // guards answers
+	answers []answer
+}
+
+// crowd starts n clients of the issuer, which sign with the key sets in turn.
+func (d *chanceryd) crowd(n int, keysets ...string) *crowd {
+	c := &crowd{t: d.t}
+	d.t.Cleanup(c.stop)
+	for i := range n {
+		cl, keyset := d.client("issuer"), keysets[i%len(keysets)]
+		c.wg.Go(func() {
+			for n := 0; !c.stopped.Load(); n++ {
+				a := answer{keyset: keyset, sent: time.Now()}
+				a.reply, a.err = cl.SignJWT(context.Background(), api.SignJWTRequest{
+					KeySet: keyset, Claims: json.RawMessage(fmt.Sprintf(`{"sub":"client-%d","n":%d}`, i, n)),
+				})
+				a.answered = time.Now()
+				c.mu.Lock()
+				c.answers = append(c.answers, a)
+				c.mu.Unlock()
+				if a.err != nil {
+					time.Sleep(time.Millisecond) // a client that asks again at once, and no more
+				}
+			}
+		})
+	}
+	return c
+}
+
+// stop has the clients end after the answer they wait for.
+func (c *crowd) stop() {
+	c.stopped.Store(true)
+	c.wg.Wait()
+}
+
+// all returns the answers so far.
+func (c *crowd) all() []answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]answer(nil), c.answers...)
+}
+
+// replies returns the tokens that were received.
+func (c *crowd) replies() (got []answer) {
+	for _, a := range c.all() {
+		if a.err == nil {
+			got = append(got, a)
+		}
+	}
+	return got
+}
+
+// problems returns the answers that were problems. Errors of the connection are
+// among them if the daemon was to live; broken allows for them.
+func (c *crowd) problems(broken bool) (got []answer) {
+	c.t.Helper()
+	for _, a := range c.all() {
+		if a.err == nil {
+			continue
+		}
+		if _, ok := errors.AsType[*api.Problem](a.err); !ok {
+			if !broken {
+				c.t.Errorf("no answer: %v", a.err)
+			}
+			continue
+		}
+		got = append(got, a)
+	}
+	return got
+}
+
+// successAfter waits for a token that was asked for after at, and returns how
+// long after at it came.
+func (c *crowd) successAfter(at time.Time, limit time.Duration) time.Duration {
+	c.t.Helper()
+	for deadline := at.Add(limit); ; time.Sleep(2 * time.Millisecond) {
+		for _, a := range c.all() {
+			if a.err == nil && a.sent.After(at) {
+				return a.answered.Sub(at)
+			}
+		}
+		if time.Now().After(deadline) {
+			c.t.Fatalf("no token within %v", limit)
+		}
+	}
+}
+
+// atLeast waits until the crowd has n tokens.
+func (c *crowd) atLeast(n int) {
+	c.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); len(c.replies()) < n; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			c.t.Fatalf("%d tokens in 30 s, want %d", len(c.replies()), n)
+		}
+	}
+}
+
+// wantVerified checks tokens as relying parties do, by the published keys. One
+// that has expired is only looked up in the log, by wantRecorded.
+func (d *chanceryd) wantVerified(answers []answer) {
+	d.t.Helper()
+	verifiers := make(map[string]*client.Verifier)
+	for _, a := range answers {
+		v, ok := verifiers[a.keyset]
+		if !ok {
+			v = d.verifier(a.keyset)
+			verifiers[a.keyset] = v
+		}
+		_, err := v.Verify(d.t.Context(), a.reply.Token)
+		if errors.Is(err, client.ErrExpired) && !time.Now().Before(a.reply.ExpiresAt) {
+			continue
+		}
+		if err != nil && !time.Now().Before(a.reply.ExpiresAt) {
+			continue // its key may have been removed
+		}
+		if err != nil {
+			d.t.Errorf("a token of %s, kid %s, issued at %v, expiring %v: %v", a.keyset, a.reply.KID, a.answered, a.reply.ExpiresAt, err)
+		}
+	}
+}
+
+// proven verifies the log of a daemon that has ended well: every entry is under
+// a signature.
+func (d *chanceryd) proven() *audit.Report {
+	d.t.Helper()
+	vkeys, err := os.ReadFile(filepath.Join(d.dir, "audit.vkey"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	report, err := audit.Verify(d.t.Context(), filepath.Join(d.dir, "audit"), audit.Options{Keys: strings.Fields(string(vkeys))})
+	if err != nil {
+		d.t.Fatalf("verifying the log: %v", err)
+	}
+	if !report.OK() || report.Proven() != report.Entries() {
+		d.t.Errorf("the log: %d of %d entries proven, key verified: %v, problems: %v", report.Proven(), report.Entries(), report.KeyVerified, report.Problems)
+	}
+	return report
+}
+
+// wantRecorded checks that every token stands in the log where its reply says,
+// each in an entry of its own.
+func (d *chanceryd) wantRecorded(answers []answer) {
+	d.t.Helper()
+	entries := make(map[string]audit.Entry)
+	for at, err := range audit.Entries(filepath.Join(d.dir, "audit"), audit.Filter{Log: "acts", Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone}) {
+		if err != nil {
+			d.t.Fatalf("reading the log: %v", err)
+		}
+		entries[at.Name()] = at.Entry
+	}
+	for _, a := range answers {
+		e, ok := entries[a.reply.Entry]
+		if !ok {
+			d.t.Errorf("a token was released and entry %q is not in the log", a.reply.Entry)
+			continue
+		}
+		delete(entries, a.reply.Entry) // two tokens do not share one
+		claims := claimsOf(d.t, a.reply.Token)
+		if e.JTI != claims.JTI || e.Exp != claims.Exp || string(e.KID) != a.reply.KID || e.KeySet != a.keyset {
+			d.t.Errorf("entry %s is not of the token that names it: %+v", a.reply.Entry, e)
+		}
+	}
+}
+
+type tokenClaims struct {
+	JTI string `json:"jti"`
+	Exp int64  `json:"exp"`
+	Iss string `json:"iss"`
+}
+
+func claimsOf(t *testing.T, token string) (c tokenClaims) {
+	t.Helper()
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		t.Fatalf("a token of %d parts", len(parts))
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(payload, &c); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// wantUnavailable checks that problems are 503 and say when to come back.
+func wantUnavailable(t *testing.T, answers []answer, codes ...api.Code) {
+	t.Helper()
+	seen := make(map[string]bool)
+	for _, a := range answers {
+		p := problem(t, a.err)
+		ok := false
+		for _, code := range codes {
+			ok = ok || p.Code == code
+		}
+		if line := fmt.Sprint(p.Code, p.Status, p.RetryAfter); !seen[line] && (!ok || p.Status != http.StatusServiceUnavailable || p.RetryAfter < 1) {
+			seen[line] = true
+			t.Errorf("%s with status %d and Retry-After %d: %s", p.Code, p.Status, p.RetryAfter, p.Detail)
+		}
+	}
+}
+
+// get returns status and body of a plain GET.
+func (d *chanceryd) get(url string) (int, string) {
+	d.t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// readyz returns whether the daemon says it is ready, and its words.
+func (d *chanceryd) readyz() (bool, string) {
+	d.t.Helper()
+	status, body := d.get(d.endpoints.Admin + "/readyz?verbose")
+	return status == http.StatusOK, body
+}
+
+// published returns the kids of a key set as relying parties see them.
+func (d *chanceryd) published(keyset string) []string {
+	d.t.Helper()
+	status, body := d.get(d.issuer(keyset) + "/jwks.json")
+	if status != http.StatusOK {
+		d.t.Fatalf("the key set of %s: status %d", keyset, status)
+	}
+	var set struct {
+		Keys []struct{ KID string }
+	}
+	if err := json.Unmarshal([]byte(body), &set); err != nil {
+		d.t.Fatal(err)
+	}
+	var kids []string
+	for _, k := range set.Keys {
+		kids = append(kids, k.KID)
+	}
+	return kids
+}
