@@ -17,10 +17,12 @@ import (
 const timelineWidth = 60
 
 func (a *app) rotationCommand() *cobra.Command {
+	steps := 0
 	plan := &cobra.Command{
 		Use: "plan KEYSET", Short: "Show what rotation will do, when, and what it waits for", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0]) }),
+		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0], steps) }),
 	}
+	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to show; 0: all there are")
 	why := &cobra.Command{
 		Use: "why KEYSET", Short: "Say what holds the next step", Args: exactly("KEYSET"),
 		RunE: does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
@@ -32,7 +34,7 @@ func (a *app) rotationCommand() *cobra.Command {
 	return group("rotation", "Watch and drive the rotation of keys", plan, why, a.rotationNowCommand(), history)
 }
 
-func (a *app) rotationPlan(ctx context.Context, name string) error {
+func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
 	c, err := a.connect(roleOperator)
 	if err != nil {
 		return err
@@ -49,12 +51,20 @@ func (a *app) rotationPlan(ctx context.Context, name string) error {
 		return a.printReply()
 	}
 	now := time.Now()
+	more := 0
+	if steps > 0 && len(plan.Steps) > steps {
+		more = len(plan.Steps) - steps
+		plan.Steps = plan.Steps[:steps]
+	}
 	if len(plan.Steps) > 0 {
 		var rows [][]string
 		for _, s := range plan.Steps {
 			rows = append(rows, []string{when(s.At), inTime(s.At, now), strconv.Itoa(s.Version), s.Step, s.HeldBy})
 		}
 		a.printTable([]string{"at (UTC)", "", "version", "step", "held by"}, rows)
+	}
+	if more > 0 {
+		a.printf("and %s more (--steps 0 shows all)\n", strconv.Itoa(more))
 	}
 	if plan.Held != "" {
 		a.printf("next: %s\n", plan.Held)

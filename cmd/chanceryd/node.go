@@ -183,7 +183,7 @@ func provenBefore(dir string) (map[keystore.KID]bool, error) {
 func (n *node) auditKey(ctx context.Context) (keystore.Key, error) {
 	view, err := n.views.Current()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", audit.ErrNoKey, err)
 	}
 	for _, set := range view.KeySets() {
 		if set.Purpose != keystore.PurposeAudit {
@@ -193,7 +193,7 @@ func (n *node) auditKey(ctx context.Context) (keystore.Key, error) {
 			return n.keys.Open(ctx, set, v)
 		}
 	}
-	return nil, fmt.Errorf("%w: no key of purpose audit is active", keystore.ErrUnavailable)
+	return nil, fmt.Errorf("%w: no version of purpose audit is active", audit.ErrNoKey)
 }
 
 // introduce makes the rotator, the service and the publisher.

@@ -207,6 +207,7 @@ func (n *node) checks() []server.Check {
 	checks := []server.Check{
 		{Name: "catalog", Run: func() error { _, err := n.views.Current(); return err }},
 		{Name: "log", Run: n.audit.Health},
+		{Name: "checkpoints", Run: n.audit.Unsigned},
 	}
 	for _, name := range sortedKeys(n.providers) {
 		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) }})

@@ -64,9 +64,10 @@ func (l *Log) say(state *error, err error, what string) {
 	*state = err
 	l.mu.Unlock()
 	switch {
+	case errors.Is(err, ErrNoKey): // not yet; readiness tells while it lasts
 	case err != nil && (before == nil || before.Error() != err.Error()):
 		l.cfg.Log.Warn(what, "err", err)
-	case err == nil && before != nil:
+	case err == nil && before != nil && !errors.Is(before, ErrNoKey):
 		l.cfg.Log.Info(what)
 	}
 }

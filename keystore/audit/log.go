@@ -29,6 +29,10 @@ type Memory interface {
 	Recall(ctx context.Context) (map[string]Head, error)
 }
 
+// ErrNoKey is what Config.Key wraps while there is no log key yet, as in the
+// first moments of a new node. Checkpoints wait for it without a warning.
+var ErrNoKey = errors.New("no log key yet")
+
 // Config says where the logs are and who they belong to. It is not changed
 // after Open.
 type Config struct {
