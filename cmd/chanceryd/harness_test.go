@@ -351,3 +351,6 @@ func dialUnix(path string) func(context.Context, string, string) (net.Conn, erro
 		return dialer.DialContext(ctx, "unix", path)
 	}
 }
+
+// rotateFor is a request to rotate.
+func rotateFor(reason string) api.OperateRequest { return api.OperateRequest{Reason: reason} }

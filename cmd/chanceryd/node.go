@@ -66,8 +66,8 @@ var errLocked = errors.New("another daemon holds the data directory")
 // startNode opens everything cfg names and starts serving. What it has opened
 // is closed again if it fails.
 // ownTokens says that this program made the tokens and their PIN files.
-func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slog.Logger) (n *node, err error) {
-	n = &node{
+func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slog.Logger) (*node, error) {
+	n := &node{
 		ownTokens: ownTokens,
 		log:       log, metrics: telemetry.New(version()), now: time.Now,
 		states: make(chan keystore.TokenStatus, 64), providers: make(map[string]keystore.Provider),
@@ -75,16 +75,11 @@ func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slo
 	}
 	n.config.Store(cfg)
 	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
-	defer func() {
-		if err != nil {
-			n.Close()
-			n = nil
-		}
-	}()
 	for _, step := range []func(context.Context) error{
 		n.openData, n.openKeystores, n.openLog, n.introduce, n.openDoors, n.run,
 	} {
 		if err := step(ctx); err != nil {
+			n.Close()
 			return nil, err
 		}
 	}
@@ -157,7 +152,11 @@ func (n *node) openLog(ctx context.Context) error {
 		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick,
 		open: make(map[keystore.KID]keystore.Key), busy: make(map[string]bool), failing: make(map[string]string),
 	}
-	if n.keys.proven, err = provenBefore(filepath.Join(cfg.Data, "audit")); err != nil {
+	last := keystore.Record{}
+	if n.keys.proven, last, err = readLifecycle(filepath.Join(cfg.Data, "audit")); err != nil {
+		return err
+	}
+	if err := n.refuseOlderCatalog(ctx, last); err != nil {
 		return err
 	}
 	n.steps = &steps{catalog: n.catalog, log: n.audit, views: n.views, keys: n.keys, metrics: n.metrics, changed: n.kick}
@@ -167,16 +166,44 @@ func (n *node) openLog(ctx context.Context) error {
 	return nil
 }
 
-// provenBefore reads from the lifecycle log which keys this node has proven.
-func provenBefore(dir string) (map[keystore.KID]bool, error) {
-	proven := make(map[keystore.KID]bool)
-	for at, err := range audit.Entries(dir, audit.Filter{Log: "lifecycle", Action: keystore.ActKeyProven}) {
+// readLifecycle reads from the lifecycle log which keys this node has proven,
+// and the last record that came from the catalog's outbox.
+func readLifecycle(dir string) (proven map[keystore.KID]bool, last keystore.Record, err error) {
+	proven = make(map[keystore.KID]bool)
+	for at, err := range audit.Entries(dir, audit.Filter{Log: "lifecycle"}) {
 		if err != nil {
-			return nil, fmt.Errorf("reading the lifecycle log: %w", err)
+			return nil, last, fmt.Errorf("reading the lifecycle log: %w", err)
 		}
-		proven[at.Entry.KID] = true
+		switch rec := at.Entry.Record; rec.Action {
+		case keystore.ActKeyProven:
+			proven[rec.KID] = true
+		case keystore.ActKeySetCreate, keystore.ActKeyPublish, keystore.ActKeyServed, keystore.ActKeyActivate, keystore.ActKeyRemove:
+			last = rec
+		}
 	}
-	return proven, nil
+	return proven, last, nil
+}
+
+// errCatalogOlder: the catalog does not know a step that the log has.
+var errCatalogOlder = errors.New("the catalog is not the one that wrote the lifecycle log")
+
+// refuseOlderCatalog returns an error if the catalog was lost or replaced by an
+// older copy: it does not know the last of its own steps in the log.
+func (n *node) refuseOlderCatalog(ctx context.Context, last keystore.Record) error {
+	if last.ID == "" {
+		return nil
+	}
+	known, err := n.catalog.Knows(ctx, last.ID)
+	if err != nil {
+		return fmt.Errorf("comparing catalog and log: %w", err)
+	}
+	if !known {
+		return hinted{
+			fmt.Errorf("%w: it does not know %s of %s version %d", errCatalogOlder, last.Action, last.KeySet, last.Version),
+			"restore the newest copy of catalog.db; an older one would sign with keys the world no longer knows",
+		}
+	}
+	return nil
 }
 
 // auditKey returns the key that signs checkpoints.

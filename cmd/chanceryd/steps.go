@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"chancery/cmd/internal/config"
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
 	"chancery/keystore/audit"
@@ -78,18 +79,31 @@ func (s *steps) Acknowledge(ctx context.Context, node, keyset string, versions [
 	return err
 }
 
+// enforceWithin is how long a committed change may take to be in force here.
+// The lease that rotation allows for covers it.
+const enforceWithin = config.Lease / 2
+
 // enforce enters a committed change and puts it in force. It goes on when the
-// caller has gone: the change is committed.
+// caller has gone: the change is committed. While that takes longer than
+// enforceWithin, as when the log cannot be written, the snapshot from before is
+// not in force either: it might sign what the catalog no longer allows for.
 func (s *steps) enforce(ctx context.Context, change catalog.Change) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
+	late := time.AfterFunc(enforceWithin, s.views.Stale)
+	defer late.Stop()
 	err := s.settle(ctx)
 	entry := s.take(change.Outbox)
 	if err != nil {
+		s.views.Stale()
 		return "", err
 	}
 	if err := s.refresh(ctx); err != nil {
+		s.views.Stale()
 		return "", err
+	}
+	if !late.Stop() { // it may have fired after the refresh
+		return entry, s.refresh(ctx)
 	}
 	return entry, nil
 }

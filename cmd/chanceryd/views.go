@@ -16,8 +16,9 @@ var errStale = errors.New("the catalog could not be read since it last changed")
 // suspensions of the brake file laid over it, since those count even while
 // catalog and log cannot be written.
 //
-// On one node the lease lasts while the data directory's lock is held. A
-// snapshot that is known to be behind the catalog is no longer in force.
+// On one node the lease lasts while the data directory's lock is held: a catalog
+// that cannot be read stops signing at the exp horizon it last recorded. A
+// snapshot that is known to be behind the catalog is not in force, though.
 type views struct {
 	catalog *catalog.Catalog
 
@@ -52,17 +53,16 @@ func (v *views) Published() *keystore.View {
 }
 
 // Refresh reads the catalog and puts what it says in force. It returns the
-// snapshot that was in force before, or nil.
+// snapshot that was in force before, or nil. If it fails nothing changes.
 func (v *views) Refresh(ctx context.Context) (before *keystore.View, err error) {
 	base, err := v.catalog.View(ctx)
-	v.mu.Lock()
-	defer v.mu.Unlock()
 	if err != nil {
-		v.err = errors.Join(errStale, err)
 		return nil, err
 	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	if v.base != nil && base.Revision() < v.base.Revision() {
-		return v.current, nil // a slower reader; the newer one stands
+		return v.current, nil // a slower reader: the newer one stands
 	}
 	before = v.current
 	v.base = base
