@@ -76,3 +76,30 @@ func TestReadmeCommandsRun(t *testing.T) {
 		}
 	}
 }
+
+// TestQuickstartTwice runs the README's first command as a new user does, and
+// once more: the second run continues where the first one was.
+func TestQuickstartTwice(t *testing.T) {
+	needSoftHSM(t)
+	if testing.Short() {
+		t.Skip("runs the quickstart twice")
+	}
+	if err := exec.Command("/usr/bin/python3", "-c", "import jwt").Run(); err != nil && os.Getenv("CI") == "" {
+		t.Skip("PyJWT is not installed (Debian: python3-jwt)")
+	}
+	dir := filepath.Join(tempDir(t), "dev")
+	for _, start := range []string{"first", "again"} {
+		out, err := exec.Command("../../scripts/quickstart", dir).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", start, err, out)
+		}
+		for _, want := range []string{
+			"ready (" + start + " start)", "verified by PyJWT: ES256", "verified by PyJWT: RS256", "verified by PyJWT: EdDSA",
+			"leaf.crt: OK", "verifications until the last expired, none failed", "0 behind no checkpoint yet, 0 problems",
+		} {
+			if !strings.Contains(string(out), want) {
+				t.Errorf("%s: the output lacks %q:\n%s", start, want, out)
+			}
+		}
+	}
+}
