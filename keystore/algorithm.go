@@ -121,6 +121,9 @@ func (a Algorithm) Fits(pub crypto.PublicKey) error {
 		if a != EdDSA {
 			return fmt.Errorf("an Ed25519 key is no key for %s", a)
 		}
+		if len(k) != ed25519.PublicKeySize { // ed25519.Verify panics on it
+			return fmt.Errorf("an Ed25519 key of %d bytes is not of %d", len(k), ed25519.PublicKeySize)
+		}
 		return nil
 	}
 	return fmt.Errorf("%T is no key for %s", pub, a)

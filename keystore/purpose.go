@@ -89,7 +89,12 @@ var isBase64URL = func() (t [256]bool) {
 	return t
 }()
 
-// isDERSequence reports whether m is one DER SEQUENCE and nothing after it.
+// isDERSequence reports whether m is one DER SEQUENCE and nothing after it,
+// whose first element is what a to-be-signed structure begins with: a version, a
+// serial number or a responder's name (RFC 5280 Sections 4.1 and 5.1, RFC 6960
+// Section 4.2.1). The tag of a SEQUENCE is the letter "0" and a short length is
+// a letter too; without the look at the first element there would be signed
+// notes and JWS inputs that are such a SEQUENCE.
 func isDERSequence(m []byte) bool {
 	if len(m) < 2 || m[0] != 0x30 {
 		return false
@@ -109,8 +114,12 @@ func isDERSequence(m []byte) bool {
 		}
 		head += octets
 	}
-	return len(m) == head+n
+	return n > 0 && len(m) == head+n && beginsTBS(m[head])
 }
+
+// beginsTBS reports whether tag is INTEGER, [0], [1] or [2], constructed: none
+// is an octet that can stand after a letter in text.
+func beginsTBS(tag byte) bool { return tag == 0x02 || tag >= 0xa0 && tag <= 0xa2 }
 
 // isNoteText reports whether m is the text of a signed note (C2SP signed-note):
 // UTF-8, no control characters but newline, ending in a newline.

@@ -61,6 +61,10 @@ type IdempotencyKey struct{ Principal, Authority, Profile, Key string }
 // MaxIdempotencyKey is the longest Idempotency-Key accepted, in bytes.
 const MaxIdempotencyKey = 255
 
+// outcomeDeadline bounds writing down what became of a request whose caller may
+// have gone.
+const outcomeDeadline = 5 * time.Second
+
 // SignCSR issues a certificate for who. idempotency is the caller's
 // Idempotency-Key, or empty. Its errors are *api.Error.
 func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.SignCSRRequest, idempotency string) (api.SignCSRReply, error) {
@@ -91,19 +95,24 @@ func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.Sig
 		return reply, nil
 	}
 	reply, err := s.issue(ctx, grant, req, act)
-	return reply, errors.Join(err, s.conclude(ctx, key, reply, err))
+	if err := s.conclude(ctx, key, reply, err); err != nil {
+		return api.SignCSRReply{}, err
+	}
+	return reply, nil
 }
 
 // conclude keeps the reply under its idempotency key, or gives the key back
-// after a failure. It goes on when the caller has gone: the certificate exists.
+// after a failure, which it returns. It goes on when the caller has gone: the
+// certificate exists.
 func (s *Service) conclude(ctx context.Context, key IdempotencyKey, reply api.SignCSRReply, failed error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
 	defer cancel()
 	if failed != nil {
+		e := publicError(failed)
 		if err := s.Certificates.Conclude(ctx, key, nil); err != nil {
-			return fmt.Errorf("giving back an idempotency key: %w", err)
+			return e.Because(errors.Join(failed, fmt.Errorf("giving back an idempotency key: %w", err)))
 		}
-		return nil
+		return e
 	}
 	stored, err := json.Marshal(reply)
 	if err == nil {
@@ -180,7 +189,7 @@ func (s *Service) redeem(ctx context.Context, set *keystore.KeySet, v *keystore.
 
 // abandon closes an intent whose signature did not come.
 func (s *Service) abandon(ctx context.Context, act keystore.Record, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
 	defer cancel()
 	e := publicError(cause)
 	act.ID, act.Outcome, act.Code, act.Reason = act.Serial, failure(cause), string(e.Code), e.Reason()
@@ -194,8 +203,12 @@ func (s *Service) abandon(ctx context.Context, act keystore.Record, cause error)
 	return e
 }
 
+// releaseCSR records the certificate and lets it go if the version that signed
+// still signs. It goes on when the caller has gone: the certificate exists.
 func (s *Service) releaseCSR(ctx context.Context, act keystore.Record, set *keystore.KeySet, v *keystore.Version,
 	issuer *x509.Certificate, p *ca.Prepared, der []byte) (api.SignCSRReply, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
+	defer cancel()
 	act.ID, act.Outcome = act.Serial, keystore.OutcomeDone
 	receipt, err := s.Log.Act(ctx, act)
 	if err != nil {
@@ -204,10 +217,12 @@ func (s *Service) releaseCSR(ctx context.Context, act keystore.Record, set *keys
 	if err := s.Certificates.Finish(ctx, act.Serial, keystore.OutcomeDone, der, receipt.Entry); err != nil {
 		return api.SignCSRReply{}, unavailable(fmt.Errorf("keeping the certificate: %w", err))
 	}
-	if _, again, err := s.signing(set.Name, keystore.PurposeCA); err != nil {
-		return api.SignCSRReply{}, publicError(err)
-	} else if again.KID != v.KID {
-		return api.SignCSRReply{}, unavailable(errOvertaken)
+	_, again, err := s.signing(set.Name, keystore.PurposeCA)
+	if err == nil && again.KID != v.KID {
+		err = unavailable(errOvertaken)
+	}
+	if err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err) // so that the log says that it never left
 	}
 	return api.SignCSRReply{
 		Certificate: certificatePEM(der),

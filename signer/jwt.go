@@ -73,7 +73,11 @@ func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJ
 	if err != nil {
 		return api.SignJWTReply{}, auditUnavailable(err) // an unrecorded token is never released
 	}
-	return s.releaseJWT(req.KeySet, v, token, prepared.Exp(), receipt)
+	reply, err := s.releaseJWT(req.KeySet, v, token, prepared.Exp(), receipt)
+	if err != nil && !errors.Is(err, errOvertaken) {
+		return api.SignJWTReply{}, s.refuse(act, err) // so that the log says that it never left
+	}
+	return reply, err
 }
 
 // sign redeems p under the private key of v. The kid in the header and the key

@@ -17,8 +17,11 @@ import (
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"hash"
+	"sync"
 	"time"
 
 	"chancery/keystore"
@@ -104,7 +107,8 @@ type Tokens interface {
 // Service signs and operates for principals. It may be used concurrently.
 type Service struct {
 	Config
-	horizons horizons
+	horizons  horizons
+	digesters sync.Pool // of *digester
 }
 
 // New returns a Service, or an error that names what c lacks.
@@ -121,20 +125,28 @@ func New(c Config) (*Service, error) {
 	return &Service{Config: c}, nil
 }
 
+// A digester makes digests of requests, one at a time.
+type digester struct {
+	mac hash.Hash
+	buf [sha256.Size]byte
+}
+
 // digest returns the salted digest of a request for its entry: hexadecimal
 // HMAC-SHA-256, so that the log shows which requests were equal and nothing
 // of what they said.
 func (s *Service) digest(parts ...[]byte) string {
-	mac := hmac.New(sha256.New, s.Salt[:])
-	for _, p := range parts {
-		var n [8]byte
-		for i, l := 0, uint64(len(p)); i < 8; i++ {
-			n[7-i], l = byte(l), l>>8
-		}
-		mac.Write(n[:])
-		mac.Write(p)
+	d, ok := s.digesters.Get().(*digester)
+	if !ok {
+		d = &digester{mac: hmac.New(sha256.New, s.Salt[:])}
 	}
-	return hex.EncodeToString(mac.Sum(nil))
+	defer s.digesters.Put(d)
+	d.mac.Reset()
+	for _, p := range parts {
+		binary.BigEndian.PutUint64(d.buf[:8], uint64(len(p)))
+		d.mac.Write(d.buf[:8])
+		d.mac.Write(p)
+	}
+	return hex.EncodeToString(d.mac.Sum(d.buf[:0]))
 }
 
 // refuse enters the refusal and returns what the caller sees of err. r names

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,24 +92,38 @@ func (d *doors) Close(ctx context.Context) {
 	d.wg.Wait()
 }
 
-// sweep closes connections whose certificate has expired or been revoked, each
-// second until ctx ends.
+// How often connections are looked at whose certificate has expired or been
+// revoked, and how long such a connection stays open for its next request to be
+// told so. Together they are less than the five seconds that are promised.
+const (
+	sweepEvery = time.Second
+	cutAfter   = 2 * time.Second
+)
+
+// sweep cuts connections whose certificate is condemned, until ctx ends.
 func (d *doors) sweep(ctx context.Context, gates func() []*server.Gate, now func() time.Time) {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
+	condemned := make(map[[sha256.Size]byte]time.Time) // by certificate: since when
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case at := <-tick.C:
+			still := make(map[[sha256.Size]byte]time.Time)
 			d.condemn(func(leaf *x509.Certificate) bool {
-				for _, g := range gates() {
-					if g.Condemned(leaf, now()) {
-						return true
-					}
+				if !slices.ContainsFunc(gates(), func(g *server.Gate) bool { return g.Condemned(leaf, now()) }) {
+					return false
 				}
-				return false
+				id := sha256.Sum256(leaf.Raw)
+				since, ok := condemned[id]
+				if !ok {
+					since = at
+				}
+				still[id] = since
+				return at.Sub(since) >= cutAfter
 			})
+			condemned = still
 		}
 	}
 }

@@ -98,8 +98,8 @@ func (d *Door) Serve(l net.Listener) error {
 		d.mu.Unlock()
 		return net.ErrClosed
 	}
-	d.Limits = d.Limits.withDefaults()
-	if d.open == nil {
+	if d.open == nil { // the first of them; from here on Limits is only read
+		d.Limits = d.Limits.withDefaults()
 		d.open, d.peers = make(map[net.Conn]*tls.Conn), make(map[string]int)
 	}
 	d.listeners = append(d.listeners, l)
@@ -126,10 +126,15 @@ func (d *Door) Serve(l net.Listener) error {
 			c.Close()
 			continue
 		}
-		d.wg.Go(func() { d.shake(c, peer) })
+		go func() {
+			defer d.wg.Done() // admit added it
+			d.shake(c, peer)
+		}()
 	}
 }
 
+// admit counts c in, or reports that there is no room. Close waits for whoever
+// was counted in before it.
 func (d *Door) admit(c net.Conn, peer string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -138,6 +143,7 @@ func (d *Door) admit(c net.Conn, peer string) bool {
 	}
 	d.open[c] = nil
 	d.peers[peer]++
+	d.wg.Add(1)
 	return true
 }
 
@@ -208,11 +214,11 @@ func (d *Door) Close() {
 			raw.Close() // still shaking hands
 		}
 	}
+	for _, q := range d.protocols {
+		q.Close() // before the wait: a connection may be waiting to be taken there
+	}
 	d.mu.Unlock()
 	d.wg.Wait()
-	for _, q := range d.protocols {
-		q.Close()
-	}
 }
 
 // countedConn tells the Door once when the connection ends.

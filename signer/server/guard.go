@@ -24,12 +24,7 @@ type Gate struct {
 	anchors []Anchor
 	policy  *policy.Policy
 	tls     *tls.Config
-	since   time.Time
 }
-
-// CondemnedAfter is how long a connection whose certificate has expired or been
-// revoked stays open for its next request to be told so, before it is cut.
-const CondemnedAfter = 3 * time.Second
 
 // NewGate returns a Gate for a server certificate and the anchors of client
 // certificates. protocols are the ALPN names served, the preferred one first.
@@ -42,7 +37,7 @@ func NewGate(cert tls.Certificate, anchors []Anchor, p *policy.Policy, protocols
 	for _, a := range anchors {
 		pool.AddCert(a.CA)
 	}
-	return &Gate{anchors: anchors, policy: p, since: now(), tls: &tls.Config{
+	return &Gate{anchors: anchors, policy: p, tls: &tls.Config{
 		Certificates: []tls.Certificate{cert},
 		ClientAuth:   tls.RequireAndVerifyClientCert,
 		ClientCAs:    pool,
@@ -82,11 +77,11 @@ func (g *Gate) Identify(cs *tls.ConnectionState, now time.Time) (policy.Principa
 	return who, nil
 }
 
-// Condemned reports whether a connection with this client certificate is to be
-// cut now: it expired, or this Gate revokes it, CondemnedAfter ago.
+// Condemned reports whether a client certificate is no good any more: it has
+// expired or is revoked. Its connections are to be cut, soon after their next
+// request could have been told so.
 func (g *Gate) Condemned(leaf *x509.Certificate, now time.Time) bool {
-	return now.After(leaf.NotAfter.Add(CondemnedAfter)) ||
-		g.policy.Revoked(leaf) && !now.Before(g.since.Add(CondemnedAfter))
+	return now.After(leaf.NotAfter) || g.policy.Revoked(leaf)
 }
 
 func (g *Gate) anchorOf(chains [][]*x509.Certificate, now time.Time) (string, bool) {

@@ -6,11 +6,11 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
-	"regexp"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"chancery/keystore/audit"
 	"chancery/signer/api"
 )
 
@@ -109,12 +109,10 @@ func matches(header, etag string) bool {
 	return false
 }
 
-// publicLogPath is what may be read of a log by everyone: checkpoints and hash
-// tiles. Entries may not.
-var publicLogPath = regexp.MustCompile(`^(lifecycle|acts/\d{4}-\d{2})/(checkpoint|tile/\d{1,2}(/x\d{3})*/\d{3}(\.p/\d{1,3})?)$`)
-
+// serveLog serves what everyone may read of a log: checkpoints and hash tiles.
+// Entries they may not.
 func (p *Public) serveLog(w http.ResponseWriter, r *http.Request, path string) {
-	if p.Logs == nil || !publicLogPath.MatchString(path) {
+	if p.Logs == nil || !audit.IsPublic(path) {
 		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
 		return
 	}
@@ -133,6 +131,8 @@ func (p *Public) serveLog(w http.ResponseWriter, r *http.Request, path string) {
 		w.Header().Set("Content-Type", "application/octet-stream")
 		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	}
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Access-Control-Allow-Origin", "*")
 	w.Write(body)
 }
 

@@ -3,9 +3,12 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"path"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -60,7 +63,8 @@ func (r *request) decode(v any, lim api.Limits) error { return api.Decode(r.body
 // guarded serves a table of routes to principals.
 type guarded struct {
 	Config
-	mux *http.ServeMux
+	mux   *http.ServeMux
+	allow map[string][]string // by path: the methods there are
 }
 
 // Signing returns the handler of the signing door.
@@ -101,29 +105,34 @@ func newGuarded(c Config) *guarded {
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
 	}
-	return &guarded{Config: c, mux: http.NewServeMux()}
+	return &guarded{Config: c, mux: http.NewServeMux(), allow: make(map[string][]string)}
 }
 
 func (g *guarded) handle(routes []route) http.Handler {
-	methods := make(map[string]bool)
 	for _, rt := range routes {
 		g.mux.HandleFunc(rt.pattern, func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, rt) })
-		_, path, _ := strings.Cut(rt.pattern, " ")
-		methods[path] = true
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		g.allow[path] = append(g.allow[path], method)
 	}
-	for path := range methods {
+	for path := range g.allow {
 		g.mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
 			g.serve(w, r, route{pattern: path, do: func(*request) (int, any, error) {
 				return 0, nil, api.Errorf(api.CodeMethodNotAllowed, "no such method here")
 			}})
 		})
 	}
-	g.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		g.serve(w, r, route{pattern: "/", do: func(*request) (int, any, error) {
-			return 0, nil, api.Errorf(api.CodeNotFound, "no such endpoint at this door")
-		}})
+	nowhere := route{pattern: "/", do: func(*request) (int, any, error) {
+		return 0, nil, api.Errorf(api.CodeNotFound, "no such endpoint at this door")
+	}}
+	g.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { g.serve(w, r, nowhere) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would redirect to another spelling of the path without asking who it is.
+		if path.Clean(r.URL.Path) != r.URL.Path {
+			g.serve(w, r, nowhere)
+			return
+		}
+		g.mux.ServeHTTP(w, r)
 	})
-	return g.mux
 }
 
 // serve identifies the caller before it reads a byte of the body, then reads,
@@ -143,6 +152,9 @@ func (g *guarded) serve(w http.ResponseWriter, r *http.Request, rt route) {
 			level = slog.LevelError
 		}
 		g.Log.Log(r.Context(), level, "request refused", "route", rt.pattern, "code", e.Code, "err", e)
+		if e.Code == api.CodeMethodNotAllowed {
+			w.Header().Set("Allow", strings.Join(g.allow[rt.pattern], ", "))
+		}
 		writeProblem(w, e)
 	} else if lines, ok := value.(jsonLines); ok {
 		w.Header().Set("Content-Type", "application/jsonl")
@@ -158,9 +170,19 @@ func (g *guarded) serve(w http.ResponseWriter, r *http.Request, rt route) {
 // jsonLines is a reply that is one JSON document a line.
 type jsonLines []byte
 
-func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (int, any, error) {
+// answer identifies, reads and acts. A panic is a 500 whose stack is logged: it
+// is one request's, and the daemon goes on.
+func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (status int, value any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = api.Errorf(api.CodeInternal, "internal error").Because(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
 	who, err := g.Gate().Identify(r.TLS, g.Now())
 	if err != nil {
+		if r.ContentLength != 0 {
+			closeAfter(w) // or net/http waits for the body, to throw it away, before it answers
+		}
 		return 0, nil, g.Service.Refuse(keystore.Record{
 			Action: keystore.ActRequest, Detail: map[string]string{"route": rt.pattern, "certificate": subjectOf(r)},
 		}, err)
@@ -171,7 +193,7 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (int,
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), g.Limits.RequestTimeout)
 	defer cancel()
-	status, value, err := rt.do(&request{Request: r.WithContext(ctx), who: who, body: body})
+	status, value, err = rt.do(&request{Request: r.WithContext(ctx), who: who, body: body})
 	if e, ok := errors.AsType[*decodeError](err); ok { // the Service never saw it
 		return 0, nil, g.refuse(who, rt, e.cause)
 	}

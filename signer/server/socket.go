@@ -57,12 +57,8 @@ func ListenUnix(path string) (*Socket, error) {
 
 // bind listens on path, with the lock held.
 func bind(path string) (net.Listener, error) {
-	if c, err := net.Dial("unix", path); err == nil {
-		c.Close() // someone without our lock serves it
-		return nil, fmt.Errorf("%s: %w", path, ErrSocketInUse)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("removing a stale socket: %w", err)
+	if err := removeStale(path); err != nil {
+		return nil, err
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -73,6 +69,31 @@ func bind(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("setting the socket's mode: %w", err)
 	}
 	return l, nil
+}
+
+// removeStale removes the socket a dead process left, and nothing else.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("looking for a stale socket: %w", err)
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s is there and is no socket (hint: name another path, or remove it)", path)
+	}
+	c, err := net.Dial("unix", path)
+	if err == nil {
+		c.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) { // someone without our lock serves it, or is too busy to answer
+		return fmt.Errorf("%s: %w", path, ErrSocketInUse)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("removing a stale socket: %w", err)
+	}
+	return nil
 }
 
 // Close stops serving and removes the socket.

@@ -1,0 +1,68 @@
+package telemetry
+
+import (
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func scrape(m *Metrics) string {
+	w := httptest.NewRecorder()
+	m.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	return w.Body.String()
+}
+
+func TestMetrics(t *testing.T) {
+	m := New("v1.2.3")
+	m.Gauge("chancery_ready", "1 if ready.", map[string]string{"keyset": "web"}, func() float64 { return 0.5 })
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			m.Request("POST /v1/sign/jwt", "ok", 2*time.Millisecond)
+			m.Request("POST /v1/sign/jwt", "forbidden", time.Minute)
+			m.HandshakeFailed()
+			m.Reloaded(true)
+			m.Reloaded(false)
+			m.Step("key.activate")
+			scrape(m)
+		})
+	}
+	wg.Wait()
+	text := scrape(m)
+	for _, line := range []string{
+		`chancery_build_info{version="v1.2.3"} 1`,
+		`chancery_ready{keyset="web"} 0.5`,
+		`chancery_request_duration_seconds_count{code="ok",route="POST /v1/sign/jwt"} 8`,
+		`chancery_request_duration_seconds_sum{code="forbidden",route="POST /v1/sign/jwt"} 480`, // seconds, the base unit
+		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.001"} 0`,
+		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.0025"} 8`,
+		`chancery_handshake_failures_total 8`,
+		`chancery_reloads_total{outcome="ok"} 8`,
+		`chancery_reloads_total{outcome="failed"} 8`,
+		`chancery_lifecycle_steps_total{action="key.activate"} 8`,
+		`# TYPE go_goroutines gauge`,
+	} {
+		if !strings.Contains(text, line+"\n") {
+			t.Errorf("no line %q", line)
+		}
+	}
+}
+
+// Two daemons in one process, as in tests, do not share a registry; and each
+// metric tells what it is.
+func TestRegistriesAreApart(t *testing.T) {
+	one, two := New("one"), New("two")
+	one.HandshakeFailed()
+	if text := scrape(two); !strings.Contains(text, "chancery_handshake_failures_total 0\n") || strings.Contains(text, `"one"`) {
+		t.Error("one daemon's numbers are another's")
+	}
+	for line := range strings.Lines(scrape(one)) {
+		if name, ok := strings.CutPrefix(line, "# HELP chancery_"); ok {
+			if _, help, ok := strings.Cut(name, " "); !ok || strings.TrimSpace(help) == "" {
+				t.Errorf("%q says nothing", line)
+			}
+		}
+	}
+}
