@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
@@ -60,7 +61,7 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := d.prepare(ctx, dir); err != nil {
+	if err := d.alone(ctx, dir); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, "config.yaml")
@@ -68,17 +69,32 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return serve(ctx, cfg, path, true, newLogger(d.verbose), func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
+}
+
+// alone prepares dir while no other daemon does, or serves it. Whatever dir says
+// of one that serves no more goes.
+func (d devOptions) alone(ctx context.Context, dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	lock := flock.New(filepath.Join(dir, "lock")) // the node's own, until it takes it
+	got, err := lock.TryLock()
+	if err != nil {
+		return fmt.Errorf("locking the directory: %w", err)
+	}
+	if !got {
+		return fmt.Errorf("%w %s", errLocked, dir)
+	}
+	defer lock.Close()
 	if err := os.Remove(filepath.Join(dir, "endpoints.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return serve(ctx, cfg, path, true, newLogger(d.verbose), func(n *node) error { return d.announce(ctx, dir, cfg, n) })
+	return d.prepare(ctx, dir)
 }
 
 // prepare makes what is missing in dir.
 func (d devOptions) prepare(ctx context.Context, dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
 	state, first, err := d.state(dir)
 	if err != nil {
 		return err
@@ -184,12 +200,15 @@ func freePorts(n int) ([]int, error) {
 // announce waits until every key set signs, writes endpoints.json and tells a
 // person what to try.
 func (d devOptions) announce(ctx context.Context, dir string, cfg *config.Config, n *node) error {
-	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	within, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	for tick := time.NewTicker(10 * time.Millisecond); !n.ready(); {
 		select {
-		case <-ctx.Done():
+		case <-within.Done():
 			tick.Stop()
+			if ctx.Err() != nil {
+				return nil // stopped before it was ready
+			}
 			n.log.Warn("not every key set signs yet; see /readyz?verbose")
 			return d.write(dir, cfg)
 		case <-tick.C:

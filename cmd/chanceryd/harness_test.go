@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,10 +32,27 @@ const asDaemon = "CHANCERYD_TEST_RUN"
 
 func TestMain(m *testing.M) {
 	pkcs11.Main()
+	if path := os.Getenv(asHolder); path != "" {
+		os.Exit(holdCatalog(path))
+	}
 	if os.Getenv(asDaemon) != "" {
 		os.Exit(run(os.Args[1:]))
 	}
+	go launchAll() // until the process ends
 	os.Exit(m.Run())
+}
+
+// launches are the commands to be started by launchAll.
+var launches = make(chan func())
+
+// launchAll starts processes, all from one thread: the kernel sends a process
+// its parent-death signal when the thread that started it ends, and a thread to
+// which a goroutine was locked ends with that goroutine.
+func launchAll() {
+	runtime.LockOSThread()
+	for start := range launches {
+		start()
+	}
 }
 
 // A chanceryd is a chanceryd process under test.
@@ -113,7 +131,9 @@ func launchCommand(t *testing.T, dir string, cmd *exec.Cmd) *chanceryd {
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	os.Remove(filepath.Join(dir, "endpoints.json"))
-	if err := d.cmd.Start(); err != nil {
+	started := make(chan error)
+	launches <- func() { started <- d.cmd.Start() }
+	if err := <-started; err != nil {
 		t.Fatal(err)
 	}
 	go func() { d.exited <- d.cmd.Wait() }()

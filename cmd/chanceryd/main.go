@@ -39,11 +39,15 @@ func main() {
 // A usageError is a command used wrongly.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 // A hinted error carries the next move of whoever reads it.
 type hinted struct {
 	error
 	hint string
 }
+
+func (h hinted) Unwrap() error { return h.error }
 
 func run(args []string) int {
 	root := &cobra.Command{
@@ -53,7 +57,10 @@ func run(args []string) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), devCommand(), checkCommand(), benchTokenCommand())
 	root.SetArgs(args)
-	err := root.ExecuteContext(context.Background())
+	err := conceal()
+	if err == nil {
+		err = root.ExecuteContext(context.Background())
+	}
 	if err == nil {
 		return 0
 	}

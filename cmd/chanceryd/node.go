@@ -76,7 +76,7 @@ func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slo
 	n.config.Store(cfg)
 	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
 	for _, step := range []func(context.Context) error{
-		n.openData, n.openKeystores, n.openLog, n.introduce, n.openDoors, n.run,
+		n.openData, n.openKeystores, n.openLog, n.introduce, n.publish, n.openDoors, n.run,
 	} {
 		if err := step(ctx); err != nil {
 			n.Close()
@@ -274,14 +274,29 @@ func (n *node) kick() {
 	}
 }
 
-// run starts the goroutines; Close ends them.
-func (n *node) run(ctx context.Context) error {
+// publish has what was published before this start published again, before any
+// door opens: a key that signs must never be one that nobody can look up.
+func (n *node) publish(ctx context.Context) error {
 	if _, err := n.steps.View(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
 	}
 	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
 		return err
 	}
+	view, err := n.views.Current()
+	if err != nil {
+		return err
+	}
+	pub, _, err := n.publisher.build(view)
+	if err != nil {
+		return fmt.Errorf("publishing: %w", err)
+	}
+	n.public.Publish(pub)
+	return nil
+}
+
+// run starts the goroutines; Close ends them.
+func (n *node) run(ctx context.Context) error {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.wg.Go(func() { n.publisher.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
@@ -321,8 +336,9 @@ func (n *node) rotate(ctx context.Context) {
 		n.log.Warn("not everything could be reconciled; rotation goes on with what can be reached", "err", err)
 	}
 	for _, o := range found.Orphans {
-		n.log.Warn("a private key on a token is not the catalog's: it is neither used nor deleted",
-			"keystore", o.Keystore, "id", o.Object.ID, "label", o.Object.Label, "type", o.Object.Type)
+		n.log.Warn("a key on a token is not the catalog's: it is neither used nor deleted",
+			"keystore", o.Keystore, "id", o.Object.ID, "label", o.Object.Label, "type", o.Object.Type,
+			"lacks", o.Object.Missing) // "private half": what a crash in a generation may leave
 	}
 	for _, m := range found.Missing {
 		n.log.Error("a version's private key is not on its token", "keyset", m.KeySet, "version", m.Version, "keystore", m.Keystore)

@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -35,7 +36,7 @@ func serveCommand() *cobra.Command {
 			if err := refuseDev(cfg); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, path, false, newLogger(verbose), func(*node) error { return nil })
+			return serve(cmd.Context(), cfg, path, false, newLogger(verbose), func(context.Context, *node) error { return nil })
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
@@ -45,8 +46,8 @@ func serveCommand() *cobra.Command {
 }
 
 // serve runs a node until SIGTERM or SIGINT; SIGHUP reloads. started is called
-// once, when the doors are open.
-func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool, log *slog.Logger, started func(*node) error) error {
+// once, when the doors are open; its context ends with the node.
+func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool, log *slog.Logger, started func(context.Context, *node) error) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
@@ -55,12 +56,19 @@ func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool,
 		return err
 	}
 	defer n.Close()
-	if err := started(n); err != nil {
-		return err
-	}
-	notify(log, daemon.SdNotifyReady)
+	ctx, cancel := context.WithCancel(ctx)
+	announced := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() { announced <- started(ctx, n) })
+	defer wg.Wait()
+	defer cancel()
 	for {
 		select {
+		case err := <-announced:
+			if err != nil {
+				return err
+			}
+			notify(log, daemon.SdNotifyReady)
 		case err := <-n.doors.failed:
 			return err
 		case s := <-signals:
@@ -241,17 +249,21 @@ func (n *node) keySetTrouble(name string) error {
 	case !ok:
 		return errors.New("no version signs yet")
 	case v.Suspended != nil:
-		return errors.New("suspended")
+		return errSuspended
 	case !n.keys.Proven(v.KID):
 		return errors.New("the active version has not been seen signing by this node")
 	}
 	return nil
 }
 
-// ready reports whether every configured key set signs.
+// errSuspended: an operator stopped the key set.
+var errSuspended = errors.New("suspended")
+
+// ready reports whether every configured key set signs, or would if no operator
+// had stopped it.
 func (n *node) ready() bool {
 	for name := range n.config.Load().KeySets {
-		if n.keySetTrouble(name) != nil {
+		if err := n.keySetTrouble(name); err != nil && !errors.Is(err, errSuspended) {
 			return false
 		}
 	}
