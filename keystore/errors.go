@@ -18,6 +18,8 @@ var (
 	// ErrTokenChanged: the token with this name is not the one that held the keys.
 	// It wraps ErrUnavailable.
 	ErrTokenChanged = &kindError{"token changed", ErrUnavailable}
+	// ErrOverloaded: too many requests wait for this keystore already.
+	ErrOverloaded = errors.New("too many requests wait for this keystore")
 	// ErrSignature: a signature is not what it should be, and is not released.
 	ErrSignature = errors.New("signature invalid")
 	// ErrMessage: the message does not have the form of the key's purpose.

@@ -88,15 +88,33 @@ func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.Sig
 		return api.SignCSRReply{}, s.refuse(act, err)
 	}
 	if stored != nil {
-		var reply api.SignCSRReply
-		if err := json.Unmarshal(stored, &reply); err != nil {
-			return api.SignCSRReply{}, s.refuse(act, fmt.Errorf("reading a stored reply: %w", err))
-		}
-		return reply, nil
+		return s.replay(ctx, act, stored)
 	}
 	reply, err := s.issue(ctx, grant, req, act)
 	if err := s.conclude(ctx, key, reply, err); err != nil {
 		return api.SignCSRReply{}, err
+	}
+	return reply, nil
+}
+
+// replay releases a stored reply once more: an act of its own, with an entry and
+// a look at whether the authority still signs.
+func (s *Service) replay(ctx context.Context, act keystore.Record, stored []byte) (api.SignCSRReply, error) {
+	var reply api.SignCSRReply
+	if err := json.Unmarshal(stored, &reply); err != nil {
+		return api.SignCSRReply{}, s.refuse(act, fmt.Errorf("reading a stored reply: %w", err))
+	}
+	act.Serial, act.NotAfter, act.Outcome = reply.Serial, reply.NotAfter.Unix(), keystore.OutcomeDone
+	act.Detail = map[string]string{"replay": "the reply of " + reply.Entry}
+	authority, ok := s.Authority(act.Authority)
+	if !ok {
+		return api.SignCSRReply{}, s.refuse(act, policy.ErrForbidden)
+	}
+	if _, _, err := s.signing(authority.KeySet, keystore.PurposeCA); err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err)
+	}
+	if _, err := s.Log.Act(ctx, act); err != nil {
+		return api.SignCSRReply{}, auditUnavailable(err)
 	}
 	return reply, nil
 }

@@ -18,8 +18,8 @@ type horizons struct {
 }
 
 type horizon struct {
-	mu sync.Mutex // held while raising, so that one write serves all who wait
-	to time.Time
+	turn chan struct{} // capacity 1: taken while raising, so that one write serves all who wait
+	to   time.Time     // owned by whoever has the turn
 }
 
 func (h *horizons) of(v *keystore.Version) *horizon {
@@ -30,7 +30,7 @@ func (h *horizons) of(v *keystore.Version) *horizon {
 	}
 	k, ok := h.kids[v.KID]
 	if !ok {
-		k = &horizon{to: v.ExpHorizon}
+		k = &horizon{turn: make(chan struct{}, 1), to: v.ExpHorizon}
 		h.kids[v.KID] = k
 	}
 	return k
@@ -41,8 +41,12 @@ func (h *horizons) of(v *keystore.Version) *horizon {
 // exp where that is later.
 func (s *Service) cover(ctx context.Context, v *keystore.Version, exp, now time.Time, longest time.Duration) error {
 	h := s.horizons.of(v)
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	select {
+	case h.turn <- struct{}{}:
+		defer func() { <-h.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the exp horizon of %s: %w", v.KID, context.Cause(ctx))
+	}
 	if !exp.After(h.to) {
 		return nil
 	}

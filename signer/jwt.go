@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -17,6 +18,11 @@ import (
 // attempts is how often a JWT is made anew because its key version stopped
 // signing between the signature and the release.
 const attempts = 3
+
+// batchLanes is how many requests of one batch are worked on at a time: enough
+// to keep a worker busy, and no more, so that a few batches do not fill the
+// keystore's waiting room.
+const batchLanes = 32
 
 // errOvertaken: the version that signed no longer signs.
 var errOvertaken = errors.New("the key version stopped signing before the release")
@@ -142,9 +148,18 @@ func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req ap
 		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
 	}
 	reply := api.BatchReply{Results: make([]api.BatchResult, len(req.Requests))}
+	var next atomic.Int64
 	var wg sync.WaitGroup
-	for i, raw := range req.Requests {
-		wg.Go(func() { reply.Results[i] = s.batched(ctx, who, raw) })
+	for range min(batchLanes, len(req.Requests)) {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(req.Requests) {
+					return
+				}
+				reply.Results[i] = s.batched(ctx, who, req.Requests[i])
+			}
+		})
 	}
 	wg.Wait()
 	return reply, nil

@@ -183,6 +183,10 @@ func publicError(err error) *api.Error {
 	switch {
 	case errors.Is(err, policy.ErrForbidden):
 		return api.Errorf(api.CodeForbidden, "not allowed").Because(err)
+	case errors.Is(err, keystore.ErrOverloaded):
+		e := api.Errorf(api.CodeOverloaded, "too many requests wait for the keystore").Because(err)
+		e.RetryAfter = 1
+		return e
 	case errors.Is(err, keystore.ErrSignature):
 		return api.Errorf(api.CodeSignatureInvalid, "the key did not make a valid signature").Because(err)
 	case errors.Is(err, keystore.ErrUnavailable), errors.Is(err, keystore.ErrNotFound),

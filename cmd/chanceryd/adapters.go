@@ -53,14 +53,8 @@ func (n *node) authority(name string) (signer.Authority, bool) {
 // specs are the key sets of cfg as rotation knows them.
 func specs(cfg *config.Config) []rotation.Spec {
 	var all []rotation.Spec
-	for name, ks := range cfg.KeySets {
-		all = append(all, rotation.Spec{
-			Name: name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
-			Schedule: rotation.Schedule{
-				Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
-				Lifetime: ks.MaxTTL, Lease: config.Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
-			},
-		})
+	for _, name := range sortedKeys(cfg.KeySets) {
+		all = append(all, cfg.KeySets[name].Spec())
 	}
 	return all
 }

@@ -21,6 +21,7 @@ import (
 
 // issued is the catalog as the CSR path of signer sees it.
 type issued struct {
+	config  func() *config.Config
 	catalog *catalog.Catalog
 	cas     *authorities
 	now     func() time.Time
@@ -50,6 +51,11 @@ func (i *issued) Finish(ctx context.Context, serial string, outcome keystore.Out
 }
 
 func (i *issued) IsOurs(ctx context.Context, h keystore.SPKIHash) (bool, error) {
+	for _, anchor := range i.config().Anchors() {
+		if keystore.HashSPKI(anchor.CA.RawSubjectPublicKeyInfo) == h {
+			return true, nil
+		}
+	}
 	return i.catalog.IsOurKey(ctx, h)
 }
 
@@ -163,10 +169,6 @@ func (a *authorities) make(ctx context.Context, authority config.Authority, set 
 		return err
 	}
 	der, err := ca.SelfSigned(ctx, key, authority.CommonName, authority.Lifetime, a.now())
-	rec.Outcome = keystore.OutcomeDone
-	if err != nil {
-		rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
-	}
 	var cert *x509.Certificate
 	if err == nil {
 		cert, err = x509.ParseCertificate(der)
@@ -174,8 +176,10 @@ func (a *authorities) make(ctx context.Context, authority config.Authority, set 
 	if err == nil && !hasKey(cert, v) {
 		err = errors.New("it does not hold the version's key")
 	}
-	if err == nil {
-		rec.Serial, rec.NotAfter = hex.EncodeToString(cert.SerialNumber.Bytes()), cert.NotAfter.Unix()
+	if err != nil {
+		rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
+	} else {
+		rec.Outcome, rec.Serial, rec.NotAfter = keystore.OutcomeDone, hex.EncodeToString(cert.SerialNumber.Bytes()), cert.NotAfter.Unix()
 	}
 	if _, lerr := a.log.Lifecycle(ctx, rec); lerr != nil || err != nil {
 		return errors.Join(err, lerr)

@@ -48,6 +48,7 @@ func (d *doors) open(handler http.Handler, lim server.Limits, l net.Listener, tl
 	web := server.HTTPServer(handler, lim, d.log)
 	d.plain = append(d.plain, web)
 	d.sockets = append(d.sockets, l)
+	l = server.Limited(l, lim)
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}

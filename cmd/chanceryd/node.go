@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,10 +55,11 @@ type node struct {
 	publisher *publisher
 	doors     *doors
 
-	states chan keystore.TokenStatus
-	binary chan string // the hash of this program, once
-	wg     sync.WaitGroup
-	stop   context.CancelFunc
+	owed    *debts
+	running atomic.Bool // everything has been introduced
+	binary  chan string // the hash of this program, once
+	wg      sync.WaitGroup
+	stop    context.CancelFunc
 }
 
 // errLocked: another daemon serves the data directory.
@@ -70,8 +72,7 @@ func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slo
 	n := &node{
 		ownTokens: ownTokens,
 		log:       log, metrics: telemetry.New(version()), now: time.Now,
-		states: make(chan keystore.TokenStatus, 64), providers: make(map[string]keystore.Provider),
-		binary: make(chan string, 1),
+		providers: make(map[string]keystore.Provider), owed: newDebts(log), binary: make(chan string, 1),
 	}
 	n.config.Store(cfg)
 	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
@@ -128,13 +129,22 @@ func (n *node) openKeystores(context.Context) error {
 	return nil
 }
 
-// tokenState queues a token's change of state for the log. It never waits: a
-// provider calls it.
+// tokenState has a token's change of state entered. It never waits: a provider
+// calls it. While the log cannot be written the newest state of each token is
+// kept.
 func (n *node) tokenState(s keystore.TokenStatus) {
-	select {
-	case n.states <- s:
-	default:
-		n.log.Warn("a token changes state faster than that can be entered", "keystore", s.Keystore, "state", s.State)
+	n.owed.owe("token "+s.Keystore, keystore.Record{
+		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
+		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
+	})
+	n.changed()
+}
+
+// changed has everyone who waits for a token look again.
+func (n *node) changed() {
+	if n.running.Load() {
+		n.publisher.Kick()
+		n.rotator.Changed()
 	}
 }
 
@@ -159,7 +169,7 @@ func (n *node) openLog(ctx context.Context) error {
 	if err := n.refuseOlderCatalog(ctx, last); err != nil {
 		return err
 	}
-	n.steps = &steps{catalog: n.catalog, log: n.audit, views: n.views, keys: n.keys, metrics: n.metrics, changed: n.kick}
+	n.steps = newSteps(n.catalog, n.audit, n.views, n.keys, n.metrics, n.kick)
 	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
 		return fmt.Errorf("entering the start: %w", err)
 	}
@@ -177,8 +187,11 @@ func readLifecycle(dir string) (proven map[keystore.KID]bool, last keystore.Reco
 		switch rec := at.Entry.Record; rec.Action {
 		case keystore.ActKeyProven:
 			proven[rec.KID] = true
-		case keystore.ActKeySetCreate, keystore.ActKeyPublish, keystore.ActKeyServed, keystore.ActKeyActivate, keystore.ActKeyRemove:
-			last = rec
+		case keystore.ActKeyOrphan: // entered without a step
+		default:
+			if noun, _, _ := strings.Cut(string(rec.Action), "."); noun == "key" || noun == "keyset" {
+				last = rec
+			}
 		}
 	}
 	return proven, last, nil
@@ -250,7 +263,7 @@ func (n *node) introduce(ctx context.Context) error {
 	n.service, err = signer.New(signer.Config{
 		Policy: n.gates.policy, View: n.views.Current, Settings: n.settings, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.catalog,
-		Certificates: &issued{catalog: n.catalog, cas: n.cas, now: n.now},
+		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, now: n.now},
 		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
 		Tokens:       &tokens{n.providers},
 		Salt:         salt, Now: n.now,
@@ -262,7 +275,7 @@ func (n *node) introduce(ctx context.Context) error {
 	n.publisher = &publisher{
 		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now,
-		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool),
+		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), last: make(map[string]documents),
 	}
 	return nil
 }
@@ -287,23 +300,52 @@ func (n *node) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pub, _, err := n.publisher.build(view)
-	if err != nil {
-		return fmt.Errorf("publishing: %w", err)
+	if _, err := n.publisher.publish(view); err != nil {
+		n.log.Warn("not everything is published; it is tried again", "err", err)
 	}
-	n.public.Publish(pub)
 	return nil
 }
 
 // run starts the goroutines; Close ends them.
 func (n *node) run(ctx context.Context) error {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
+	n.running.Store(true)
 	n.wg.Go(func() { n.publisher.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
-	n.wg.Go(func() { n.enterTokenStates(ctx) })
+	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
+	for _, name := range sortedKeys(n.providers) {
+		n.wg.Go(func() { n.probe(ctx, name, n.providers[name]) })
+	}
 	n.wg.Go(func() { n.doors.sweep(ctx, n.gates.all, n.now) })
 	n.publisher.Kick()
 	return nil
+}
+
+// How often each token makes a real signature, and how long that may take. Some
+// devices drop a session after 15 idle seconds.
+const (
+	probeEvery  = 10 * time.Second
+	probeWithin = 5 * time.Second
+)
+
+// probe has a token's probe key sign now and then until ctx ends, so that a
+// token that fails while nobody asks is noticed: an open session is not health.
+// What comes of it is the token's state.
+func (n *node) probe(ctx context.Context, name string, p keystore.Provider) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			within, cancel := context.WithTimeout(ctx, probeWithin)
+			if err := p.Probe(within); err != nil && ctx.Err() == nil {
+				n.log.Debug("a probe failed", "keystore", name, "err", err)
+			}
+			cancel()
+		}
+	}
 }
 
 // tokensWithin is how long rotation waits at the start for tokens to come up.
@@ -348,28 +390,6 @@ func (n *node) rotate(ctx context.Context) {
 	}
 }
 
-// enterTokenStates enters each change of a token's state once.
-func (n *node) enterTokenStates(ctx context.Context) {
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case s := <-n.states:
-			rec := keystore.Record{
-				Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
-				Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
-			}
-			if _, err := n.audit.Lifecycle(ctx, rec); err != nil && ctx.Err() == nil {
-				n.log.Error("entering a token's state failed", "keystore", s.Keystore, "state", s.State, "err", err)
-			}
-			n.kick()
-			if n.rotator != nil {
-				n.rotator.Changed()
-			}
-		}
-	}
-}
-
 // Close ends everything in the reverse order of its beginning.
 func (n *node) Close() {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
@@ -385,7 +405,7 @@ func (n *node) Close() {
 		n.keys.Wait()
 	}
 	if n.audit != nil {
-		n.closeLog(ctx)
+		n.closeLog()
 	}
 	for name, p := range n.providers {
 		if err := p.Close(); err != nil {
@@ -407,7 +427,11 @@ func (n *node) Close() {
 	}
 }
 
-func (n *node) closeLog(ctx context.Context) {
+// closeLog enters the stop and closes the log, with time of its own: requests
+// may have used up all the grace.
+func (n *node) closeLog() {
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
 	if n.stop != nil {
 		rec := keystore.Record{Principal: "chancery", Action: keystore.ActStop, Outcome: keystore.OutcomeDone}
 		if _, err := n.audit.Lifecycle(ctx, rec); err != nil {

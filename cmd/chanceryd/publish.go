@@ -38,10 +38,16 @@ type publisher struct {
 	// rotate wakes the rotator: a version was acknowledged.
 	rotate func()
 
-	kick   chan struct{}
-	served map[string]map[int]bool // acknowledged; owned by Run
-	failed string                  // what last went wrong, so that it is logged once
+	kick chan struct{}
+	// What follows is owned by the one who publishes: the start, then Run.
+	served  map[string]map[int]bool // acknowledged
+	last    map[string]documents    // by key set: what was published of it
+	written string                  // what audit.vkey holds
+	failed  string                  // what last went wrong, so that it is logged once
 }
+
+// documents are what is published of one key set, by path.
+type documents map[string]server.Document
 
 // Kick has the publisher look again.
 func (p *publisher) Kick() {
@@ -86,13 +92,9 @@ func (p *publisher) pass(ctx context.Context) error {
 	}
 	p.keys.Prove(ctx, view)
 	caErr := p.cas.Make(ctx, view)
-	pub, serves, err := p.build(view)
-	if err != nil {
-		return errors.Join(viewErr, caErr, err)
-	}
-	p.public.Publish(pub)
+	serves, buildErr := p.publish(view)
 	at := p.now()
-	errs := []error{viewErr, caErr}
+	errs := []error{viewErr, caErr, buildErr, p.writeVKeys(view)}
 	for name, versions := range serves {
 		errs = append(errs, p.acknowledge(ctx, view, name, versions, at))
 	}
@@ -132,28 +134,43 @@ func (p *publisher) acknowledge(ctx context.Context, view *keystore.View, name s
 	return nil
 }
 
-// build returns what is published of view, and which versions it holds.
-func (p *publisher) build(view *keystore.View) (*server.Publication, map[string][]int, error) {
-	pub, serves := server.NewPublication(), make(map[string][]int)
-	cfg := p.config()
+// publish swaps in what view says and returns, by key set, which versions are
+// served by it from now on. A key set whose documents cannot be made keeps the
+// last ones, and holds up no other.
+func (p *publisher) publish(view *keystore.View) (serves map[string][]int, err error) {
+	pub, cfg := server.NewPublication(), p.config()
+	serves = make(map[string][]int)
+	var errs []error
 	for _, set := range view.KeySets() {
-		var err error
-		switch set.Purpose {
-		case keystore.PurposeJWT:
-			err = p.addJWKS(pub, cfg, set)
-		case keystore.PurposeCA:
-			err = p.addCA(pub, cfg, set)
-		case keystore.PurposeAudit:
-			err = p.writeVKeys(set)
-		}
+		held := p.held(set) // once: what is proven meanwhile is for the next pass
+		docs, err := p.documents(cfg, set, held)
 		if err != nil {
-			return nil, nil, fmt.Errorf("key set %q: %w", set.Name, err)
+			errs = append(errs, fmt.Errorf("key set %q: %w", set.Name, err))
+			docs, held = p.last[set.Name], nil
 		}
-		if held := p.held(set); len(held) > 0 {
+		p.last[set.Name] = docs
+		for path, doc := range docs {
+			pub.Add(path, doc)
+		}
+		if len(held) > 0 {
 			serves[set.Name] = held
 		}
 	}
-	return pub, serves, nil
+	p.public.Publish(pub)
+	return serves, errors.Join(errs...)
+}
+
+// documents makes what is published of a set that holds these versions.
+func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []int) (documents, error) {
+	switch {
+	case len(held) == 0:
+		return nil, nil // 404, no-store: that is not serving
+	case set.Purpose == keystore.PurposeJWT:
+		return p.jwks(cfg, set, held)
+	case set.Purpose == keystore.PurposeCA:
+		return p.caCertificates(cfg, set, held), nil
+	}
+	return nil, nil
 }
 
 // held returns the numbers of the versions this node makes known.
@@ -167,69 +184,79 @@ func (p *publisher) held(set *keystore.KeySet) []int {
 	return held
 }
 
-func (p *publisher) addJWKS(pub *server.Publication, cfg *config.Config, set *keystore.KeySet) error {
-	if len(p.held(set)) == 0 {
-		return nil // 404, no-store: that is not serving
-	}
-	body, etag, err := jwks.Set(set, p.keys.Proven)
-	if err != nil {
-		return err
-	}
+func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (documents, error) {
 	settings, ok := cfg.KeySets[set.Name]
 	if !ok {
-		return nil // no longer configured: no longer served
+		return nil, nil // no longer configured: no longer served
 	}
-	promises := slices.Clone(set.Promises)
-	maxAge := func(now time.Time) time.Duration { return jwks.MaxAge(promises, now) }
-	base := cfg.PublicURL + "/issuers/" + set.Name
-	pub.Add("/issuers/"+set.Name+"/jwks.json", server.Document{
-		Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge,
+	body, etag, err := jwks.Set(set, func(kid keystore.KID) bool {
+		v, ok := set.ByKID(kid)
+		return ok && slices.Contains(held, v.Number)
 	})
+	if err != nil {
+		return nil, err
+	}
+	base := cfg.PublicURL + "/issuers/" + set.Name
 	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", jwks.Algorithms(set, settings.Algorithms))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	doc := server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge}
-	pub.Add("/issuers/"+set.Name+"/.well-known/openid-configuration", doc)
-	pub.Add("/.well-known/oauth-authorization-server/issuers/"+set.Name, doc)
-	return nil
+	doc := server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge(set)}
+	return documents{
+		"/issuers/" + set.Name + "/jwks.json": {
+			Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge(set),
+		},
+		"/issuers/" + set.Name + "/.well-known/openid-configuration":  doc,
+		"/.well-known/oauth-authorization-server/issuers/" + set.Name: doc,
+	}, nil
 }
 
-func (p *publisher) addCA(pub *server.Publication, cfg *config.Config, set *keystore.KeySet) error {
+// maxAge returns what the set's promises let caches be told at a time.
+func maxAge(set *keystore.KeySet) func(time.Time) time.Duration {
+	promises := slices.Clone(set.Promises)
+	return func(now time.Time) time.Duration { return jwks.MaxAge(promises, now) }
+}
+
+func (p *publisher) caCertificates(cfg *config.Config, set *keystore.KeySet, held []int) documents {
 	var pems []byte
-	for _, number := range p.held(set) {
-		der, ok := p.cas.certificate(set.Name, number)
-		if ok {
-			pems = append(pems, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der.Raw})...)
+	for _, number := range held {
+		if cert, ok := p.cas.certificate(set.Name, number); ok {
+			pems = append(pems, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})...)
 		}
 	}
-	if len(pems) == 0 {
-		return nil
-	}
-	promises := slices.Clone(set.Promises)
+	docs := make(documents)
 	for name, a := range cfg.Authorities {
-		if a.KeySet != set.Name {
+		if a.KeySet == set.Name {
+			docs["/authorities/"+name+"/ca.pem"] = server.Document{
+				Body: pems, ETag: jwks.ETag(pems), ContentType: "application/pem-certificate-chain", MaxAge: maxAge(set),
+			}
+		}
+	}
+	return docs
+}
+
+// writeVKeys keeps the list of log keys beside the data: every key of an audit
+// set that was ever known, so that old checkpoints stay verifiable.
+func (p *publisher) writeVKeys(view *keystore.View) error {
+	var lines []string
+	for _, set := range view.KeySets() {
+		if set.Purpose != keystore.PurposeAudit {
 			continue
 		}
-		pub.Add("/authorities/"+name+"/ca.pem", server.Document{
-			Body: pems, ETag: jwks.ETag(pems), ContentType: "application/pem-certificate-chain",
-			MaxAge: func(now time.Time) time.Duration { return jwks.MaxAge(promises, now) },
-		})
+		keys, err := p.vkeys(set)
+		if err != nil {
+			return fmt.Errorf("log keys of %q: %w", set.Name, err)
+		}
+		lines = append(lines, keys...)
 	}
-	return nil
-}
-
-// writeVKeys keeps the list of log keys beside the data: every key of the audit
-// set that was ever known, so that old checkpoints stay verifiable.
-func (p *publisher) writeVKeys(set *keystore.KeySet) error {
-	keys, err := p.vkeys(set)
-	if err != nil || len(keys) == 0 {
-		return err
+	text := strings.Join(lines, "\n") + "\n"
+	if len(lines) == 0 || text == p.written {
+		return nil
 	}
-	text := strings.Join(keys, "\n") + "\n"
 	if err := renameio.WriteFile(p.vkey, []byte(text), 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", filepath.Base(p.vkey), err)
 	}
+	p.written = text
 	return nil
 }
 

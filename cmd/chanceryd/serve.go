@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +22,7 @@ import (
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
+	"chancery/signer/policy"
 	"chancery/signer/server"
 )
 
@@ -93,39 +96,81 @@ func notify(log *slog.Logger, state string) {
 // reload puts policy, revocations, anchors and certificates of the file in
 // force, all or nothing. Key sets, keystores and listeners need a restart.
 func (n *node) reload(ctx context.Context, path string) {
+	ctx, cancel := context.WithTimeout(ctx, reloadWithin)
+	defer cancel()
 	err := n.tryReload(ctx, path)
 	n.metrics.Reloaded(err == nil)
-	rec := keystore.Record{Principal: "chancery", Action: keystore.ActReload, Outcome: keystore.OutcomeDone,
-		Policy: n.gates.policy().Hash(), Detail: map[string]string{"config": n.config.Load().Hash()}}
-	if err != nil {
-		rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
-		n.log.Error("reload refused; what was in force stays", "err", err)
-	} else {
+	if err == nil {
 		n.log.Info("reloaded", "policy", n.gates.policy().Hash())
+		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
-	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
-		n.log.Error("entering the reload failed", "err", err)
+	n.log.Error("reload refused; what was in force stays", "err", err)
+	rec := reloadRecord(n.config.Load(), n.gates.policy().Hash())
+	rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
+	n.owed.owe("reload", rec)
+}
+
+// reloadWithin bounds a reload.
+const reloadWithin = 5 * time.Second
+
+func reloadRecord(cfg *config.Config, policyHash string) keystore.Record {
+	return keystore.Record{
+		Principal: "chancery", Action: keystore.ActReload, Outcome: keystore.OutcomeDone,
+		Policy: policyHash, Detail: map[string]string{"config": cfg.Hash()},
 	}
 }
 
+// tryReload enters the new policy before it puts it in force. A reload that
+// only takes power away, by revoking certificates, need not wait for the log.
 func (n *node) tryReload(ctx context.Context, path string) error {
 	cfg, err := loadConfig(path)
 	if err != nil {
 		return err
 	}
-	if what := n.config.Load().NeedsRestart(cfg); what != "" {
+	if !n.ownTokens {
+		if err := refuseDev(cfg); err != nil {
+			return err
+		}
+	}
+	before := n.config.Load()
+	if what := before.NeedsRestart(cfg); what != "" {
 		return fmt.Errorf("%s changed, which needs a restart", what)
 	}
 	if err := n.refuseOurOwn(ctx, cfg); err != nil {
 		return err
 	}
-	if err := n.gates.load(cfg, n.now); err != nil {
+	next, err := newInForce(cfg, n.now)
+	if err != nil {
 		return err
 	}
+	rec := reloadRecord(cfg, next.policy.Hash())
+	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
+		if !onlyRevokes(before, cfg) {
+			return fmt.Errorf("entering the new policy: %w", err)
+		}
+		n.owed.owe("reload", rec)
+	}
+	n.gates.current.Store(next)
 	n.config.Store(cfg)
 	return nil
+}
+
+// onlyRevokes reports whether next differs from before in more revocations
+// alone.
+func onlyRevokes(before, next *config.Config) bool {
+	was, is := before.PolicyConfig(), next.PolicyConfig()
+	for _, spki := range was.Revoked.SPKI {
+		if !slices.Contains(is.Revoked.SPKI, spki) {
+			return false
+		}
+	}
+	for _, serial := range was.Revoked.Serials {
+		if !slices.Contains(is.Revoked.Serials, serial) {
+			return false
+		}
+	}
+	was.Revoked, is.Revoked = policy.Revoked{}, policy.Revoked{}
+	return reflect.DeepEqual(was, is)
 }
 
 // openDoors listens and serves. Every listener is opened before any is served.

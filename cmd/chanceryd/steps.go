@@ -29,21 +29,58 @@ type steps struct {
 	metrics *telemetry.Metrics
 	changed func() // called after the snapshot in force changed
 
-	mu    sync.Mutex       // one at a time moves the outbox into the log; guards what follows
-	doubt map[int64]bool   // rows that may have an entry already; nil before the first settle
+	turn  chan struct{}  // capacity 1: taken by the one who moves the outbox into the log
+	doubt map[int64]bool // rows that may have an entry already; nil before the first settle; owned with turn
+
+	mu    sync.Mutex       // guards moved
 	moved map[int64]string // entries of rows whose step has not asked for them yet
+}
+
+// movedMost bounds moved: rows that a crash left have no step to ask for them.
+const movedMost = 1024
+
+// settleWithin bounds how long the outbox may take to reach the log.
+const settleWithin = 5 * time.Second
+
+func newSteps(c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed func()) *steps {
+	return &steps{
+		catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed,
+		turn: make(chan struct{}, 1), moved: make(map[int64]string),
+	}
 }
 
 // View returns a fresh snapshot in which every step has been entered, and puts
 // it in force.
 func (s *steps) View(ctx context.Context) (*keystore.View, error) {
-	if err := s.settle(ctx); err != nil {
-		return nil, err
-	}
-	if err := s.refresh(ctx); err != nil {
+	if err := s.advance(ctx); err != nil {
 		return nil, err
 	}
 	return s.views.Current()
+}
+
+// advance puts what the catalog says now in force. The order matters: the
+// snapshot is read before the outbox, so that when the outbox has been entered
+// every step of that snapshot has been.
+func (s *steps) advance(ctx context.Context) error {
+	view, err := s.views.Read(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.settle(ctx); err != nil {
+		return err
+	}
+	before := s.views.Install(view)
+	s.keys.Dropped(ctx, before, view)
+	if before == nil || before.Revision() != view.Revision() {
+		s.changed()
+	}
+	return nil
+}
+
+// stale takes the snapshot out of force and has someone look for a newer one.
+func (s *steps) stale() {
+	s.views.Stale()
+	s.changed()
 }
 
 // Update makes one step and puts it in force. It returns the entry of the
@@ -90,20 +127,16 @@ const enforceWithin = config.Lease / 2
 func (s *steps) enforce(ctx context.Context, change catalog.Change) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	late := time.AfterFunc(enforceWithin, s.views.Stale)
+	late := time.AfterFunc(enforceWithin, s.stale)
 	defer late.Stop()
-	err := s.settle(ctx)
+	err := s.advance(ctx)
 	entry := s.take(change.Outbox)
 	if err != nil {
-		s.views.Stale()
+		s.stale()
 		return "", err
 	}
-	if err := s.refresh(ctx); err != nil {
-		s.views.Stale()
-		return "", err
-	}
-	if !late.Stop() { // it may have fired after the refresh
-		return entry, s.refresh(ctx)
+	if !late.Stop() { // it may have fired after the snapshot was put in force
+		return entry, s.advance(ctx)
 	}
 	return entry, nil
 }
@@ -121,34 +154,24 @@ func (s *steps) take(rows []int64) (entry string) {
 	return entry
 }
 
-func (s *steps) refresh(ctx context.Context) error {
-	before, err := s.views.Refresh(ctx)
-	if err != nil {
-		return err
-	}
-	after, err := s.views.Current()
-	if err != nil {
-		return err
-	}
-	s.keys.Dropped(ctx, before, after)
-	if before == nil || before.Revision() != after.Revision() {
-		s.changed()
-	}
-	return nil
-}
-
 // settle moves the outbox into the lifecycle log, in order. A row that a crash
 // left between its entry and its mark is found by what it says and not entered
 // twice.
 func (s *steps) settle(ctx context.Context) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	select {
+	case s.turn <- struct{}{}:
+		defer func() { <-s.turn }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: waiting for the log: %w", errUnentered, context.Cause(ctx))
+	}
 	rows, err := s.catalog.Outbox(ctx)
 	if err != nil {
 		return fmt.Errorf("reading the outbox: %w", err)
 	}
 	if s.doubt == nil { // what a former process left may have been entered by it
-		s.doubt, s.moved = make(map[int64]bool), make(map[int64]string)
+		s.doubt = make(map[int64]bool)
 		for _, row := range rows {
 			s.doubt[row.ID] = true
 		}
@@ -160,9 +183,19 @@ func (s *steps) settle(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errUnentered, err)
 		}
 		delete(s.doubt, row.ID)
-		s.moved[row.ID] = entry
+		s.keep(row.ID, entry)
 	}
 	return nil
+}
+
+// keep holds an entry for the step it belongs to.
+func (s *steps) keep(row int64, entry string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.moved) >= movedMost {
+		clear(s.moved)
+	}
+	s.moved[row] = entry
 }
 
 func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error) {

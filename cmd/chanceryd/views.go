@@ -52,25 +52,24 @@ func (v *views) Published() *keystore.View {
 	return v.published
 }
 
-// Refresh reads the catalog and puts what it says in force. It returns the
-// snapshot that was in force before, or nil. If it fails nothing changes.
-func (v *views) Refresh(ctx context.Context) (before *keystore.View, err error) {
-	base, err := v.catalog.View(ctx)
-	if err != nil {
-		return nil, err
-	}
+// Read returns what the catalog says now, without putting it in force.
+func (v *views) Read(ctx context.Context) (*keystore.View, error) { return v.catalog.View(ctx) }
+
+// Install puts a snapshot in force whose steps have all been entered, unless a
+// newer one is. It returns the snapshot that was in force before, or nil.
+func (v *views) Install(base *keystore.View) (before *keystore.View) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.base != nil && base.Revision() < v.base.Revision() {
-		return v.current, nil // a slower reader: the newer one stands
-	}
 	before = v.current
+	if v.base != nil && base.Revision() < v.base.Revision() {
+		return before // a slower reader: the newer one stands
+	}
 	v.base = base
 	v.lay()
-	return before, nil
+	return before
 }
 
-// Stale takes the snapshot out of force until the next Refresh.
+// Stale takes the snapshot out of force until the next Install.
 func (v *views) Stale() {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -221,13 +221,7 @@ func (k checker) schedule(path string, ks KeySet) {
 	if _, err := keystore.ParsePurpose(string(ks.Purpose)); err != nil {
 		return
 	}
-	for _, f := range rotation.Check(rotation.Spec{
-		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
-		Schedule: rotation.Schedule{
-			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
-			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
-		},
-	}) {
+	for _, f := range rotation.Check(ks.Spec()) {
 		switch {
 		case !f.Warning:
 			k.errorf(path+"."+f.Field, f.Hint, "%s", f.Message)

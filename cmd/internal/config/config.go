@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/rotation"
 	"chancery/signer/ca"
 	"chancery/signer/policy"
 )
@@ -128,6 +129,17 @@ func (ks KeySet) IssuerURL(publicURL string) string {
 		return ks.Issuer
 	}
 	return publicURL + "/issuers/" + ks.Name
+}
+
+// Spec returns the key set as rotation knows it.
+func (ks KeySet) Spec() rotation.Spec {
+	return rotation.Spec{
+		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
+		Schedule: rotation.Schedule{
+			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
+			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
+		},
+	}
 }
 
 // An Authority issues certificates by the keys of a key set.
