@@ -36,6 +36,9 @@ func (h *horizons) of(v *keystore.Version) *horizon {
 	return k
 }
 
+// raiseWithin bounds the write that raises a horizon.
+const raiseWithin = 3 * time.Second
+
 // cover makes sure that the catalog holds a horizon of at least exp for v
 // before v signs a token that expires then. It raises it to now + 2 L, or to
 // exp where that is later.
@@ -54,6 +57,8 @@ func (s *Service) cover(ctx context.Context, v *keystore.Version, exp, now time.
 	if exp.After(to) {
 		to = exp
 	}
+	ctx, cancel := context.WithTimeout(ctx, raiseWithin)
+	defer cancel()
 	if err := s.Horizons.RaiseHorizon(ctx, v.KID, to); err != nil {
 		return fmt.Errorf("raising the exp horizon of %s: %w", v.KID, err)
 	}

@@ -299,6 +299,7 @@ func TestA24KeystoreErrorsHaveCodes(t *testing.T) {
 		{keystore.ErrNotFound, api.CodeBackendUnavailable, keystore.OutcomeFailed},
 		{keystore.ErrAmbiguous, api.CodeBackendUnavailable, keystore.OutcomeFailed},
 		{keystore.ErrUnavailable, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
+		{keystore.ErrOverloaded, api.CodeOverloaded, keystore.OutcomeFailed},
 		{keystore.ErrPINRejected, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
 		{keystore.ErrTokenChanged, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
 		{keystore.ErrAttributes, api.CodeBackendUnavailable, keystore.OutcomeFailed},

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"sync"
@@ -165,6 +166,7 @@ func (d *Door) shake(raw net.Conn, peer string) {
 	ctx, cancel := context.WithTimeout(context.Background(), d.Limits.Handshake)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
+		linger(raw)
 		conn.Close()
 		d.Failed(peer, err)
 		return
@@ -182,6 +184,23 @@ func (d *Door) shake(raw net.Conn, peer string) {
 	if q == nil || !q.put(conn) {
 		conn.Close()
 	}
+}
+
+// How long, and for how many bytes, a refused client is listened to.
+const (
+	lingerWithin = time.Second
+	lingerBytes  = 64 << 10
+)
+
+// linger lets a refused client read its alert. In TLS 1.3 it may be writing its
+// request by now; a connection closed at once would give it a broken pipe before
+// it looks for an answer.
+func linger(raw net.Conn) {
+	half, ok := raw.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil || raw.SetReadDeadline(time.Now().Add(lingerWithin)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, raw, lingerBytes) // whatever ends it, the connection is closed next
 }
 
 // CloseIf closes every connection whose client certificate is condemned.

@@ -1,0 +1,404 @@
+package main
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"database/sql"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/signer/api"
+)
+
+// reload sends SIGHUP and returns the entry of the reload.
+func (d *chanceryd) reload() audit.Entry {
+	d.t.Helper()
+	filter := audit.Filter{Log: "lifecycle", Action: keystore.ActReload}
+	before := len(d.logged(filter))
+	if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		d.t.Fatal(err)
+	}
+	var entries []audit.Entry
+	d.within(10*time.Second, "the reload is in the log", func() error {
+		if entries = d.logged(filter); len(entries) == before {
+			return errors.New("no new entry")
+		}
+		return nil
+	})
+	return entries[len(entries)-1]
+}
+
+func (d *chanceryd) configFile() string { return filepath.Join(d.dir, "config.yaml") }
+
+// reloads reads the metric of reloads.
+func (d *chanceryd) reloads(outcome string) string {
+	d.t.Helper()
+	_, body := d.get(d.endpoints.Admin + "/metrics")
+	_, rest, _ := strings.Cut(body, `chancery_reloads_total{outcome="`+outcome+`"} `)
+	n, _, _ := strings.Cut(rest, "\n")
+	return n
+}
+
+// TestS21BrokenReload: what cannot be put in force whole is not put in force at
+// all; what was stays, and log, metric and output say so.
+func TestS21BrokenReload(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	c := d.client("issuer")
+	first := d.sign(c, "web", `{}`)
+	crt, key := filepath.Join(d.dir, "pki", "server.crt"), filepath.Join(d.dir, "pki", "server.key")
+	halve := func(path string) func() {
+		return func() {
+			if info, err := os.Stat(path); err != nil || os.Truncate(path, info.Size()/2) != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	edited := func(oldnew ...string) func() { return func() { edit(t, d.configFile(), oldnew...) } }
+	for i, c := range []struct {
+		name, file string
+		breakIt    func()
+	}{
+		{"half a certificate", crt, halve(crt)},
+		{"half a key", key, halve(key)},
+		{"half an anchor", filepath.Join(d.dir, "ca.crt"), halve(filepath.Join(d.dir, "ca.crt"))},
+		{"YAML that is none", d.configFile(), edited("keysets:\n", "keysets:\n\t- {\n")},
+		{"a policy nobody can mean", d.configFile(), edited("[jwt.sign, keysets.read]", "[jwt.sing]")},
+		{"what needs a restart", d.configFile(), edited("algorithm: RS256", "algorithm: PS256")},
+		{"policy together with a mistake elsewhere", d.configFile(), edited("keysets: [web, legacy, edge]", "keysets: [web]", "node: dev #", "nodes: dev #")},
+		{"no file", d.configFile(), func() { os.Remove(d.configFile()) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			whole, err := os.ReadFile(c.file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.breakIt()
+			e := d.reload()
+			if err := os.WriteFile(c.file, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if e.Outcome != keystore.OutcomeFailed || e.Reason == "" {
+				t.Errorf("the log says %q, %q", e.Outcome, e.Reason)
+			}
+			if n := d.reloads("failed"); n != fmt.Sprint(i+1) {
+				t.Errorf("%s failed reloads counted, want %d", n, i+1)
+			}
+			d.sign(d.client("issuer"), "edge", `{}`) // on a new connection, by the old policy
+		})
+	}
+	if second := d.sign(c, "web", `{}`); second.KID != first.KID {
+		t.Errorf("kid %s became %s", first.KID, second.KID)
+	}
+	if e := d.reload(); e.Outcome != keystore.OutcomeDone || d.reloads("ok") != "1" {
+		t.Errorf("a whole configuration: %q %q, %s counted", e.Outcome, e.Reason, d.reloads("ok"))
+	}
+	if !strings.Contains(d.log.String(), "reload refused") {
+		t.Error("the daemon's output does not say that a reload was refused")
+	}
+}
+
+// TestS21A16Revocation: a revoked certificate is refused within five seconds of
+// SIGHUP: on the connection it has, on one that resumes a session, on a new one.
+func TestS21A16Revocation(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	leaf := func(role string) string {
+		spki := sha256.Sum256(readCertificate(t, d.cert(role)).RawSubjectPublicKeyInfo)
+		return hex.EncodeToString(spki[:])
+	}
+	serial := hex.EncodeToString(readCertificate(t, d.cert("ca")).SerialNumber.Bytes())
+	sign := func(c *http.Client, role string) (result, error) {
+		if role == "ca" {
+			return send(t, c, http.MethodPost, "/v1/sign/csr", strings.NewReader(`{"authority":"devices","profile":"tls","csr":""}`))
+		}
+		return send(t, c, http.MethodPost, "/v1/sign/jwt", strings.NewReader(`{"keyset":"web","claims":{}}`))
+	}
+	for _, c := range []struct{ role, none, revoked string }{
+		{"issuer", "spki: []", "spki: ['" + leaf("issuer") + "']"},
+		{"ca", "serials: []", "serials: ['" + serial + "']"},
+	} {
+		t.Run(c.role, func(t *testing.T) {
+			kept := d.http(c.role)
+			kept.Transport.(*http.Transport).TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+			idle := d.http(c.role)
+			for _, client := range []*http.Client{kept, idle} {
+				if r, err := sign(client, c.role); err != nil || r.status == http.StatusUnauthorized {
+					t.Fatalf("before: %v %d", err, r.status)
+				}
+			}
+			edit(t, d.configFile(), c.none, c.revoked)
+			start := time.Now()
+			if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+				t.Fatal(err)
+			}
+			d.within(5*time.Second, "the certificate is refused on its connection", func() error {
+				r, err := sign(kept, c.role)
+				if err == nil && r.code != api.CodeCertificateRevoked {
+					return fmt.Errorf("%d %s", r.status, r.code)
+				}
+				return nil // refused, or the connection is closed
+			})
+			t.Logf("%s refused %v after SIGHUP", c.role, time.Since(start).Round(time.Millisecond))
+			for _, client := range []*http.Client{kept, d.http(c.role)} { // a resumed session, and a new one
+				r, err := sign(client, c.role)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.want(t, "a new connection", api.CodeCertificateRevoked)
+				if !r.closes {
+					t.Error("the connection is not closed after 401")
+				}
+			}
+			edit(t, d.configFile(), c.revoked, c.none)
+			d.reload()
+			if r, err := sign(d.http(c.role), c.role); err != nil || r.status == http.StatusUnauthorized {
+				t.Errorf("after the revocation was taken back: %v %d", err, r.status)
+			}
+		})
+	}
+	edit(t, d.configFile(), "keysets: [web, legacy, edge]", "keysets: [web, legacy]")
+	kept := d.http("issuer")
+	if r := post(t, kept, "/v1/sign/jwt", `{"keyset":"edge","claims":{}}`); r.status != http.StatusOK {
+		t.Fatalf("before the policy changed: %d", r.status)
+	}
+	if e := d.reload(); e.Outcome != keystore.OutcomeDone || e.Policy == "" {
+		t.Errorf("the reload: %+v", e)
+	}
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"edge","claims":{}}`).want(t, "after the policy changed", api.CodeForbidden)
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{}}`).want(t, "what is still allowed", "")
+}
+
+// TestS22Sockets: a socket that a dead daemon left is replaced; one of a living
+// daemon is not stolen, whatever data directory the second one has.
+func TestS22Sockets(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	d.kill()
+	for _, socket := range []string{d.endpoints.Socket, d.endpoints.Ops} {
+		if _, err := os.Stat(socket); err != nil {
+			t.Fatalf("kill -9 leaves the socket: %v", err)
+		}
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
+			t.Fatal("somebody serves the socket of a dead daemon")
+		}
+	}
+	first := startDev(t, d.dir)
+	c := first.client("issuer")
+	first.sign(c, "web", `{}`)
+
+	second := startDev(t, tempDir(t))
+	second.stop()
+	edit(t, second.configFile(), "socket: run/sign/sign.sock", "socket: "+first.endpoints.Socket)
+	thief := launch(t, second.dir, "dev", "--dir", second.dir)
+	select {
+	case err := <-thief.exited:
+		if err == nil || !strings.Contains(thief.log.String(), "another process serves this socket") {
+			t.Errorf("the second daemon ended with %v\n%s", err, thief.log)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("a second daemon goes on with the socket of the first")
+		thief.kill()
+	}
+	first.sign(c, "web", `{}`)
+	first.sign(first.client("issuer"), "web", `{}`) // on a new connection through the path
+}
+
+// TestS23DescriptorsRunOut: with more connections than descriptors, those that
+// are open are served, the others wait, and all is well when they have gone.
+func TestS23DescriptorsRunOut(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	c := d.client("issuer")
+	d.sign(c, "web", `{}`)
+	limit := unix.Rlimit{Cur: 64, Max: 64}
+	if err := unix.Prlimit(d.cmd.Process.Pid, unix.RLIMIT_NOFILE, &limit, nil); err != nil {
+		t.Fatal(err)
+	}
+	var conns []net.Conn
+	for range 100 {
+		conn, err := net.DialTimeout("unix", d.endpoints.Socket, time.Second)
+		if err != nil {
+			break // the backlog is full as well
+		}
+		conns = append(conns, conn)
+	}
+	served := 0
+	for start := time.Now(); time.Since(start) < time.Second; served++ {
+		d.sign(c, "web", `{}`)
+	}
+	if err := d.cmd.Process.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the daemon: %v", err)
+	}
+	for _, conn := range conns {
+		conn.Close()
+	}
+	gone := time.Now()
+	d.within(10*time.Second, "new connections are served again", func() error {
+		_, err := d.client("issuer").SignJWT(t.Context(), api.SignJWTRequest{KeySet: "web", Claims: json.RawMessage(`{}`)})
+		return err
+	})
+	t.Logf("%d connections on 64 descriptors; %d tokens in a second on the one that was open; new ones served %v after they went",
+		len(conns), served, time.Since(gone).Round(time.Millisecond))
+	d.within(10*time.Second, "it is ready", func() error {
+		if ok, text := d.readyz(); !ok {
+			return errors.New(text)
+		}
+		return nil
+	})
+}
+
+// asHolder makes the test binary hold SQLite's write lock on the database it
+// names, from when it says so until its input ends.
+const asHolder = "CHANCERYD_TEST_HOLD"
+
+func holdCatalog(path string) int {
+	db, err := sql.Open("sqlite3", "file:"+path+"?_busy_timeout=10000")
+	if err == nil {
+		db.SetMaxOpenConns(1)
+		_, err = db.Exec("BEGIN IMMEDIATE")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println("held")
+	os.Stdin.Read(make([]byte, 1))
+	if _, err := db.Exec("ROLLBACK"); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// hold has another process take the catalog's write lock; release gives it back.
+func (d *chanceryd) hold() (release func()) {
+	d.t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asHolder+"="+filepath.Join(d.dir, "catalog.db"))
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 5)); err != nil {
+		d.t.Fatalf("holding the catalog: %v", err)
+	}
+	return func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			d.t.Errorf("holding the catalog: %v", err)
+		}
+	}
+}
+
+// TestS06CatalogHeld: while another process holds the catalog's write lock,
+// tokens within the horizon are signed, those beyond are refused, and all is
+// well when it lets go.
+func TestS06CatalogHeld(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	c := d.client("issuer")
+	d.sign(c, "web", `{}`) // raises the horizon of web, and not of edge
+	release := d.hold()
+	for range 20 {
+		d.sign(c, "web", `{}`)
+	}
+	start := time.Now()
+	_, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: json.RawMessage(`{}`)})
+	if p := wantCode(t, err, api.CodeLeaseExpired); p.RetryAfter < 1 {
+		t.Errorf("Retry-After %d", p.RetryAfter)
+	}
+	took := time.Since(start)
+	if took > 12*time.Second { // a request's deadline is 10 s, and others wait for the lock as well
+		t.Errorf("refused after %v only", took)
+	}
+	d.sign(c, "web", `{}`)
+	release()
+	gone := time.Now()
+	d.within(5*time.Second, "edge signs again", func() error {
+		_, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: json.RawMessage(`{}`)})
+		return err
+	})
+	t.Logf("a token beyond the horizon refused after %v; signed again %v after the lock was let go",
+		took.Round(time.Millisecond), time.Since(gone).Round(time.Millisecond))
+}
+
+// TestS12JournalTaken: a journal of acts that is removed or renamed under the
+// daemon is noticed before the next release: nothing is signed unrecorded.
+func TestS12JournalTaken(t *testing.T) {
+	for name, take := range map[string]func(path string) error{
+		"removed": os.Remove,
+		"renamed": func(path string) error { return os.Rename(path, path+".old") },
+		"replaced by a copy": func(path string) error {
+			b, err := os.ReadFile(path)
+			return errors.Join(err, os.Remove(path), os.WriteFile(path, b, 0o600))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			d := startDev(t, tempDir(t))
+			c := d.client("issuer")
+			d.sign(c, "web", `{}`)
+			d.sign(c, "edge", `{}`)
+			journals, err := filepath.Glob(filepath.Join(d.dir, "audit", "acts", "*", "journal-1"))
+			if err != nil || len(journals) != 1 {
+				t.Fatalf("journals %v, %v", journals, err)
+			}
+			kept := readProc(t, journals[0])
+			if err := take(journals[0]); err != nil {
+				t.Fatal(err)
+			}
+			var answers []answer
+			for _, keyset := range []string{"web", "edge", "web"} {
+				reply, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: keyset, Claims: json.RawMessage(`{}`)})
+				answers = append(answers, answer{keyset: keyset, reply: reply, err: err})
+			}
+			wantUnavailable(t, answers, api.CodeAuditUnavailable)
+			d.within(5*time.Second, "readyz says so", func() error {
+				if ok, text := d.readyz(); ok || !strings.Contains(text, "[-]log") {
+					return errors.New(text)
+				}
+				return nil
+			})
+			if name == "renamed" {
+				if err := os.Rename(journals[0]+".old", journals[0]); err != nil {
+					t.Fatal(err)
+				}
+				d.within(10*time.Second, "it signs again with the journal put back", func() error {
+					_, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "web", Claims: json.RawMessage(`{}`)})
+					return err
+				})
+				return
+			}
+			d.kill()
+			if err := os.WriteFile(journals[0], []byte(kept), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			again := startDev(t, d.dir)
+			again.sign(again.client("issuer"), "web", `{}`)
+		})
+	}
+}
