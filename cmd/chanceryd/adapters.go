@@ -139,15 +139,12 @@ func (e entries) WriteEntries(ctx context.Context, w io.Writer, node, log string
 	if _, err := os.Stat(filepath.Join(e.dir, filepath.FromSlash(log))); errors.Is(err, os.ErrNotExist) {
 		return keystore.ErrNotFound
 	}
-	for at, err := range audit.Entries(e.dir, audit.Filter{Log: log}) {
+	for at, err := range audit.EntriesContext(ctx, e.dir, audit.Filter{Log: log, From: from}) {
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", log, err)
 		}
-		if at.Entry.Sequence < from {
-			continue
-		}
-		if limit--; limit < 0 || ctx.Err() != nil {
-			return ctx.Err()
+		if limit--; limit < 0 {
+			return nil
 		}
 		if _, err := w.Write(append(at.Entry.Append(nil), '\n')); err != nil {
 			return err

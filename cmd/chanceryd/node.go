@@ -296,12 +296,33 @@ func (n *node) publish(ctx context.Context) error {
 	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
 		return err
 	}
+	if err := n.assumeTheWorst(ctx); err != nil {
+		return err
+	}
 	view, err := n.views.Current()
 	if err != nil {
 		return err
 	}
 	if _, err := n.publisher.publish(view); err != nil {
 		n.log.Warn("not everything is published; it is tried again", "err", err)
+	}
+	return nil
+}
+
+// assumeTheWorst raises the exp horizon of each JWT version to what it may have
+// signed until now, as if the catalog were a copy that knows less than was
+// signed. Rotation rule 2 then holds for a restored catalog too.
+func (n *node) assumeTheWorst(ctx context.Context) error {
+	now := n.now()
+	err := n.catalog.RaiseHorizons(ctx, func(set *keystore.KeySet, v *keystore.Version) time.Time {
+		longest := max(v.MaxLifetime, keystore.InForce(set.Promises, now).MaxLifetime)
+		if v.State == keystore.Active {
+			return now.Add(longest)
+		}
+		return v.StoppedAt.Add(config.Lease + longest)
+	})
+	if err != nil {
+		return fmt.Errorf("raising the exp horizons: %w", err)
 	}
 	return nil
 }

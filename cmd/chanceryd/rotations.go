@@ -122,10 +122,7 @@ func (r *rotations) Plan(ctx context.Context, keyset string) (api.Plan, error) {
 
 func (r *rotations) History(ctx context.Context, keyset string) (api.History, error) {
 	var entered []rotation.Entered
-	for at, err := range audit.Entries(r.logDir, audit.Filter{Log: "lifecycle", KeySet: keyset}) {
-		if err == nil {
-			err = ctx.Err()
-		}
+	for at, err := range audit.EntriesContext(ctx, r.logDir, audit.Filter{Log: "lifecycle", KeySet: keyset}) {
 		if err != nil {
 			return api.History{}, fmt.Errorf("reading the lifecycle log: %w", err)
 		}

@@ -15,7 +15,8 @@
 // refused, with an error wrapping ErrInconsistent.
 //
 // Refuse never blocks. Refusals have budgets (see Budget); what is over the
-// budget is counted, and entered once a minute as an entry with a Count.
+// budget is counted by what it was and how it went, and entered once a minute as
+// an entry with a Count.
 //
 // Verify and Entries need no daemon and take no lock: they are right beside a
 // running one.

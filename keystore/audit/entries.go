@@ -2,12 +2,15 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -25,6 +28,7 @@ func (l Located) Name() string { return entryName(l.Origin, l.Entry.Sequence) }
 // A Filter says which entries are wanted; zero members want all.
 type Filter struct {
 	Log       string    // "lifecycle", "acts" or "acts/YYYY-MM"
+	From      int64     // the index of the first, which each log counts for itself: to go on in one Log
 	Since     time.Time // not before
 	Until     time.Time // before
 	Principal string
@@ -49,7 +53,7 @@ func (f *Filter) wantsLog(name string) bool {
 
 func (f *Filter) wants(e *Entry) bool {
 	is := func(want, have string) bool { return want == "" || want == have }
-	return !e.Time.Before(f.Since) && (f.Until.IsZero() || e.Time.Before(f.Until)) &&
+	return e.Sequence >= f.From && !e.Time.Before(f.Since) && (f.Until.IsZero() || e.Time.Before(f.Until)) &&
 		is(f.Principal, e.Principal) && is(string(f.Action), string(e.Action)) &&
 		is(string(f.Outcome), string(e.Outcome)) && is(f.KeySet, e.KeySet) &&
 		is(string(f.KID), string(e.KID)) && is(f.ID, e.ID) && is(f.JTI, e.JTI) && is(f.Serial, e.Serial)
@@ -73,12 +77,18 @@ func (f *Filter) needle() []byte {
 	return nil
 }
 
-// Entries yields the entries under dir, an audit directory, that f wants, of
-// both logs in the order of their times. It takes no lock and is right beside a
-// running daemon, whose unacknowledged entries it may yield; it verifies
-// checksums and sequence but no signature: see Verify. It ends after the first
-// error.
+// Entries is EntriesContext for as long as it takes.
 func Entries(dir string, f Filter) iter.Seq2[Located, error] {
+	return EntriesContext(context.Background(), dir, f)
+}
+
+// EntriesContext yields the entries under dir, an audit directory, that f wants,
+// of both logs in the order of their times. It takes no lock and is right beside
+// a running daemon, whose unacknowledged entries it may yield; it verifies
+// checksums and sequence but no signature: see Verify. Of what f.From leaves out
+// it opens no journal but the one where f.From stands, and parses nothing. It
+// ends after the first error, which is ctx's cause when ctx ends.
+func EntriesContext(ctx context.Context, dir string, f Filter) iter.Seq2[Located, error] {
 	return func(yield func(Located, error) bool) {
 		months, err := listMonths(dir)
 		if err != nil {
@@ -89,7 +99,7 @@ func Entries(dir string, f Filter) iter.Seq2[Located, error] {
 		for _, m := range months {
 			acts = append(acts, actsName+"/"+m)
 		}
-		merge(wanted(dir, []string{lifecycleName}, f), wanted(dir, acts, f), yield)
+		merge(wanted(ctx, dir, []string{lifecycleName}, f), wanted(ctx, dir, acts, f), yield)
 	}
 }
 
@@ -117,17 +127,23 @@ func merge(a, b iter.Seq2[Located, error], yield func(Located, error) bool) {
 	}
 }
 
-func wanted(dir string, names []string, f Filter) iter.Seq2[Located, error] {
+func wanted(ctx context.Context, dir string, names []string, f Filter) iter.Seq2[Located, error] {
 	return func(yield func(Located, error) bool) {
 		needle := f.needle()
 		for _, name := range names {
 			if !f.wantsLog(name) {
 				continue
 			}
-			for at, err := range entries(filepath.Join(dir, filepath.FromSlash(name))) {
+			for at, err := range entries(filepath.Join(dir, filepath.FromSlash(name)), f.From) {
+				if err == nil && ctx.Err() != nil {
+					err = fmt.Errorf("%s: %w", entryName(at.origin, at.index), context.Cause(ctx))
+				}
 				if err != nil {
 					yield(Located{}, err)
 					return
+				}
+				if at.index < f.From {
+					continue
 				}
 				if needle != nil && !bytes.Contains(at.entry, needle) {
 					continue
@@ -152,12 +168,17 @@ type located struct {
 	record
 }
 
-// entries yields the records of the log in dir. It ends where the last journal
-// has no whole record any more.
-func entries(dir string) iter.Seq2[located, error] {
+// entries yields the records of the log in dir, beginning with the first of the
+// journal in which the record with index from stands, or will stand. It ends
+// where the last journal has no whole record any more.
+func entries(dir string, from int64) iter.Seq2[located, error] {
 	return func(yield func(located, error) bool) {
-		var next int64
-		for n := 1; ; n++ {
+		n, next, err := journalOf(dir, from)
+		if err != nil {
+			yield(located{}, err)
+			return
+		}
+		for ; ; n++ {
 			more, err := journalEntries(dir, n, &next, yield)
 			if err != nil {
 				yield(located{}, fmt.Errorf("%s: %w", journalPath(dir, n), err))
@@ -167,6 +188,35 @@ func entries(dir string) iter.Seq2[located, error] {
 			}
 		}
 	}
+}
+
+// journalOf returns the number of the journal in which the record with index
+// from stands, or will stand, and the index of its first, by what the headers
+// say.
+func journalOf(dir string, from int64) (n int, first int64, err error) {
+	if from <= 0 {
+		return 1, 0, nil
+	}
+	numbers, err := listJournals(dir)
+	if err != nil {
+		return 0, 0, err
+	}
+	begins := func(n int) int64 {
+		h, failed := readHeader(journalPath(dir, n))
+		if failed != nil && err == nil {
+			err = fmt.Errorf("%s: %w", journalPath(dir, n), failed)
+		}
+		return h.first
+	}
+	i, exact := slices.BinarySearchFunc(numbers, from, func(n int, from int64) int { return cmp.Compare(begins(n), from) })
+	if !exact {
+		i--
+	}
+	if i < 0 || err != nil {
+		return 1, 0, err // without a journal there is nothing to begin after
+	}
+	first = begins(numbers[i])
+	return numbers[i], first, err
 }
 
 // journalEntries yields the records of one journal, the first of which has to

@@ -302,7 +302,7 @@ func (l *Log) find(ctx context.Context, is func(*keystore.Record) bool, id strin
 	if id == "" {
 		return found, false, nil
 	}
-	for at, err := range entries(s.dir) {
+	for at, err := range entries(s.dir, 0) {
 		if err == nil {
 			err = context.Cause(ctx)
 		}

@@ -13,7 +13,8 @@ import (
 )
 
 // A Budget says how many refusals get an entry of their own. What is over it is
-// counted by principal, action and code, and each count entered once a minute.
+// counted by principal, action, outcome and code, and each count entered once a
+// minute: an act that failed, or that may have signed, is not called refused.
 type Budget struct {
 	PerSecond float64 // of one authenticated principal; 0: 10
 	Burst     int     // 0: 100
@@ -59,6 +60,7 @@ type limiter struct {
 type refusal struct {
 	principal string
 	action    keystore.Action
+	outcome   keystore.Outcome
 	code      string
 }
 
@@ -101,9 +103,9 @@ func (r *refusals) limiter(principal string) *rate.Limiter {
 
 // add counts rec. The caller holds mu.
 func (r *refusals) add(rec *keystore.Record) {
-	kind := refusal{rec.Principal, rec.Action, rec.Code}
+	kind := refusal{rec.Principal, rec.Action, rec.Outcome, rec.Code}
 	if _, ok := r.counts[kind]; !ok && len(r.counts) >= maxCounts {
-		kind = refusal{"", keystore.ActRequest, otherRefusals}
+		kind = refusal{"", keystore.ActRequest, rec.Outcome, otherRefusals}
 	}
 	r.counts[kind] += max(rec.Count, 1)
 }
@@ -133,19 +135,21 @@ func (r *refusals) counted() []keystore.Record {
 	recs := make([]keystore.Record, 0, len(r.counts))
 	for kind, n := range r.counts {
 		recs = append(recs, keystore.Record{
-			Principal: kind.principal, Action: kind.action, Outcome: keystore.OutcomeRefused,
+			Principal: kind.principal, Action: kind.action, Outcome: kind.outcome,
 			Code: kind.code, Count: n, Detail: map[string]string{"since": since},
 		})
 	}
 	slices.SortFunc(recs, func(a, b keystore.Record) int {
-		return cmp.Or(cmp.Compare(a.Principal, b.Principal), cmp.Compare(a.Action, b.Action), cmp.Compare(a.Code, b.Code))
+		return cmp.Or(cmp.Compare(a.Principal, b.Principal), cmp.Compare(a.Action, b.Action),
+			cmp.Compare(a.Outcome, b.Outcome), cmp.Compare(a.Code, b.Code))
 	})
 	clear(r.counts)
 	r.since = r.now()
 	return recs
 }
 
-// Refuse enters a refusal into acts, or counts it. It does not wait for the
+// Refuse enters a refusal into acts, or counts it with those that went the same
+// way; a failed act, and one whose outcome is unknown, comes here too. It does not wait for the
 // disk, and it is no error if the log cannot be written: then it is counted.
 func (l *Log) Refuse(rec keystore.Record) {
 	if !l.refusals.admit(&rec) {

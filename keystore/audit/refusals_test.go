@@ -78,6 +78,45 @@ func TestRefusalsOfManyPrincipalsTakeLittleMemory(t *testing.T) {
 	}
 }
 
+// It was: what was over the budget was entered as refused, though it had failed
+// or, as a worker's death leaves it (P13), may have signed.
+func TestP13WhatIsCountedKeepsItsOutcome(t *testing.T) {
+	r := newRig(t, func(cfg *Config) { cfg.Refusals = Budget{PerSecond: 1e-9, Burst: 1} })
+	for i, outcome := range []keystore.Outcome{
+		keystore.OutcomeRefused, keystore.OutcomeFailed, keystore.OutcomeUnknown, keystore.OutcomeUnknown, keystore.OutcomeRefused,
+	} {
+		rec := signed(i)
+		rec.Outcome, rec.Code = outcome, "unavailable"
+		r.log.Refuse(rec)
+	}
+	r.close()
+	got := map[keystore.Outcome]int{}
+	for _, e := range r.all(Filter{Action: keystore.ActSignJWT}) {
+		got[e.Entry.Outcome] += max(e.Entry.Count, 1)
+	}
+	if got[keystore.OutcomeRefused] != 2 || got[keystore.OutcomeFailed] != 1 || got[keystore.OutcomeUnknown] != 2 {
+		t.Errorf("the log says %v", got)
+	}
+	r.sound()
+}
+
+func TestP13TooManyKindsKeepTheirOutcome(t *testing.T) {
+	budget := newRefusals(Budget{PerSecond: 1e-9, Burst: 1}.orDefault(), func() time.Time { return noon })
+	for i := range maxCounts + 10 {
+		rec := refusedBy("someone", fmt.Sprint("code ", i))
+		budget.add(&rec)
+		rec.Outcome = keystore.OutcomeUnknown
+		budget.add(&rec)
+	}
+	got := map[keystore.Outcome]int{}
+	for _, rec := range budget.counted() {
+		got[rec.Outcome] += rec.Count
+	}
+	if n := maxCounts + 10; got[keystore.OutcomeRefused] != n || got[keystore.OutcomeUnknown] != n {
+		t.Errorf("counted %v, of %d each", got, n)
+	}
+}
+
 func TestRefuseAnswersWhileTheLogIsDown(t *testing.T) {
 	r, d := newFaultyRig(t)
 	r.act(1)

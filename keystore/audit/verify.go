@@ -290,7 +290,7 @@ func (c *check) awaitCheckpoint() ([]byte, error) {
 }
 
 func hasEntries(dir string) bool {
-	for _, err := range entries(dir) {
+	for _, err := range entries(dir, 0) {
 		return err == nil
 	}
 	return false

@@ -30,13 +30,14 @@ type Config struct {
 // that write wait for each other, and none may be called from the function
 // given to Update.
 type Catalog struct {
-	path    string
-	now     func() time.Time
-	created bool
-	file    fs.FileInfo // of path when it was opened
+	path string
+	now  func() time.Time
+	file fs.FileInfo // of path when it was opened
 
 	writer *sql.DB // one connection, each transaction BEGIN IMMEDIATE
 	reader *sql.DB // read-only
+
+	answering claims // the idempotency keys this process is answering now
 
 	commit func(context.Context, *sql.Conn) error // execs COMMIT; tests lose its answer
 }
@@ -81,7 +82,6 @@ func (c *Catalog) open(ctx context.Context) error {
 		if err := create(ctx, c.path); err != nil {
 			return err
 		}
-		c.created = true
 	case err != nil:
 		return fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	case !info.Mode().IsRegular():
@@ -136,10 +136,6 @@ func (c *Catalog) endOpen(ctx context.Context) error {
 		return err
 	})
 }
-
-// Created reports whether Open made the file. If a log exists beside a catalog
-// that was just created, the catalog has been lost.
-func (c *Catalog) Created() bool { return c.created }
 
 // Close waits for running calls, writes the file out and closes it.
 func (c *Catalog) Close() error {

@@ -10,8 +10,10 @@ import (
 	"errors"
 	"math/big"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -282,6 +284,133 @@ func TestARequestIsAnsweredOnce(t *testing.T) {
 	expect("released", reply, err, "", nil)
 	if _, err := begin(IdempotencyKey{Key: strings.Repeat("k", 256)}, 1, 0); !errors.Is(err, ErrIllegal) {
 		t.Errorf("a long key: %v", err)
+	}
+}
+
+// It was: when an answer could not be kept, its key stayed in progress for a day
+// or until a restart, and nobody was answering it.
+func TestS10AKeyWhoseAnswerCouldNotBeKeptIsFree(t *testing.T) {
+	key := IdempotencyKey{"p", "devices", "tls", "k"}
+	full := errors.New("disk full")
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	for _, tc := range []struct {
+		name string
+		ctx  context.Context
+		end  func(context.Context, *Catalog) error
+	}{
+		{"finish, commit fails", t.Context(), func(ctx context.Context, c *Catalog) error { return c.FinishIdempotent(ctx, key, []byte("reply")) }},
+		{"finish, never begins", gone, func(ctx context.Context, c *Catalog) error { return c.FinishIdempotent(ctx, key, []byte("reply")) }},
+		{"release, commit fails", t.Context(), func(ctx context.Context, c *Catalog) error { return c.ReleaseIdempotent(ctx, key) }},
+		{"release, never begins", gone, func(ctx context.Context, c *Catalog) error { return c.ReleaseIdempotent(ctx, key) }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c := fresh(t)
+			begin := func(body byte) error {
+				reply, err := c.BeginIdempotent(t.Context(), key, [32]byte{body}, epoch)
+				if reply != nil {
+					t.Errorf("a reply %q", reply)
+				}
+				return err
+			}
+			if err := begin(1); err != nil {
+				t.Fatal(err)
+			}
+			c.commit = func(context.Context, *sql.Conn) error { return full }
+			if err := tc.end(tc.ctx, c); err == nil {
+				t.Fatal("it was kept")
+			}
+			if err := begin(3); !errors.Is(err, full) {
+				t.Errorf("begun on a full disk: %v", err)
+			}
+			c.commit = execCommit
+			if err := begin(2); err != nil {
+				t.Errorf("the key is not free: %v", err)
+			}
+			if err := begin(2); !errors.Is(err, ErrIdempotencyInProgress) {
+				t.Errorf("the key is not taken again: %v", err)
+			}
+			if err := begin(1); !errors.Is(err, ErrIdempotencyMismatch) {
+				t.Errorf("the key is not the second request's: %v", err)
+			}
+			if err := c.FinishIdempotent(t.Context(), key, []byte("second")); err != nil {
+				t.Error(err)
+			}
+			reply, err := c.BeginIdempotent(t.Context(), key, [32]byte{2}, epoch)
+			if string(reply) != "second" || err != nil {
+				t.Errorf("%q, %v", reply, err)
+			}
+		})
+	}
+}
+
+// A handler that panics neither finishes nor releases.
+func TestAKeyNobodyEndedIsFreeAfterADay(t *testing.T) {
+	c := fresh(t)
+	key := IdempotencyKey{"p", "devices", "tls", "k"}
+	for _, m := range []struct {
+		at   time.Duration
+		want error
+	}{{0, nil}, {24*time.Hour - time.Microsecond, ErrIdempotencyInProgress}, {24 * time.Hour, nil}} {
+		if _, err := c.BeginIdempotent(t.Context(), key, [32]byte{1}, epoch.Add(m.at)); !errors.Is(err, m.want) {
+			t.Errorf("after %v: %v", m.at, err)
+		}
+	}
+}
+
+// Who ended a request, and is slow to return, does not end the next one's claim.
+func TestAClaimIsDroppedOnce(t *testing.T) {
+	var c Catalog
+	key := IdempotencyKey{"p", "devices", "tls", "k"}
+	c.answering.take(key, epoch)
+	drop := c.dropOnce(key)
+	drop() // in its transaction
+	if !c.answering.take(key, epoch) {
+		t.Error("the claim was not dropped")
+	}
+	drop() // when it returns
+	if c.answering.take(key, epoch) {
+		t.Error("another's claim was dropped")
+	}
+}
+
+// Whatever fails meanwhile, a key is never two callers' at once.
+func TestAKeyHasOneAnswererAtATime(t *testing.T) {
+	c := fresh(t)
+	var commits, answering, answered atomic.Int32
+	c.commit = func(ctx context.Context, conn *sql.Conn) error {
+		switch commits.Add(1) % 4 {
+		case 0:
+			return errors.New("lost before")
+		case 1:
+			return errors.Join(execCommit(ctx, conn), errors.New("lost after"))
+		}
+		return execCommit(ctx, conn)
+	}
+	key := IdempotencyKey{"p", "devices", "tls", "k"}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 40 {
+				if reply, err := c.BeginIdempotent(t.Context(), key, [32]byte{1}, epoch); err != nil || reply != nil {
+					continue
+				}
+				if answering.Add(1) != 1 {
+					t.Error("two are answering")
+				}
+				answered.Add(1)
+				runtime.Gosched()
+				answering.Add(-1)
+				_ = c.ReleaseIdempotent(t.Context(), key) // fails now and then
+			}
+		})
+	}
+	wg.Wait()
+	if answered.Load() < 10 {
+		t.Errorf("answered %d times", answered.Load())
+	}
+	if n := len(c.answering.since); n != 0 {
+		t.Errorf("%d claims are left", n)
 	}
 }
 

@@ -184,6 +184,59 @@ func (c *Catalog) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Ti
 	})
 }
 
+// RaiseHorizons raises, in one transaction, the horizon of every version of
+// purpose jwt that signs or has signed to what by returns for it; a zero time
+// leaves it, and so does one that is not later. Versions that are neither active
+// nor retiring are not asked about. The revision stays as it is.
+//
+// It is for a catalog restored from a copy, which may know less than tokens were
+// signed for: whoever finds that assumes the worst. by is called inside the
+// transaction, with copies, and must not call the catalog's writing methods.
+func (c *Catalog) RaiseHorizons(ctx context.Context, by func(*keystore.KeySet, *keystore.Version) time.Time) error {
+	return c.write(ctx, "raising the horizons", nil, func(tx *transaction) error {
+		sets, err := loadSets(tx, sqlKeySets, sqlAllPromises, sqlAllVersions)
+		if err != nil {
+			return err
+		}
+		raised := 0
+		for _, ks := range sets {
+			n, err := raiseSet(tx, ks, by)
+			if err != nil {
+				return err
+			}
+			raised += n
+		}
+		if raised == 0 {
+			return errNothing
+		}
+		return nil
+	})
+}
+
+// raiseSet raises the horizons of one key set and returns how many it raised.
+func raiseSet(tx *transaction, ks *keystore.KeySet, by func(*keystore.KeySet, *keystore.Version) time.Time) (raised int, err error) {
+	if ks.Purpose != keystore.PurposeJWT {
+		return 0, nil
+	}
+	for i := range ks.Versions {
+		v := &ks.Versions[i]
+		if v.State != keystore.Active && v.State != keystore.Retiring {
+			continue
+		}
+		given := ks.Clone()
+		to := roundUp(by(given, &given.Versions[i]))
+		if !v.ExpHorizon.Before(to) {
+			continue
+		}
+		v.ExpHorizon = to
+		if _, err := tx.exec(sqlUpdateVersion, sealed(versionRow(ks.Name, v))...); err != nil {
+			return raised, err
+		}
+		raised++
+	}
+	return raised, nil
+}
+
 // change runs f in a transaction with a random id, by which a commit whose
 // answer was lost is found again. f returns errNothing to write nothing.
 func (c *Catalog) change(ctx context.Context, doing string, f func(tx *transaction, id string) (Change, error)) (Change, error) {

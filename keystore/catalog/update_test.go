@@ -198,6 +198,83 @@ func TestAHorizonIsOnlyRaisedAndOnlyForWhatSigns(t *testing.T) {
 	}
 }
 
+// It was: a catalog restored from a copy knew horizons that tokens signed since
+// outlive, and nothing could raise them before their keys were retired.
+func TestARestoredCatalogAssumesTheWorst(t *testing.T) {
+	c := activated(t) // web: 1 active
+	ctx := t.Context()
+	for _, to := range []keystore.State{keystore.Pending, keystore.Published} {
+		step(t, c, "web", 2, to)
+	}
+	_, err := c.Update(ctx, "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		advance(&ks.Versions[0], keystore.Retiring, epoch)
+		advance(&ks.Versions[1], keystore.Active, epoch)
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	step(t, c, "web", 3, keystore.Pending)
+	step(t, c, "web", 3, keystore.Published)
+	ca := keySet("devices")
+	ca.Purpose = keystore.PurposeCA
+	mustCreate(t, c, ca)
+	for _, to := range []keystore.State{keystore.Pending, keystore.Published, keystore.Active} {
+		step(t, c, "devices", 1, to)
+	}
+	if err := c.RaiseHorizon(ctx, set(t, c, "web").Versions[0].KID, epoch.Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	revision := set(t, c, "web").Revision
+	raise := func(what string, to map[int]time.Time, want ...time.Duration) {
+		t.Helper()
+		asked := 0
+		err := c.RaiseHorizons(ctx, func(ks *keystore.KeySet, v *keystore.Version) time.Time {
+			asked++
+			if ks.Name != "web" || v.Number > 2 {
+				t.Errorf("%s: asked about %s version %d", what, ks.Name, v.Number)
+			}
+			at := to[v.Number]
+			v.Number, v.State, ks.Name = 9, keystore.Destroyed, "mine" // it is given copies
+			return at
+		})
+		if err != nil || asked != 2 {
+			t.Errorf("%s: asked %d times, %v", what, asked, err)
+		}
+		ks := set(t, c, "web")
+		for i, d := range want {
+			at := time.Time{}
+			if d != 0 {
+				at = epoch.Add(d)
+			}
+			if got := ks.Versions[i].ExpHorizon; !got.Equal(at) {
+				t.Errorf("%s: version %d: %v, want %v", what, i+1, got, at)
+			}
+		}
+		if ks.Revision != revision {
+			t.Errorf("%s: the revision advanced to %d", what, ks.Revision)
+		}
+	}
+	raise("nothing", nil, time.Hour, 0, 0)
+	raise("lower, and from none", map[int]time.Time{1: epoch.Add(time.Minute), 2: epoch.Add(time.Minute)}, time.Hour, time.Minute, 0)
+	raise("both, rounded up", map[int]time.Time{1: epoch.Add(2*time.Hour - 1), 2: epoch.Add(2 * time.Hour)}, 2*time.Hour, 2*time.Hour, 0)
+	if got := set(t, c, "devices").Versions[0].ExpHorizon; !got.IsZero() {
+		t.Errorf("an authority's key has the horizon %v", got)
+	}
+
+	lost := errors.New("lost")
+	c.commit = func(context.Context, *sql.Conn) error { return lost }
+	err = c.RaiseHorizons(ctx, func(*keystore.KeySet, *keystore.Version) time.Time { return epoch.Add(9 * time.Hour) })
+	if !errors.Is(err, lost) {
+		t.Errorf("got %v", err)
+	}
+	for i := range 2 {
+		if got := set(t, c, "web").Versions[i].ExpHorizon; !got.Equal(epoch.Add(2 * time.Hour)) {
+			t.Errorf("half of it happened: %v", got)
+		}
+	}
+}
+
 func TestAnAcknowledgementCountsOnce(t *testing.T) {
 	c := activated(t)
 	ctx := t.Context()
