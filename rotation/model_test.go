@@ -105,10 +105,13 @@ func (m *model) advance() {
 // wake goes to the very moment for which the next step is planned, as Run does,
 // and takes it.
 func (m *model) wake() {
-	why, err := m.r.Why(m.t.Context(), "web")
+	f, sch, err := m.r.Facts(m.t.Context(), "web")
 	m.tolerate(err)
+	if err != nil {
+		return
+	}
 	var next time.Time
-	for _, w := range why {
+	for _, w := range Waits(f, sch, m.clock) {
 		if w.At.After(m.clock) && (next.IsZero() || w.At.Before(next)) {
 			next = w.At
 		}

@@ -20,7 +20,6 @@ const (
 	Generate Kind = "generate" // it is recorded, and its key made
 	Destroy  Kind = "destroy"  // its private key ends
 	Retire   Kind = "retire"   // it stops signing
-	Abandon  Kind = "abandon"  // its key never came to be
 )
 
 // A Step is one change of one version. Steps are comparable.

@@ -62,6 +62,7 @@ func (r *Rotator) finishAll(ctx context.Context, name string, s *set) error {
 		return err
 	}
 	defer s.release()
+	defer kick(s.changed)
 	ks, _, err := r.keySet(ctx, name)
 	if err != nil {
 		return err

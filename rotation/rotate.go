@@ -73,6 +73,7 @@ func (r *Rotator) Rotate(ctx context.Context, req Request) (Rotation, error) {
 		return Rotation{}, fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	}
 	defer s.release()
+	defer kick(s.changed) // the loop has slept through the steps taken here
 	if err := r.cfg.Audit.Health(); err != nil {
 		return Rotation{}, fmt.Errorf("the log: %w", err)
 	}
@@ -157,9 +158,6 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 		return Rotation{}, fmt.Errorf("recording the rotation: %w", err)
 	}
 	answer.Entry = entry
-	if s, _, err := r.of(ks.Name); err == nil {
-		kick(s.changed)
-	}
 	return answer, nil
 }
 
@@ -191,7 +189,6 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 	if err != nil {
 		return Rotation{}, err
 	}
-	r.drop(ctx, ks, step.From)
 	return answer, nil
 }
 

@@ -74,9 +74,15 @@ type Rotator struct {
 	settling chan struct{} // capacity 1: a suspension waits for the catalog
 
 	records chan struct{} // capacity 1: full while brake and catalog are brought in line
+	looks   chan struct{} // capacity 1: full while someone who cannot wait looks
 
-	brake sync.Mutex     // held over short use of Brake only
-	last  *keystore.View // guarded by mu: the last view read
+	last   *keystore.View // guarded by mu: the last view read
+	asides int            // guarded by mu: goroutines that Wait waits for
+	idle   sync.Cond      // on mu: asides has changed
+
+	brake   sync.Mutex // guards what follows; the disk is never waited for under it
+	puts    map[keystore.KID]*putting
+	lifting *lift // by whoever has acquired the records; nil: none
 }
 
 // set is what the rotator holds of one key set.
@@ -96,7 +102,8 @@ const (
 	findWithin     = 30 * time.Second
 	commitWithin   = 10 * time.Second
 	lookWithin     = 500 * time.Millisecond
-	stopWithin     = 2 * time.Second // the catalog's part of a suspension
+	brakeWithin    = time.Second     // the brake file's part of a suspension
+	stopWithin     = 2 * time.Second // the catalog's part
 	poll           = time.Minute     // between passes, at the most
 	pollUnserved   = time.Second     // while something other than time is awaited
 	retryMost      = time.Minute
@@ -110,10 +117,13 @@ func New(cfg Config) *Rotator {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Rotator{
-		cfg: cfg, sets: map[string]*set{},
-		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1), records: make(chan struct{}, 1),
+	r := &Rotator{
+		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{},
+		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1),
+		records: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 	}
+	r.idle.L = &r.mu
+	return r
 }
 
 func (r *Rotator) now() time.Time { return moment(r.cfg.Now()) }
@@ -129,6 +139,15 @@ func (r *Rotator) Changed() {
 	kick(r.settling)
 }
 
+// step tells the loop of a key set that someone else has taken a step of it.
+func (r *Rotator) step(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s, ok := r.sets[name]; ok {
+		kick(s.changed)
+	}
+}
+
 func kick(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -141,6 +160,7 @@ func kick(c chan struct{}) {
 // own key sets only. A failed pass is tried again: the next one reads the state
 // anew, so there is nothing to undo.
 func (r *Rotator) Run(ctx context.Context) error {
+	defer r.Wait()
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	loops.Go(func() { r.settleLoop(ctx) })
@@ -295,7 +315,9 @@ func (r *Rotator) view(ctx context.Context) (*keystore.View, error) {
 		return nil, fmt.Errorf("reading the catalog: %w", err)
 	}
 	r.mu.Lock()
-	r.last = v
+	if r.last == nil || r.last.Revision() <= v.Revision() { // not one that hung for long
+		r.last = v
+	}
 	r.mu.Unlock()
 	return v, nil
 }
@@ -350,13 +372,4 @@ func (r *Rotator) Plan(ctx context.Context, name string) ([]Planned, Why, error)
 	now := r.now()
 	_, why := Plan(f, sch, now)
 	return Timeline(f, sch, now, horizon(f.Set, sch, now)), why, nil
-}
-
-// Why returns every step that a key set will take next and what each waits for.
-func (r *Rotator) Why(ctx context.Context, name string) ([]Why, error) {
-	f, sch, err := r.Facts(ctx, name)
-	if err != nil {
-		return nil, err
-	}
-	return Waits(f, sch, r.now()), nil
 }

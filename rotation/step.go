@@ -27,14 +27,14 @@ func (r *Rotator) take(ctx context.Context, ks *keystore.KeySet, spec Spec, step
 		if err := r.prove(ctx, ks, v); err != nil {
 			return err
 		}
-		return r.swap(ctx, ks, spec, step)
 	case Remove:
-		_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
-			return r.replan(now, spec, step, nil)
-		})
-		return err
+	default:
+		return fmt.Errorf("no way to %s", step.Kind)
 	}
-	return fmt.Errorf("no way to %s", step.Kind)
+	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+		return r.replan(now, spec, step)
+	})
+	return err
 }
 
 // commit updates the catalog. It is not interrupted by ctx, only by its own
@@ -48,10 +48,7 @@ func (r *Rotator) commit(ctx context.Context, name string, f func(*keystore.KeyS
 // replan asks Plan again inside the swap, by the set as it is there and the
 // time it is then, and applies the step if it still is the one to take.
 // Otherwise someone was here first: keystore.ErrOvertaken.
-func (r *Rotator) replan(ks *keystore.KeySet, spec Spec, step Step, asked *keystore.Fact) ([]keystore.Record, error) {
-	if asked != nil {
-		ks.RotateBy = asked
-	}
+func (r *Rotator) replan(ks *keystore.KeySet, spec Spec, step Step) ([]keystore.Record, error) {
 	now := r.now()
 	again, why := Plan(r.facts(ks), spec.Schedule, now)
 	if again != step {
@@ -77,34 +74,6 @@ func (r *Rotator) prove(ctx context.Context, ks *keystore.KeySet, v *keystore.Ve
 		return fmt.Errorf("keystore %s holds another public key for it than the catalog: %w", v.Keystore, keystore.ErrSignature)
 	}
 	return nil
-}
-
-// swap activates a version and retires its predecessor in one update.
-func (r *Rotator) swap(ctx context.Context, ks *keystore.KeySet, spec Spec, step Step) error {
-	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
-		return r.replan(now, spec, step, nil)
-	})
-	if err == nil {
-		r.drop(ctx, ks, step.From)
-	}
-	return err
-}
-
-// drop tells the keystore that a version has left active.
-func (r *Rotator) drop(ctx context.Context, ks *keystore.KeySet, number int) {
-	v, ok := ks.Version(number)
-	if !ok {
-		return
-	}
-	p, err := r.cfg.Keys.Provider(v.Keystore)
-	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, findWithin)
-		defer cancel()
-		err = p.Drop(ctx, v.KeyID)
-	}
-	if err != nil {
-		r.cfg.Log.WarnContext(ctx, "the keystore was not told that a key has left active", "keyset", ks.Name, "version", number, "err", err)
-	}
 }
 
 // generate records a pending version, has its key made, and publishes it. The

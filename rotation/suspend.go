@@ -8,15 +8,6 @@ import (
 	"chancery/keystore"
 )
 
-// A Brake keeps suspensions where neither log nor catalog is needed. It takes
-// effect on signing at once, in memory, also when Put fails to write.
-type Brake interface {
-	// Suspended returns what it keeps.
-	Suspended() map[keystore.KID]keystore.Fact
-	Put(kid keystore.KID, fact keystore.Fact) error
-	Remove(kid keystore.KID) error
-}
-
 // A Suspension is the outcome of a suspend or a resume.
 type Suspension struct {
 	Ref
@@ -27,52 +18,79 @@ type Suspension struct {
 
 // Suspend stops a version from signing, by default the active one: at once,
 // also when neither catalog nor log can be written. Then the record follows.
-// It waits for no other operation on the key set. Suspending the active version
-// stops its key set: nothing activates until a resume or a rotation is asked
-// for.
+// It waits for no other operation on the key set, and for a disk that hangs no
+// more than a few seconds; what is not written by then is not in the answer.
+// Suspending the active version stops its key set: nothing activates until a
+// resume or a rotation is asked for. That ctx ends stops no suspension.
 //
 // It returns an error wrapping keystore.ErrNotFound if there is no such version,
 // or none that could sign.
 func (r *Rotator) Suspend(ctx context.Context, by, name string, kid keystore.KID, reason string) (Suspension, error) {
+	ctx = context.WithoutCancel(ctx)
 	v, err := r.target(ctx, name, kid)
 	if err != nil {
 		return Suspension{}, err
 	}
+	// The brake is pulled though v may seem to be suspended: what was looked at may
+	// be old, and a resumption under way.
 	s := Suspension{Ref: Ref{v.Number, v.KID}, Suspended: true}
-	if v.Suspended != nil {
-		s.Durable, s.Entry = true, r.entryOf(ctx, requestID(string(v.KID), v.Suspended))
-		return s, nil
-	}
-	fact, err := r.pull(v.KID, keystore.Fact{At: r.now(), By: by, Reason: reason})
+	asked := keystore.Fact{At: r.now(), By: by, Reason: reason}
+	err = r.stop(ctx, v.KID, asked)
 	s.Durable = err == nil
 	if err != nil {
 		r.cfg.Log.ErrorContext(ctx, "the brake file cannot be written", "keyset", name, "kid", v.KID, "err", err)
 	}
-	s.Entry, err = r.recordStop(ctx, name, v.KID, fact)
+	s.Entry, err = r.recordStop(ctx, name, v.KID, asked)
+	r.step(name)
 	if err != nil {
 		r.cfg.Log.ErrorContext(ctx, "a suspension is in force, its record has to wait", "keyset", name, "kid", v.KID, "err", err)
 		kick(r.settling)
 		return s, nil
 	}
 	s.Durable = true
+	if s.Entry == "" && v.Suspended != nil { // it was recorded before
+		s.Entry = r.entrySoon(ctx, requestID(string(v.KID), v.Suspended))
+	}
 	return s, nil
+}
+
+// stop pulls the brake, and waits a little for the disk.
+func (r *Rotator) stop(ctx context.Context, kid keystore.KID, asked keystore.Fact) error {
+	ctx, cancel := context.WithTimeout(ctx, brakeWithin)
+	defer cancel()
+	return r.pull(kid, asked).wait(ctx)
 }
 
 // recordStop records a suspension that the brake has. Should a resumption have
 // let go of it meanwhile, then this suspension is the later one of the two, and
-// is put on the brake anew.
-func (r *Rotator) recordStop(ctx context.Context, name string, kid keystore.KID, fact keystore.Fact) (string, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
+// is put on the brake anew. What outlasts the answer keeps the records until it
+// is done, so that a later resumption comes after it.
+func (r *Rotator) recordStop(ctx context.Context, name string, kid keystore.KID, asked keystore.Fact) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, stopWithin)
 	defer cancel()
 	if err := r.acquireRecords(ctx); err != nil {
 		return "", err
 	}
-	defer r.releaseRecords()
-	if _, ok := r.suspended()[kid]; !ok {
-		fact.At = r.now()
+	return bounded(ctx, r, func() (string, error) {
+		defer r.releaseRecords()
+		fact, ok := r.suspended()[kid]
+		if !ok {
+			asked.At = r.now()
+			p := r.pull(kid, asked)
+			fact = p.fact
+			_ = p.wait(ctx) // what could not be written was said before
+		}
+		return r.recordSuspension(ctx, name, kid, fact)
+	})
+}
+
+// entrySoon is entryOf for those who cannot wait: "" if the log does not answer.
+func (r *Rotator) entrySoon(ctx context.Context, id string) string {
+	entry, err := look(ctx, r, stopWithin, func(ctx context.Context) (string, error) { return r.entryOf(ctx, id), nil })
+	if err != nil {
+		return ""
 	}
-	fact, _ = r.pull(kid, fact) // what could not be written was said before
-	return r.recordSuspension(ctx, name, kid, fact)
+	return entry
 }
 
 // acquireRecords waits to be the only one that brings brake and catalog in line.
@@ -88,11 +106,9 @@ func (r *Rotator) acquireRecords(ctx context.Context) error {
 func (r *Rotator) releaseRecords() { <-r.records }
 
 // target returns the version an operator means, from the catalog, or while that
-// cannot be read from what was read last.
+// cannot be read soon, from what was read last.
 func (r *Rotator) target(ctx context.Context, name string, kid keystore.KID) (*keystore.Version, error) {
-	within, cancel := context.WithTimeout(ctx, lookWithin)
-	defer cancel()
-	view, err := r.view(within)
+	view, err := look(ctx, r, lookWithin, r.view)
 	if err != nil {
 		r.mu.Lock()
 		view = r.last
@@ -113,24 +129,6 @@ func (r *Rotator) target(ctx context.Context, name string, kid keystore.KID) (*k
 		return nil, fmt.Errorf("key set %q has no such version that signs or may sign: %w", name, keystore.ErrNotFound)
 	}
 	return v, nil
-}
-
-// pull puts a suspension on the brake and returns it, or the one that is there
-// already.
-func (r *Rotator) pull(kid keystore.KID, fact keystore.Fact) (keystore.Fact, error) {
-	r.brake.Lock()
-	defer r.brake.Unlock()
-	if kept, ok := r.cfg.Brake.Suspended()[kid]; ok {
-		fact = kept
-	}
-	return fact, r.cfg.Brake.Put(kid, fact)
-}
-
-// suspended returns what the brake keeps.
-func (r *Rotator) suspended() map[keystore.KID]keystore.Fact {
-	r.brake.Lock()
-	defer r.brake.Unlock()
-	return r.cfg.Brake.Suspended()
 }
 
 // recordSuspension writes a suspension to catalog and log. A version that is
@@ -184,16 +182,20 @@ func (r *Rotator) Resume(ctx context.Context, by, name string, kid keystore.KID,
 		return Suspension{}, fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	}
 	defer r.releaseRecords()
-	held, braked := r.suspended()[v.KID]
-	unsaid := braked && r.entryOf(ctx, requestID(string(v.KID), &held)) == ""
+	l, err := r.beginLift(v.KID)
+	if err != nil {
+		return Suspension{}, err
+	}
+	defer r.endLift()
+	unsaid := l.braked && r.entryOf(ctx, requestID(string(v.KID), &l.held)) == ""
 	fact := keystore.Fact{At: r.now(), By: by, Reason: reason}
 	entry, err := r.commit(ctx, name, func(ks *keystore.KeySet) ([]keystore.Record, error) {
-		return resume(ks, v.KID, fact, held, braked, unsaid)
+		return resume(ks, l, fact, unsaid)
 	})
 	if err != nil {
 		return Suspension{}, fmt.Errorf("recording the resumption: %w", err)
 	}
-	if err := r.letGo(v.KID, held, braked); err != nil {
+	if err := r.letGo(l); err != nil {
 		return Suspension{}, err
 	}
 	r.Changed()
@@ -202,35 +204,17 @@ func (r *Rotator) Resume(ctx context.Context, by, name string, kid keystore.KID,
 
 // resume lifts the suspension of a version inside the swap. One that only the
 // brake knew, and the log does not, is entered first, so that the log has both.
-func resume(ks *keystore.KeySet, kid keystore.KID, fact, held keystore.Fact, braked, unsaid bool) ([]keystore.Record, error) {
-	v, ok := ks.ByKID(kid)
-	if !ok || v.Suspended == nil && !braked {
+func resume(ks *keystore.KeySet, l *lift, fact keystore.Fact, unsaid bool) ([]keystore.Record, error) {
+	v, ok := ks.ByKID(l.kid)
+	if !ok || v.Suspended == nil && !l.braked {
 		return nil, nil
 	}
 	var records []keystore.Record
 	if v.Suspended == nil && unsaid {
-		records = append(records, stopped(ks, v, keystore.ActSuspend, held))
+		records = append(records, stopped(ks, v, keystore.ActSuspend, l.held))
 	}
 	v.Suspended = nil
 	return append(records, stopped(ks, v, keystore.ActResume, fact)), nil
-}
-
-// letGo takes a suspension off the brake, unless it is a newer one than was
-// resumed.
-func (r *Rotator) letGo(kid keystore.KID, held keystore.Fact, braked bool) error {
-	r.brake.Lock()
-	defer r.brake.Unlock()
-	now, ok := r.cfg.Brake.Suspended()[kid]
-	if !ok {
-		return nil
-	}
-	if !braked || !now.At.Equal(held.At) || now.By != held.By {
-		return fmt.Errorf("%s suspended it again: %w", now.By, keystore.ErrOvertaken)
-	}
-	if err := r.cfg.Brake.Remove(kid); err != nil {
-		return fmt.Errorf("letting go of the brake: %w", err)
-	}
-	return nil
 }
 
 // Settle brings suspensions that only the brake knows into the catalog and the
@@ -259,9 +243,10 @@ func (r *Rotator) Settle(ctx context.Context) error {
 			switch {
 			case !ok:
 			case !v.State.Known():
-				err = r.letGo(kid, fact, true)
+				err = r.takeOff(kid)
 			case v.Suspended == nil:
 				_, err = r.recordSuspension(ctx, ks.Name, kid, fact)
+				r.step(ks.Name)
 			}
 			if err != nil {
 				return fmt.Errorf("settling the suspension of %s: %w", kid, err)
@@ -269,6 +254,17 @@ func (r *Rotator) Settle(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeOff takes off the brake what can never sign again. Its caller has
+// acquired the records.
+func (r *Rotator) takeOff(kid keystore.KID) error {
+	l, err := r.beginLift(kid)
+	if err != nil {
+		return err
+	}
+	defer r.endLift()
+	return r.letGo(l)
 }
 
 // settleLoop settles when something has waited for it, and now and then.

@@ -38,12 +38,18 @@ func (b *brake) Put(kid keystore.KID, fact keystore.Fact) error {
 	return b.file.Put(kid, fact)
 }
 
-// Remove takes kid off the brake. The catalog's word counts again.
+// Remove takes kid off the brake, unless it was put on again meanwhile. The
+// catalog's word counts again.
 func (b *brake) Remove(kid keystore.KID) error {
+	was := b.Suspended()[kid]
 	if err := b.file.Remove(kid); err != nil {
 		return err
 	}
-	b.set(func(on map[keystore.KID]keystore.Fact) { delete(on, kid) })
+	b.set(func(on map[keystore.KID]keystore.Fact) {
+		if on[kid] == was {
+			delete(on, kid)
+		}
+	})
 	return nil
 }
 

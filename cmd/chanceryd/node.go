@@ -422,6 +422,9 @@ func (n *node) Close() {
 		n.stop()
 	}
 	n.wg.Wait()
+	if n.rotator != nil {
+		n.rotator.Wait()
+	}
 	if n.keys != nil {
 		n.keys.Wait()
 	}
