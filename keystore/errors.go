@@ -12,14 +12,15 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 	// ErrUnavailable: the backend cannot do it now and may later.
 	ErrUnavailable = errors.New("backend unavailable")
+	// ErrOverloaded: so many wait for the keystore that one more is refused at
+	// once. Nothing is wrong with it.
+	ErrOverloaded = errors.New("too many requests wait for this keystore")
 	// ErrPINRejected: the token refused the PIN once, and is not asked again
 	// with that PIN until an operator says so. It wraps ErrUnavailable.
 	ErrPINRejected = &kindError{"PIN rejected", ErrUnavailable}
 	// ErrTokenChanged: the token with this name is not the one that held the keys.
 	// It wraps ErrUnavailable.
 	ErrTokenChanged = &kindError{"token changed", ErrUnavailable}
-	// ErrOverloaded: too many requests wait for this keystore already.
-	ErrOverloaded = errors.New("too many requests wait for this keystore")
 	// ErrSignature: a signature is not what it should be, and is not released.
 	ErrSignature = errors.New("signature invalid")
 	// ErrMessage: the message does not have the form of the key's purpose.

@@ -7,8 +7,12 @@
 // worker owns the module and the handles. This side, the [Provider], owns
 // deadlines, the PIN ledger, the verification of every signature, and trust.
 //
-//   - No answer by the deadline is SIGKILL. A worker that ends is followed by
-//     another, at once the first time, then after a growing pause.
+//   - A worker has little before it at a time. Everybody else waits in the daemon,
+//     in order, under a context of their own, and what would wait behind too many
+//     is refused at once. See room.go.
+//   - No answer by the deadline, which runs from when the worker is asked, is
+//     SIGKILL. A worker that ends is followed by another, at once the first time,
+//     then after a growing pause.
 //   - Each worker is one generation. Its number is in every frame, so a late
 //     answer of an old generation is never taken for a new one.
 //   - Keys are named by CKA_ID and public key; no handle crosses. A key's

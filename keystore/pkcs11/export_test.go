@@ -1,6 +1,24 @@
 package pkcs11
 
-import "syscall"
+import (
+	"syscall"
+	"time"
+)
+
+// Quick returns cfg with a cheap PIN ledger and workers that follow each other soon.
+func Quick(cfg Config) Config {
+	cfg.cost, cfg.pause = hashCost{passes: 1, kibibytes: 64}, 20*time.Millisecond
+	return cfg
+}
+
+// Waiting returns how many wait to sign.
+func (p *Provider) Waiting() int { return p.rooms.signing.waiting() }
+
+func (r *room) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.line.Len()
+}
 
 // WorkerPID returns the process of the worker that serves, or 0.
 func (p *Provider) WorkerPID() int {
@@ -17,3 +35,13 @@ func (p *Provider) SignalWorker(s syscall.Signal) error {
 
 // LabelOf is what a key's label must be.
 var LabelOf = labelOf
+
+// taken returns how many of a signing room's places are.
+func (r *room) taken() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return placesPerSigner - r.free
+}
+
+// PlacesPerSigner is how many requests a signing thread has at most.
+const PlacesPerSigner = placesPerSigner

@@ -47,15 +47,20 @@ type generation struct {
 // A call is one request, asked.
 type call struct {
 	deadline time.Time
+	at       *place        // left when there is an answer, or never will be
 	done     chan struct{} // one element when the rest is set
 	status   status
 	body     []byte
 	err      error // why there is no answer
 }
 
-// errEnded is wrapped by the error of a request that was outstanding when its
-// generation ended: it may have been carried out or not.
-var errEnded = fmt.Errorf("%w: worker ended", keystore.ErrUnavailable)
+var (
+	// errEnded is wrapped by the error of a request that was outstanding when its
+	// generation ended: it may have been carried out or not.
+	errEnded = fmt.Errorf("%w: worker ended", keystore.ErrUnavailable)
+	// errNotAsked is wrapped as well if the worker was never asked.
+	errNotAsked = errors.New("nothing was asked of it")
+)
 
 // startGeneration executes a worker. The calling goroutine must be locked to
 // its thread and call reap before it ends: the kernel kills the worker when
@@ -138,6 +143,7 @@ func (g *generation) end(cause error) {
 	close(g.ended)
 	for _, c := range calls {
 		c.err = fmt.Errorf("%w: %w", errEnded, cause)
+		c.at.leave()
 		c.done <- struct{}{}
 	}
 }
@@ -175,21 +181,25 @@ func (g *generation) isEnded() bool {
 	}
 }
 
-// ask sends a request and waits for its answer. The body is the parts, one
-// after the other. The worker has until limit; passing it ends the generation.
-// The caller's own ctx ends only the wait.
-func (g *generation) ask(ctx context.Context, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
-	c, err := g.send(v, limit, parts)
+// ask sends a request, from the place that its caller has, and waits for its
+// answer. The body is the parts, one after the other. From now on the worker
+// has until limit; passing it ends the generation. The caller's own ctx ends
+// only the wait; if it has ended already, nothing is sent.
+func (g *generation) ask(ctx context.Context, at *place, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", gaveUp(ctx), errNotAsked)
+	}
+	c, err := g.send(at, v, limit, parts)
 	if err != nil {
 		return nil, err
 	}
 	select {
 	case <-c.done:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.Cause(ctx))
+		return nil, gaveUp(ctx)
 	}
 	body, s, err := c.body, c.status, c.err
-	c.body, c.err = nil, nil
+	c.body, c.err, c.at = nil, nil, nil
 	g.pool.Put(c)
 	if err != nil {
 		return nil, err
@@ -202,25 +212,26 @@ func (g *generation) ask(ctx context.Context, v verb, limit time.Duration, parts
 	return body, errorOf(s, body)
 }
 
-func (g *generation) send(v verb, limit time.Duration, parts [][]byte) (*call, error) {
+func (g *generation) send(at *place, v verb, limit time.Duration, parts [][]byte) (*call, error) {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
 	}
 	c := g.pool.Get().(*call)
-	c.deadline = time.Now().Add(limit)
+	c.deadline, c.at = time.Now().Add(limit), at
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause != nil {
-		return nil, fmt.Errorf("%w: %w", errEnded, g.cause)
+		return nil, fmt.Errorf("%w: %w: %w", errEnded, g.cause, errNotAsked)
 	}
 	if len(g.out)+n > maxQueued {
-		return nil, fmt.Errorf("%w: too much is waiting for the token", keystore.ErrUnavailable)
+		return nil, fmt.Errorf("%w: too much is waiting for the token: %w", keystore.ErrUnavailable, errNotAsked)
 	}
 	g.next++
 	if len(g.calls) == 0 {
 		poke(g.busy)
 	}
+	at.hold()
 	g.calls[g.next] = c
 	if len(g.out) == 0 {
 		poke(g.wake)
@@ -294,6 +305,7 @@ func (g *generation) deliver(f frame) error {
 		return errors.New("an answer to nothing that was asked")
 	}
 	c.status, c.body = status(f.code), append([]byte(nil), f.body...)
+	c.at.leave()
 	c.done <- struct{}{}
 	return nil
 }

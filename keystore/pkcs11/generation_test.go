@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/keystoretest"
 )
 
 // impostor returns a generation whose worker is answer, which is given each
@@ -56,29 +57,31 @@ func impostor(t *testing.T, number uint32, answer func(f frame) []byte) *generat
 	return g
 }
 
-func TestP22P23WhatDoesNotVerifyIsNotReleased(t *testing.T) {
+func pair(t *testing.T) (priv *ecdsa.PrivateKey, spki []byte) {
+	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
+	if spki, err = keystore.MarshalPublic(priv.Public()); err != nil {
 		t.Fatal(err)
 	}
-	spki, err := keystore.MarshalPublic(priv.Public())
+	return priv, spki
+}
+
+func signature(t *testing.T, k *ecdsa.PrivateKey, message []byte) []byte {
+	r, s, err := ecdsa.Sign(rand.Reader, k, keystore.Digest(keystore.ES256, message))
 	if err != nil {
-		t.Fatal(err)
+		t.Error(err)
+		return nil
 	}
-	raw := func(k *ecdsa.PrivateKey, message []byte) []byte {
-		r, s, err := ecdsa.Sign(rand.Reader, k, keystore.Digest(keystore.ES256, message))
-		if err != nil {
-			t.Error(err)
-		}
-		sig := make([]byte, 64)
-		r.FillBytes(sig[:32])
-		s.FillBytes(sig[32:])
-		return sig
-	}
+	return keystoretest.JOSE(keystore.ES256, r, s)
+}
+
+func TestP22P23WhatDoesNotVerifyIsNotReleased(t *testing.T) {
+	priv, spki := pair(t)
+	other, _ := pair(t)
+	raw := func(k *ecdsa.PrivateKey, message []byte) []byte { return signature(t, k, message) }
 	message := []byte("e30.e30")
 	for name, v := range map[string]struct {
 		sign func() []byte
@@ -106,7 +109,7 @@ func TestP22P23WhatDoesNotVerifyIsNotReleased(t *testing.T) {
 				t.Fatal(err)
 			}
 			g := impostor(t, 7, func(f frame) []byte { return appendAnswer(nil, 7, f.id, v.sign(), nil) })
-			sig, err := k.ask(t.Context(), g, message)
+			sig, err := k.ask(t.Context(), g, nil, message)
 			if v.ok != (err == nil) || !v.ok && (!errors.Is(err, keystore.ErrSignature) || sig != nil) {
 				t.Errorf("%x, %v", sig, err)
 			}
@@ -134,7 +137,7 @@ func TestAGenerationBelievesNothingOdd(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := impostor(t, 7, v.answer)
 			began := time.Now()
-			_, err := g.ask(t.Context(), verbSign, 50*time.Millisecond, []byte("request"))
+			_, err := g.ask(t.Context(), nil, verbSign, 50*time.Millisecond, []byte("request"))
 			if !errors.Is(err, v.want) {
 				t.Errorf("%v, want %v", err, v.want)
 			}
@@ -144,7 +147,7 @@ func TestAGenerationBelievesNothingOdd(t *testing.T) {
 			if took := time.Since(began); took > time.Second {
 				t.Errorf("after %v", took)
 			}
-			if _, err := g.ask(t.Context(), verbSign, time.Second); g.isEnded() && !errors.Is(err, errEnded) {
+			if _, err := g.ask(t.Context(), nil, verbSign, time.Second); g.isEnded() && !errors.Is(err, errEnded) {
 				t.Errorf("asked afterwards: %v", err)
 			}
 		})
@@ -162,13 +165,13 @@ func TestACallersDeadlineIsItsOwn(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_, err := g.ask(ctx, verbSign, time.Minute, []byte("slow"))
+	_, err := g.ask(ctx, nil, verbSign, time.Minute, []byte("slow"))
 	close(release)
 	if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, keystore.ErrUnavailable) {
 		t.Error(err)
 	}
 	for range 3 {
-		if body, err := g.ask(t.Context(), verbSign, time.Minute, []byte("quick")); err != nil || string(body) != "quick" {
+		if body, err := g.ask(t.Context(), nil, verbSign, time.Minute, []byte("quick")); err != nil || string(body) != "quick" {
 			t.Errorf("the next one: %q, %v", body, err)
 		}
 	}

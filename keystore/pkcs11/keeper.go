@@ -67,7 +67,7 @@ func (p *Provider) rest(err error, served time.Duration, failures int) chan<- er
 	if failures > 1 {
 		longest := longPause
 		if served > 0 {
-			longest = servedPause
+			longest = p.cfg.pause
 		}
 		pause = min(firstPause<<min(failures-2, 16), longest)
 	}
@@ -258,10 +258,10 @@ func (p *Provider) bring(g *generation) error {
 }
 
 func (p *Provider) findToken(g *generation, known identity) (tokenInfo, error) {
-	if _, err := g.ask(context.Background(), verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion}); err != nil {
+	if _, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion}); err != nil {
 		return tokenInfo{}, err
 	}
-	body, err := g.ask(context.Background(), verbTokens, p.cfg.Deadlines.Start, marshalRequest(tokensRequest{p.cfg.Module}))
+	body, err := g.ask(context.Background(), nil, verbTokens, p.cfg.Deadlines.Start, marshalRequest(tokensRequest{p.cfg.Module}))
 	if err != nil {
 		return tokenInfo{}, err
 	}
@@ -320,7 +320,7 @@ func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, 
 	err = l.attempt(secret, func(value []byte) error {
 		body := loginBody(marshalRequest(loginRequest{token}), value)
 		defer clear(body)
-		b, err := g.ask(context.Background(), verbLogin, p.cfg.Deadlines.Login, body)
+		b, err := g.ask(context.Background(), nil, verbLogin, p.cfg.Deadlines.Login, body)
 		if err != nil {
 			return err
 		}
@@ -347,7 +347,7 @@ func (p *Provider) proveProbe(g *generation, known identity, algs []keystore.Alg
 	if err != nil {
 		return nil, err
 	}
-	err = k.hold(context.Background(), g)
+	err = k.hold(context.Background(), g, nil)
 	for _, gone := range []error{keystore.ErrNotFound, keystore.ErrAmbiguous, keystore.ErrAttributes} {
 		if errors.Is(err, gone) {
 			return nil, &trouble{keystore.TokenChanged, fmt.Errorf(
@@ -362,7 +362,7 @@ func (p *Provider) proveProbe(g *generation, known identity, algs []keystore.Alg
 func (p *Provider) makeProbe(g *generation, known *identity, algs []keystore.Algorithm) error {
 	ctx := context.Background()
 	if known.Probe != nil {
-		spki, err := g.ask(ctx, verbFind, p.cfg.Deadlines.Find, keyBody(*known.Probe, keystore.PurposeProbe, known.Algorithm))
+		spki, err := g.ask(ctx, nil, verbFind, p.cfg.Deadlines.Find, keyBody(*known.Probe, keystore.PurposeProbe, known.Algorithm))
 		if err == nil {
 			known.SPKI = spki
 			return writeJSON(p.identityFile(), known)
@@ -380,7 +380,7 @@ func (p *Provider) makeProbe(g *generation, known *identity, algs []keystore.Alg
 	if err := writeJSON(p.identityFile(), known); err != nil {
 		return err
 	}
-	spki, err := p.generate(ctx, g, id, keystore.PurposeProbe, known.Algorithm)
+	spki, err := p.generate(ctx, g, nil, id, keystore.PurposeProbe, known.Algorithm)
 	if err != nil {
 		return fmt.Errorf("making the probe key: %w", err)
 	}

@@ -39,12 +39,17 @@ func (k *key) Public() crypto.PublicKey      { return k.public }
 func (k *key) Algorithm() keystore.Algorithm { return k.ref.Algorithm }
 
 // Sign implements keystore.Key.
-func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
+func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return k.sign(ctx, &k.p.rooms.signing, message)
+}
+
+// sign is Sign for who waits in r.
+func (k *key) sign(ctx context.Context, r *room, message []byte) (sig []byte, err error) {
 	if err := keystore.CheckMessage(k.purpose, k.ref.Algorithm, message); err != nil {
 		return nil, err
 	}
-	err = k.p.twice(ctx, func(g *generation) error {
-		sig, err = k.signIn(ctx, g, message)
+	err = k.p.twice(ctx, r, func(g *generation, at *place) error {
+		sig, err = k.signIn(ctx, g, at, message)
 		return err
 	})
 	if err != nil {
@@ -54,14 +59,14 @@ func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) 
 }
 
 // signIn has g sign, making it hold the key first where it does not.
-func (k *key) signIn(ctx context.Context, g *generation, message []byte) ([]byte, error) {
+func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
 	for {
 		if k.heldBy.Load() != g.number {
-			if err := k.hold(ctx, g); err != nil {
+			if err := k.holdOnce(ctx, g); err != nil {
 				return nil, err
 			}
 		}
-		sig, err := k.ask(ctx, g, message)
+		sig, err := k.ask(ctx, g, at, message)
 		if errors.Is(err, errNotHeld) {
 			k.heldBy.CompareAndSwap(g.number, 0) // it was dropped
 			continue
@@ -72,8 +77,8 @@ func (k *key) signIn(ctx context.Context, g *generation, message []byte) ([]byte
 
 // ask has g sign with a key it holds, and verifies. What does not verify is
 // dropped, and the generation with it: nobody knows whose handle that was.
-func (k *key) ask(ctx context.Context, g *generation, message []byte) ([]byte, error) {
-	sig, err := g.ask(ctx, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
+func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
+	sig, err := g.ask(ctx, at, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
 	if err != nil {
 		return nil, err
 	}
@@ -92,9 +97,8 @@ func (k *key) ask(ctx context.Context, g *generation, message []byte) ([]byte, e
 	return sig, nil
 }
 
-// hold makes g hold the key: the worker finds and checks the pair of that
-// CKA_ID, its public half is compared with ours, and it signs a challenge.
-func (k *key) hold(ctx context.Context, g *generation) error {
+// holdOnce makes g hold the key, though many may want that now.
+func (k *key) holdOnce(ctx context.Context, g *generation) error {
 	select {
 	case k.turn <- struct{}{}:
 		defer func() { <-k.turn }()
@@ -104,27 +108,40 @@ func (k *key) hold(ctx context.Context, g *generation) error {
 	if k.heldBy.Load() == g.number {
 		return nil
 	}
-	spki, err := g.ask(ctx, verbFind, k.p.cfg.Deadlines.Find, keyBody(k.ref.ID, k.purpose, k.ref.Algorithm))
+	at, err := k.p.rooms.desk.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer at.leave()
+	return k.hold(ctx, g, at)
+}
+
+// hold makes g hold the key: the worker finds and checks the pair of that
+// CKA_ID, its public half is compared with ours, and it signs a challenge. The
+// place is one at the desk.
+func (k *key) hold(ctx context.Context, g *generation, at *place) error {
+	spki, err := g.ask(ctx, at, verbFind, k.p.cfg.Deadlines.Find, keyBody(k.ref.ID, k.purpose, k.ref.Algorithm))
 	if err != nil {
 		return err
 	}
 	if nameOf(k.ref.ID, spki) != k.name {
 		return fmt.Errorf("key %s: %w: the token has another public key under that name", k.ref.ID, keystore.ErrNotFound)
 	}
-	if err := k.challenge(ctx, g); err != nil {
+	if err := k.challenge(ctx, g, at); err != nil {
 		return err
 	}
 	k.heldBy.Store(g.number)
 	return nil
 }
 
-// challenge has g sign something fresh with a key it holds.
-func (k *key) challenge(ctx context.Context, g *generation) error {
+// challenge has g sign something fresh with a key it holds. Its place is one at
+// the desk, so that it waits for no caller's signature.
+func (k *key) challenge(ctx context.Context, g *generation, at *place) error {
 	message := newChallenge()
 	if k.purpose == keystore.PurposeDigest {
 		message = keystore.Digest(k.ref.Algorithm, message)
 	}
-	_, err := k.ask(ctx, g, message)
+	_, err := k.ask(ctx, g, at, message)
 	return err
 }
 

@@ -41,6 +41,7 @@ type ledger struct {
 	path string
 	now  func() time.Time
 	own  bool // Config.OwnToken
+	cost hashCost
 	book book
 }
 
@@ -72,16 +73,22 @@ type pin struct {
 	from  fileIdentity
 }
 
+// A hashCost is what trying one PIN against an entry takes. It is not in the
+// book: entries of another cost are of other PINs.
+type hashCost struct{ passes, kibibytes uint32 }
+
 const (
 	maxRefused = 32
-	// RFC 9106 Section 4 and OWASP: 12 MiB, three passes.
-	argonTime, argonMemory, argonHash = 3, 12 << 10, 32
+	hashSize   = 32
 )
+
+// RFC 9106 Section 4 and OWASP: 12 MiB, three passes.
+var costOfRefused = hashCost{passes: 3, kibibytes: 12 << 10}
 
 // openLedger reads the ledger of the token with the given serial number (or
 // label, for a token without one) from cfg.StateDir.
 func openLedger(cfg Config, serial string) (*ledger, error) {
-	l := &ledger{path: filepath.Join(cfg.StateDir, "pin-"+escape(serial, "")+".json"), now: cfg.Now, own: cfg.OwnToken}
+	l := &ledger{path: filepath.Join(cfg.StateDir, "pin-"+escape(serial, "")+".json"), now: cfg.Now, own: cfg.OwnToken, cost: cfg.cost}
 	err := readJSON(l.path, &l.book)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("PIN ledger: %w", err) // and no attempt without it
@@ -121,7 +128,7 @@ func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
 // refused until the token says otherwise.
 func (l *ledger) begin(p pin) error {
 	for i, r := range l.book.Refused {
-		if !r.is(p.value) {
+		if !r.is(p.value, l.cost) {
 			continue
 		}
 		if !r.Answered && l.own {
@@ -144,7 +151,7 @@ func (l *ledger) begin(p pin) error {
 func (l *ledger) refuse(p pin, answered bool) error {
 	r := refusedPIN{At: l.now(), Salt: make([]byte, 16), Answered: answered}
 	rand.Read(r.Salt)
-	r.Hash = r.hash(p.value)
+	r.Hash = r.hash(p.value, l.cost)
 	l.book.Refused = append(l.book.Refused, r)
 	if answered {
 		l.book.Accepted = nil
@@ -174,12 +181,12 @@ func (l *ledger) save() error {
 	return nil
 }
 
-func (r refusedPIN) hash(value []byte) []byte {
-	return argon2.IDKey(value, r.Salt, argonTime, argonMemory, 1, argonHash)
+func (r refusedPIN) hash(value []byte, cost hashCost) []byte {
+	return argon2.IDKey(value, r.Salt, cost.passes, cost.kibibytes, 1, hashSize)
 }
 
-func (r refusedPIN) is(value []byte) bool {
-	return subtle.ConstantTimeCompare(r.hash(value), r.Hash) == 1
+func (r refusedPIN) is(value []byte, cost hashCost) bool {
+	return subtle.ConstantTimeCompare(r.hash(value, cost), r.Hash) == 1
 }
 
 // readPIN reads a PIN file: one line, of a file that only its owner can read.

@@ -51,7 +51,7 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				l, err := openLedger(Config{StateDir: dir, Now: time.Now, OwnToken: v.own}, "ser/ial") // as after a restart
+				l, err := openLedger(Quick(Config{StateDir: dir, Now: time.Now, OwnToken: v.own}), "ser/ial") // as after a restart
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -45,6 +45,7 @@ func work() int {
 		os.Stderr.WriteString(err.Error() + "\n")
 		return 1
 	}
+	unix.Close(workerFD) // all is done: the daemon need not wait for what exiting takes
 	return 0
 }
 

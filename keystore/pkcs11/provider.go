@@ -29,14 +29,20 @@ type Config struct {
 	Deadlines Deadlines
 	OnState   func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
 	Signers   int                        // signing threads of the worker; 0: 2
+	Waiting   int                        // how many may wait to sign before others are refused; 0: DefaultWaiting
 
 	// OwnToken says that this program made the token and its PIN file, so that a
 	// login whose answer a crash has hidden may be tried again.
 	OwnToken bool
+
+	cost  hashCost      // of what the ledger keeps; zero: costOfRefused
+	pause time.Duration // zero: servedPause
 }
 
-// Deadlines are how long a worker may take before it is killed. Zero values
-// stand for the defaults. A caller's context ends only that caller's wait.
+// Deadlines are how long a worker may take before it is killed, from when it is
+// asked: what waits in the daemon for its turn has its caller's context only.
+// Zero values stand for the defaults. A caller's context ends only that
+// caller's wait.
 type Deadlines struct {
 	Start    time.Duration // executing, loading the module, listing tokens; 10 s
 	Login    time.Duration // 10 s
@@ -67,6 +73,7 @@ func (d Deadlines) withDefaults() Deadlines {
 type Provider struct {
 	cfg    Config
 	uri    URI
+	rooms  *rooms
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
 	done   chan struct{}              // closed when the keeper has ended
@@ -100,7 +107,7 @@ func Open(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
 	}
 	p := &Provider{
-		cfg: cfg, uri: uri,
+		cfg: cfg, uri: uri, rooms: newRooms(cfg.Signers, cfg.Waiting),
 		done: make(chan struct{}), orders: make(chan chan<- error), changed: make(chan struct{}),
 		status: keystore.TokenStatus{
 			Keystore: cfg.Name, Label: uri.Label, Serial: uri.Serial, Module: cfg.Module,
@@ -157,6 +164,18 @@ func check(cfg *Config) (URI, error) {
 	if cfg.Signers < 1 || cfg.Signers > 16 {
 		return URI{}, fmt.Errorf("%d signing threads: want 1 to 16", cfg.Signers)
 	}
+	if cfg.cost == (hashCost{}) {
+		cfg.cost = costOfRefused
+	}
+	if cfg.pause == 0 {
+		cfg.pause = servedPause
+	}
+	if cfg.Waiting == 0 {
+		cfg.Waiting = DefaultWaiting
+	}
+	if cfg.Waiting < 0 {
+		return URI{}, fmt.Errorf("room for %d requests", cfg.Waiting)
+	}
 	cfg.Deadlines = cfg.Deadlines.withDefaults()
 	return uri, nil
 }
@@ -196,15 +215,23 @@ func (p *Provider) ProbeKey() (keystore.KeyRef, bool) {
 }
 
 // Generate implements keystore.Provider.
-func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) (spki []byte, err error) {
 	if err := checkKey(id, purpose, alg); err != nil {
 		return nil, err
 	}
-	g, err := p.serving(ctx)
+	turn, err := p.rooms.making.enter(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return p.generate(ctx, g, id, purpose, alg)
+	defer turn.leave()
+	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+		spki, err = p.generate(ctx, g, at, id, purpose, alg)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return spki, nil
 }
 
 func checkKey(id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) error {
@@ -223,15 +250,17 @@ func checkKey(id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorith
 	return nil
 }
 
-func (p *Provider) generate(ctx context.Context, g *generation, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
-	spki, err := g.ask(ctx, verbGenerate, p.cfg.Deadlines.Generate, keyBody(id, purpose, alg))
+// generate's errors wrap keystore.ErrUncertain once the worker has been asked,
+// except where it said that it has made nothing.
+func (p *Provider) generate(ctx context.Context, g *generation, at *place, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+	spki, err := g.ask(ctx, at, verbGenerate, p.cfg.Deadlines.Generate, keyBody(id, purpose, alg))
 	switch {
 	case err == nil:
-		if err := p.selfTest(ctx, g, id, purpose, alg, spki); err != nil {
+		if err := p.selfTest(ctx, g, at, id, purpose, alg, spki); err != nil {
 			return nil, fmt.Errorf("%w: key %s was generated, its self-test failed: %w", keystore.ErrUncertain, id, err)
 		}
 		return spki, nil
-	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrUnsupported):
+	case errors.Is(err, keystore.ErrExists), errors.Is(err, keystore.ErrUnsupported), errors.Is(err, errNotAsked):
 		return nil, err
 	}
 	return nil, fmt.Errorf("%w: generating key %s: %w", keystore.ErrUncertain, id, err)
@@ -242,12 +271,12 @@ func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore
 	if err := checkKey(id, purpose, alg); err != nil {
 		return nil, err
 	}
-	err = p.twice(ctx, func(g *generation) error {
-		spki, err = g.ask(ctx, verbFind, p.cfg.Deadlines.Find, keyBody(id, purpose, alg))
+	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+		spki, err = g.ask(ctx, at, verbFind, p.cfg.Deadlines.Find, keyBody(id, purpose, alg))
 		if err != nil {
 			return err
 		}
-		return p.selfTest(ctx, g, id, purpose, alg, spki)
+		return p.selfTest(ctx, g, at, id, purpose, alg, spki)
 	})
 	if err != nil {
 		return nil, err
@@ -256,12 +285,12 @@ func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore
 }
 
 // selfTest proves that the halves of a key that the worker holds belong together.
-func (p *Provider) selfTest(ctx context.Context, g *generation, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, spki []byte) error {
+func (p *Provider) selfTest(ctx context.Context, g *generation, at *place, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, spki []byte) error {
 	k, err := p.newKey(keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}, purpose)
 	if err != nil {
 		return err
 	}
-	return k.challenge(ctx, g)
+	return k.challenge(ctx, g, at)
 }
 
 // Open implements keystore.Provider.
@@ -273,7 +302,8 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 	if err != nil {
 		return nil, err
 	}
-	if err := p.twice(ctx, func(g *generation) error { return k.hold(ctx, g) }); err != nil {
+	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error { return k.hold(ctx, g, at) })
+	if err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -282,8 +312,8 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 // List implements keystore.Provider. It also shows public keys that have no
 // private half.
 func (p *Provider) List(ctx context.Context) (list []keystore.Object, err error) {
-	err = p.twice(ctx, func(g *generation) error {
-		body, err := g.ask(ctx, verbList, p.cfg.Deadlines.List)
+	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+		body, err := g.ask(ctx, at, verbList, p.cfg.Deadlines.List)
 		if err != nil {
 			return err
 		}
@@ -301,17 +331,25 @@ func (p *Provider) Probe(ctx context.Context) error {
 	p.mu.Lock()
 	k := p.probe
 	p.mu.Unlock()
-	_, err := k.Sign(ctx, newChallenge())
+	_, err := k.sign(ctx, &p.rooms.probing, newChallenge())
 	return err
 }
 
 // Drop implements keystore.Provider.
 func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
-	g := p.ready.Load()
-	if g == nil {
+	if p.ready.Load() == nil {
 		return nil // no worker holds anything
 	}
-	_, err := g.ask(ctx, verbDrop, p.cfg.Deadlines.Find, id[:])
+	at, err := p.rooms.desk.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer at.leave()
+	g := p.ready.Load()
+	if g == nil {
+		return nil
+	}
+	_, err = g.ask(ctx, at, verbDrop, p.cfg.Deadlines.Find, id[:])
 	if errors.Is(err, errEnded) {
 		return nil // and with it all it held
 	}
@@ -370,23 +408,36 @@ func (p *Provider) serving(ctx context.Context) (*generation, error) {
 		case <-p.ctx.Done():
 			return nil, errClosed
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.Cause(ctx))
+			return nil, gaveUp(ctx)
 		}
 	}
 }
 
-// twice does f, and once more in the next generation if the first one ended
-// under it. f must be harmless to repeat.
-func (p *Provider) twice(ctx context.Context, f func(*generation) error) error {
-	var last error
-	for range 2 {
+// twice does f with a place in r, and once more in the next generation if the
+// first one ended under it. If that was before anything was asked, it does not
+// count. f must be harmless to repeat unless its error wraps
+// keystore.ErrUncertain.
+func (p *Provider) twice(ctx context.Context, r *room, f func(*generation, *place) error) error {
+	at, err := r.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
+	}
+	defer at.leave()
+	for failures := 0; ; {
 		g, err := p.serving(ctx)
 		if err != nil {
 			return err
 		}
-		if last = f(g); !errors.Is(last, errEnded) || ctx.Err() != nil {
-			return last
+		err = f(g, at)
+		if !errors.Is(err, errEnded) || errors.Is(err, keystore.ErrUncertain) || ctx.Err() != nil {
+			return err
 		}
+		if !errors.Is(err, errNotAsked) {
+			failures++
+		}
+		if failures == 2 {
+			return err
+		}
+		<-g.ended // which has its cause already
 	}
-	return last
 }

@@ -20,9 +20,9 @@ func TestMain(m *testing.M) {
 }
 
 func config(t testing.TB, token *softhsm.Token) pkcs11.Config {
-	return pkcs11.Config{
+	return pkcs11.Quick(pkcs11.Config{
 		Name: "test", Module: token.Module, URI: token.URI(), Env: token.Env(), StateDir: t.TempDir(),
-	}
+	})
 }
 
 func open(t testing.TB, cfg pkcs11.Config) *pkcs11.Provider {

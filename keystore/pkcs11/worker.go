@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	maxBatch = 8    // signatures one thread takes at a time and answers in one write
-	maxDesk  = 1024 // slow requests waiting
+	maxBatch = 8 // signatures one thread takes at a time and answers in one write
+	maxDesk  = 4 // slow requests waiting; the daemon asks them one by one
 )
 
 // A worker serves one socket. Its lanes, the signing threads, take turns at

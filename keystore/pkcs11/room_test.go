@@ -1,0 +1,259 @@
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"chancery/keystore"
+)
+
+func TestARoomIsFirstComeFirstServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &room{free: 1, limit: 100}
+		var order []int // guarded by the one place
+		var all sync.WaitGroup
+		for i := range 50 {
+			all.Go(func() {
+				at, err := r.enter(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer at.leave()
+				order = append(order, i)
+				time.Sleep(time.Second)
+			})
+			synctest.Wait()
+		}
+		all.Wait()
+		if !slices.IsSorted(order) || len(order) != 50 {
+			t.Errorf("served in the order %v", order)
+		}
+		if r.free != 1 || r.line.Len() != 0 {
+			t.Errorf("afterwards %d free, %d waiting", r.free, r.line.Len())
+		}
+	})
+}
+
+func TestARoomIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &room{free: 1, limit: 3}
+		at, err := r.enter(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if _, err := r.enter(ctx); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, keystore.ErrUnavailable) {
+					t.Errorf("one that waited: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		began := time.Now()
+		_, err = r.enter(ctx)
+		if !errors.Is(err, keystore.ErrOverloaded) || errors.Is(err, keystore.ErrUnavailable) || time.Since(began) != 0 {
+			t.Errorf("one too many: %v after %v", err, time.Since(began))
+		}
+		all.Wait()
+		at.leave()
+		if _, err := r.enter(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("one that came too late: %v", err)
+		}
+		if r.free != 1 || r.line.Len() != 0 {
+			t.Errorf("afterwards %d free, %d waiting", r.free, r.line.Len())
+		}
+	})
+}
+
+// slowly returns a provider with one signing thread, whose worker answers each
+// signature only when it is let, and a key of it. signed says what the worker
+// was asked to sign, in that order.
+func slowly(t *testing.T) (k *key, g *generation, let chan struct{}, signed func() []string) {
+	t.Helper()
+	priv, spki := pair(t)
+	let = make(chan struct{})
+	var mu sync.Mutex
+	var asked []string
+	g = impostor(t, 7, func(f frame) []byte {
+		message := f.body[nameSize:]
+		mu.Lock()
+		asked = append(asked, string(message))
+		mu.Unlock()
+		select {
+		case <-let:
+		case <-t.Context().Done():
+		}
+		return appendAnswer(nil, 7, f.id, signature(t, priv, message), nil)
+	})
+	p := &Provider{
+		cfg:   Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{Sign: time.Minute}.withDefaults()},
+		rooms: newRooms(1, DefaultWaiting), ctx: t.Context(),
+	}
+	p.ready.Store(g)
+	k, err := p.newKey(keystore.KeyRef{ID: keystore.NewKeyID(), Algorithm: keystore.ES256, SPKI: spki}, keystore.PurposeJWT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.heldBy.Store(7)
+	return k, g, let, func() []string {
+		mu.Lock()
+		defer mu.Unlock()
+		return asked
+	}
+}
+
+// inLine starts n signatures, one after the other, and returns when all but
+// those that have a place wait.
+func inLine(t *testing.T, k *key, all *sync.WaitGroup, from, n int, sign func(m []byte)) {
+	t.Helper()
+	for i := range n {
+		want := k.p.Waiting() + 1
+		if from+i < placesPerSigner {
+			want = 0
+		}
+		all.Go(func() { sign(fmt.Appendf(nil, "e%d.e%d", from+i, from+i)) })
+		for end := time.Now().Add(10 * time.Second); k.p.Waiting() != want || k.p.rooms.signing.taken() < min(from+i+1, placesPerSigner); time.Sleep(10 * time.Microsecond) {
+			if time.Now().After(end) {
+				t.Fatalf("%d wait, want %d", k.p.Waiting(), want)
+			}
+		}
+	}
+}
+
+// A caller that gives up before its turn is never seen by the worker; one that
+// gives up after it keeps its place until the answer comes.
+func TestACancelledWaiterCostsNoSignature(t *testing.T) {
+	k, g, let, signed := slowly(t)
+	var all sync.WaitGroup
+	inLine(t, k, &all, 0, placesPerSigner, func(m []byte) {
+		if _, err := k.Sign(t.Context(), m); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	inLine(t, k, &all, placesPerSigner, 100, func(m []byte) {
+		if _, err := k.Sign(ctx, m); !errors.Is(err, context.Canceled) || !errors.Is(err, keystore.ErrUnavailable) {
+			t.Errorf("a waiter that was cancelled: %v", err)
+		}
+	})
+	cancel()
+	for range placesPerSigner {
+		let <- struct{}{}
+	}
+	all.Wait()
+	if n := len(signed()); n != placesPerSigner || g.isEnded() {
+		t.Errorf("the worker was asked for %d signatures, want %d", n, placesPerSigner)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	all.Go(func() {
+		if _, err := k.Sign(ctx, message30); !errors.Is(err, context.Canceled) {
+			t.Errorf("a caller that has gone: %v", err)
+		}
+	})
+	for len(signed()) == placesPerSigner {
+		time.Sleep(time.Millisecond)
+	}
+	cancel()
+	all.Wait()
+	if n := k.p.rooms.signing.taken(); n != 1 {
+		t.Errorf("%d places taken while the worker signs for a caller that has gone", n)
+	}
+	let <- struct{}{}
+	for k.p.rooms.signing.taken() != 0 {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+var message30 = []byte("e30.e30")
+
+// Those who wait reach the worker in the order they came, give or take those
+// who are there at once, and their worker's deadline does not run meanwhile.
+func TestSignersAreServedInOrder(t *testing.T) {
+	const callers = 10 * placesPerSigner
+	k, g, let, signed := slowly(t)
+	k.p.cfg.Deadlines.Sign = 300 * time.Millisecond
+	var all sync.WaitGroup
+	var failed atomic.Int32
+	inLine(t, k, &all, 0, callers, func(m []byte) {
+		if _, err := k.Sign(t.Context(), m); err != nil {
+			failed.Add(1)
+			t.Log(err)
+		}
+	})
+	began := time.Now()
+	for range callers {
+		time.Sleep(3 * time.Millisecond) // in all, longer than the deadline
+		let <- struct{}{}
+	}
+	all.Wait()
+	if took := time.Since(began); failed.Load() > 0 || g.isEnded() || took < k.p.cfg.Deadlines.Sign {
+		t.Errorf("%d failed within %v", failed.Load(), took)
+	}
+	for i, m := range signed() {
+		var n int
+		if _, err := fmt.Sscanf(m, "e%d.", &n); err != nil || max(i-n, n-i) > 2*placesPerSigner {
+			t.Errorf("number %d came as number %d (%v)", n, i, err)
+		}
+	}
+}
+
+// What it was: what waited behind a key generation at the worker's desk waited
+// on its own shorter deadline, whose end was the end of that generation.
+func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
+	const lists = 20
+	var p *Provider
+	first := true
+	g := impostor(t, 7, func(f frame) []byte {
+		if verb(f.code) == verbGenerate && first {
+			first = false
+			for p.rooms.desk.waiting() < lists {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		if verb(f.code) == verbGenerate {
+			return appendAnswer(nil, 7, f.id, nil, keystore.ErrExists)
+		}
+		return appendAnswer(nil, 7, f.id, []byte("[]"), nil)
+	})
+	p = &Provider{
+		cfg:   Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{List: 100 * time.Millisecond}.withDefaults()},
+		rooms: newRooms(1, DefaultWaiting), ctx: t.Context(),
+	}
+	p.ready.Store(g)
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			_, err := p.Generate(t.Context(), keystore.NewKeyID(), keystore.PurposeJWT, keystore.RS256)
+			if !errors.Is(err, keystore.ErrExists) {
+				t.Errorf("generate: %v", err)
+			}
+		})
+	}
+	for p.rooms.making.waiting() == 0 {
+		time.Sleep(time.Millisecond) // of two generations, one is at the desk
+	}
+	for range lists {
+		all.Go(func() {
+			if _, err := p.List(t.Context()); err != nil {
+				t.Errorf("list: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	if g.isEnded() {
+		t.Error("the worker was ended")
+	}
+}
