@@ -43,8 +43,8 @@ func testPolicy(t testing.TB) *policy.Policy {
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
 			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
-			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.ReadKeySets, policy.ManageTokens}, KeySets: []string{"web", "gone"}},
-			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets}, KeySets: []string{policy.Any}},
+			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens}, KeySets: []string{"web", "gone"}},
+			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets, policy.ReadRotation}, KeySets: []string{policy.Any}},
 		},
 	})
 	if err != nil {

@@ -300,7 +300,7 @@ func TestA24KeystoreErrorsHaveCodes(t *testing.T) {
 		{keystore.ErrAmbiguous, api.CodeBackendUnavailable, keystore.OutcomeFailed},
 		{keystore.ErrUnavailable, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
 		{keystore.ErrOverloaded, api.CodeOverloaded, keystore.OutcomeFailed},
-		{keystore.ErrPINRejected, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
+		{keystore.ErrPINRejected, api.CodeBackendUnavailable, keystore.OutcomeFailed},
 		{keystore.ErrTokenChanged, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
 		{keystore.ErrAttributes, api.CodeBackendUnavailable, keystore.OutcomeFailed},
 		{keystore.ErrUncertain, api.CodeBackendUnavailable, keystore.OutcomeUnknown},

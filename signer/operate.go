@@ -37,7 +37,7 @@ func (s *Service) KeySets(ctx context.Context, who policy.Principal) (api.KeySet
 
 // KeySet returns one key set.
 func (s *Service) KeySet(ctx context.Context, who policy.Principal, name string) (api.KeySet, error) {
-	set, err := s.readable(who, name)
+	set, err := s.readable(who, policy.ReadKeySets, name)
 	if err != nil {
 		return api.KeySet{}, err
 	}
@@ -47,7 +47,7 @@ func (s *Service) KeySet(ctx context.Context, who policy.Principal, name string)
 
 // Plan returns what rotation will do to a key set, and when.
 func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (api.Plan, error) {
-	if _, err := s.readable(who, name); err != nil {
+	if _, err := s.readable(who, policy.ReadRotation, name); err != nil {
 		return api.Plan{}, err
 	}
 	plan, err := s.Rotations.Plan(ctx, name)
@@ -56,7 +56,7 @@ func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (
 
 // History returns the steps a key set has taken, from the log.
 func (s *Service) History(ctx context.Context, who policy.Principal, name string) (api.History, error) {
-	if _, err := s.readable(who, name); err != nil {
+	if _, err := s.readable(who, policy.ReadRotation, name); err != nil {
 		return api.History{}, err
 	}
 	history, err := s.Rotations.History(ctx, name)
@@ -65,9 +65,9 @@ func (s *Service) History(ctx context.Context, who policy.Principal, name string
 
 // readable returns the key set if who may read it. A set that does not exist
 // and one who may not read look the same.
-func (s *Service) readable(who policy.Principal, name string) (*keystore.KeySet, error) {
+func (s *Service) readable(who policy.Principal, action policy.Action, name string) (*keystore.KeySet, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead, KeySet: name}
-	if _, err := s.Policy().Authorize(who, policy.ReadKeySets, policy.Target{KeySet: name}); err != nil {
+	if _, err := s.Policy().Authorize(who, action, policy.Target{KeySet: name}); err != nil {
 		return nil, s.refuse(act, err)
 	}
 	view, err := s.View()
@@ -209,7 +209,7 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token st
 			err = api.Errorf(api.CodeNotFound, "no token of that name").Because(err)
 		}
 		if errors.Is(err, keystore.ErrPINRejected) {
-			err = unavailableBecause("the token refused the PIN again", err)
+			err = api.Errorf(api.CodeConflict, "the token refused the PIN again: correct the PIN file before the next try").Because(err)
 		}
 		return api.TokenList{}, s.fail(act, err)
 	}
@@ -218,12 +218,6 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token st
 		return api.TokenList{}, auditUnavailable(err)
 	}
 	return s.TokenList(ctx, who)
-}
-
-func unavailableBecause(detail string, cause error) *api.Error {
-	e := unavailable(cause)
-	e.Detail = detail
-	return e
 }
 
 // ReadAudit allows who to read entries, and enters that it did.

@@ -82,10 +82,10 @@ func TestRotateWhen(t *testing.T) {
 	wants(t, "when to suspend", err, api.CodeMalformed)
 
 	early := api.Errorf(api.CodeTooEarly, "rule 1: 7 seconds left")
-	early.Rule, early.RetryAfter = "1", 7
+	early.Rule, early.RetryAfter = 1, 7
 	w.rotations.err = early
 	_, err = w.Rotate(t.Context(), operator, "web", api.OperateRequest{Reason: "r", When: "now"})
-	if e := wants(t, "too early", err, api.CodeTooEarly); e.Rule != "1" || e.RetryAfter != 7 {
+	if e := wants(t, "too early", err, api.CodeTooEarly); e.Rule != 1 || e.RetryAfter != 7 {
 		t.Errorf("%+v", e)
 	}
 	w.rotations.err = errors.New("a cause of its own")
@@ -232,7 +232,7 @@ func TestTokenRetry(t *testing.T) {
 		outcome keystore.Outcome
 	}{
 		{keystore.ErrNotFound, api.CodeNotFound, keystore.OutcomeFailed},
-		{keystore.ErrPINRejected, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
+		{keystore.ErrPINRejected, api.CodeConflict, keystore.OutcomeFailed},
 		{keystore.ErrUnavailable, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
 		{errors.New("CKR_FUNCTION_FAILED"), api.CodeInternal, keystore.OutcomeFailed},
 	} {

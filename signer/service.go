@@ -168,6 +168,9 @@ func (s *Service) fail(r keystore.Record, err error) error {
 }
 
 func failure(err error) keystore.Outcome {
+	if errors.Is(err, keystore.ErrPINRejected) { // it never got so far
+		return keystore.OutcomeFailed
+	}
 	if errors.Is(err, keystore.ErrUncertain) || errors.Is(err, keystore.ErrUnavailable) ||
 		errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return keystore.OutcomeUnknown

@@ -196,7 +196,7 @@ func (f *fake) listen(socket, door string) (stop func(), err error) {
 
 // fakeModes are the refusals a test may ask for, whatever is requested.
 var fakeModes = map[string]*api.Error{
-	"early":     {Code: api.CodeTooEarly, Detail: "caches may not know the successor yet", Rule: "1", RetryAfter: 17},
+	"early":     {Code: api.CodeTooEarly, Detail: "caches may not know the successor yet", Rule: 1, RetryAfter: 17},
 	"suspended": {Code: api.CodeKeySetSuspended, Detail: "the key set is suspended", RetryAfter: 5},
 	"nolog":     {Code: api.CodeAuditUnavailable, Detail: "the log cannot be written", RetryAfter: 1},
 	"hostile":   {Code: api.CodeInternal, Detail: "\x1b[2J\x1b]0;owned\x07 line\nerror: forged \u202egnp.exe"},

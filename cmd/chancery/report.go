@@ -34,11 +34,15 @@ func problemText(p *api.Problem) string {
 		text += ": " + p.Detail
 	}
 	var more []string
-	if p.Rule != "" {
-		more = append(more, "rule "+p.Rule)
+	if rule := fmt.Sprintf("rule %d", p.Rule); p.Rule != 0 && !strings.Contains(p.Detail, rule) {
+		more = append(more, rule)
 	}
 	if p.RetryAfter > 0 {
-		more = append(more, fmt.Sprintf("%d s left", p.RetryAfter))
+		wait := "again in %d s"
+		if p.Code == api.CodeTooEarly {
+			wait = "%d s left"
+		}
+		more = append(more, fmt.Sprintf(wait, p.RetryAfter))
 	}
 	if len(more) > 0 {
 		text += " (" + strings.Join(more, ", ") + ")"

@@ -71,19 +71,19 @@ func TestRefusalsOfRotationHaveCodes(t *testing.T) {
 	for _, c := range []struct {
 		err   error
 		code  api.Code
-		rule  string
+		rule  int
 		after int64
 	}{
-		{&rotation.TooEarly{Rule: 1, RetryAfter: 4001 * time.Millisecond, Text: "x"}, api.CodeTooEarly, "1", 5},
-		{&rotation.TooEarly{Rule: 6, Text: "x"}, api.CodeTooEarly, "6", 1},
-		{&rotation.TooMany{Known: 20, RetryAfter: 59500 * time.Millisecond}, api.CodeConflict, "", 60},
-		{fmt.Errorf("x: %w", keystore.ErrOvertaken), api.CodeConflict, "", 1},
-		{fmt.Errorf("x: %w", keystore.ErrNotFound), api.CodeNotFound, "", 0},
-		{fmt.Errorf("x: %w", errUnentered), api.CodeAuditUnavailable, "", 1},
+		{&rotation.TooEarly{Rule: 1, RetryAfter: 4001 * time.Millisecond, Text: "x"}, api.CodeTooEarly, 1, 5},
+		{&rotation.TooEarly{Rule: 6, Text: "x"}, api.CodeTooEarly, 6, 1},
+		{&rotation.TooMany{Known: 20, RetryAfter: 59500 * time.Millisecond}, api.CodeConflict, 0, 60},
+		{fmt.Errorf("x: %w", keystore.ErrOvertaken), api.CodeConflict, 0, 1},
+		{fmt.Errorf("x: %w", keystore.ErrNotFound), api.CodeNotFound, 0, 0},
+		{fmt.Errorf("x: %w", errUnentered), api.CodeAuditUnavailable, 0, 1},
 	} {
 		e, ok := errors.AsType[*api.Error](wireError(c.err))
 		if !ok || e.Code != c.code || e.Rule != c.rule || e.RetryAfter != c.after {
-			t.Errorf("%v becomes %+v, want %s, rule %q, after %d s", c.err, e, c.code, c.rule, c.after)
+			t.Errorf("%v becomes %+v, want %s, rule %d, after %d s", c.err, e, c.code, c.rule, c.after)
 		}
 	}
 }

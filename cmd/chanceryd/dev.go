@@ -69,7 +69,14 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, cfg, path, true, newLogger(d.verbose), func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
+	err = serve(ctx, cfg, path, true, newLogger(d.verbose), func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
+	if errors.Is(err, errLocked) {
+		return err // whoever holds the directory serves what is there
+	}
+	if gone := os.Remove(filepath.Join(dir, "endpoints.json")); err == nil && !errors.Is(gone, fs.ErrNotExist) {
+		return gone
+	}
+	return err
 }
 
 // alone prepares dir while no other daemon does, or serves it. Whatever dir says
@@ -141,7 +148,7 @@ func (d devOptions) token(ctx context.Context, dir, module string) (*softhsm.Tok
 	}
 	t, err := softhsm.Create(ctx, home, devLabel)
 	if err != nil {
-		return nil, hinted{fmt.Errorf("making a SoftHSM token: %w", err), "apt-get install softhsm2, or set SOFTHSM2_MODULE"}
+		return nil, fmt.Errorf("making a SoftHSM token in %s: %w", home, err)
 	}
 	return withModule(t, module), nil
 }

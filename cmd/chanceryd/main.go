@@ -52,7 +52,10 @@ func (h hinted) Unwrap() error { return h.error }
 func run(args []string) int {
 	root := &cobra.Command{
 		Use: "chanceryd", Short: "The signing daemon",
-		SilenceErrors: true, SilenceUsage: true, Version: version(),
+		SilenceErrors: true, SilenceUsage: true, Version: version(), Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return usageError{errors.Join(cmd.Help(), hinted{errors.New("a command is missing"), "chanceryd dev --dir DIR, to try it"})}
+		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), devCommand(), checkCommand(), benchTokenCommand())

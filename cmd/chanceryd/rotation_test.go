@@ -346,8 +346,8 @@ func TestRotationOnRequest(t *testing.T) {
 	old := d.sign(c, "legacy", `{}`)
 	_, err := ops.Rotate(ctx, "legacy", api.OperateRequest{Reason: "r", When: "now"})
 	p := wantCode(t, err, api.CodeTooEarly)
-	if p.Rule != "1" || p.RetryAfter < 1 || p.RetryAfter > 25 {
-		t.Errorf("too early: rule %q, retry_after %d: %s", p.Rule, p.RetryAfter, p.Detail)
+	if p.Rule != 1 || p.RetryAfter < 1 || p.RetryAfter > 25 {
+		t.Errorf("too early: rule %d, retry_after %d: %s", p.Rule, p.RetryAfter, p.Detail)
 	}
 	raw := post(t, d.httpWith(d.endpoints.Ops, d.pair("operator")), "/v1/keysets/legacy/rotate", `{"reason":"r","when":"now"}`)
 	raw.want(t, "rotate now", api.CodeTooEarly)

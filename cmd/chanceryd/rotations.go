@@ -45,6 +45,9 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 	if err != nil {
 		return api.SuspendReply{}, wireError(err)
 	}
+	if res.Entry == "" { // nothing was done, so nothing was entered
+		return api.SuspendReply{}, api.Errorf(api.CodeConflict, "version %d is not suspended", res.Version)
+	}
 	return api.SuspendReply{Version: res.Version, KID: string(res.KID), Suspended: res.Suspended, Durable: res.Durable, Entry: res.Entry}, nil
 }
 
@@ -52,7 +55,7 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 func wireError(err error) error {
 	if early, ok := errors.AsType[*rotation.TooEarly](err); ok {
 		e := api.Errorf(api.CodeTooEarly, "%s", early.Text)
-		e.Rule = fmt.Sprint(early.Rule)
+		e.Rule = early.Rule
 		e.RetryAfter = max(1, int64((early.RetryAfter+time.Second-1)/time.Second))
 		return e
 	}

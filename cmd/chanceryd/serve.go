@@ -298,6 +298,11 @@ func (n *node) keySetTrouble(name string) error {
 	case !n.keys.Proven(v.KID):
 		return errors.New("the active version has not been seen signing by this node")
 	}
+	if p, err := n.keys.Provider(v.Keystore); err != nil {
+		return err
+	} else if err := tokenTrouble(p.Status()); err != nil {
+		return fmt.Errorf("it cannot sign: %w", err)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -157,7 +158,11 @@ func (p *Provider) setStatus(state keystore.TokenState, reason error, more func(
 	}
 	p.mu.Unlock()
 	if now.State != old.State || now.Err != old.Err {
-		p.cfg.Log.Info("token state", "keystore", now.Keystore, "label", now.Label, "serial", now.Serial,
+		level := slog.LevelInfo
+		if now.Err != "" {
+			level = slog.LevelWarn
+		}
+		p.cfg.Log.Log(p.ctx, level, "token state", "keystore", now.Keystore, "label", now.Label, "serial", now.Serial,
 			"state", now.State, "err", now.Err, "restarts", now.Restarts)
 		if p.cfg.OnState != nil {
 			p.cfg.OnState(now)

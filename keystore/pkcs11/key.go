@@ -62,7 +62,11 @@ func (k *key) sign(ctx context.Context, r *room, message []byte) (sig []byte, er
 func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
 	for {
 		if k.heldBy.Load() != g.number {
-			if err := k.holdOnce(ctx, g); err != nil {
+			err := k.holdOnce(ctx, g)
+			if errors.Is(err, errNotHeld) && ctx.Err() == nil {
+				continue // it was dropped between its search and its challenge
+			}
+			if err != nil {
 				return nil, err
 			}
 		}

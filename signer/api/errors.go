@@ -70,7 +70,7 @@ type Problem struct {
 	Status     int    `json:"status"`
 	Code       Code   `json:"code"`
 	Detail     string `json:"detail,omitempty"`
-	Rule       string `json:"rule,omitempty"`        // too_early: the rotation rule's number
+	Rule       int    `json:"rule,omitempty"`        // too_early: the rotation rule's number
 	RetryAfter int64  `json:"retry_after,omitempty"` // seconds; the Retry-After header says the same
 }
 
@@ -82,7 +82,7 @@ func (p *Problem) Error() string { return fmt.Sprintf("%s: %s", p.Code, p.Detail
 type Error struct {
 	Code       Code
 	Detail     string
-	Rule       string
+	Rule       int   // of rotation; 0: none
 	RetryAfter int64 // seconds; every 503 has at least 1
 	cause      error
 }

@@ -163,12 +163,12 @@ func TestClaimsAreSentVerbatim(t *testing.T) {
 func TestARefusalIsAProblem(t *testing.T) {
 	d := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		e := api.Errorf(api.CodeTooEarly, "caches may not know the successor yet")
-		e.Rule, e.RetryAfter = "1", 17
+		e.Rule, e.RetryAfter = 1, 17
 		refuse(w, e)
 	}, nil)
 	_, err := d.client(t).Rotate(t.Context(), "web", api.OperateRequest{Reason: "test", When: "now"})
 	p, ok := errors.AsType[*api.Problem](err)
-	if !ok || p.Code != api.CodeTooEarly || p.Status != 409 || p.Rule != "1" || p.RetryAfter != 17 {
+	if !ok || p.Code != api.CodeTooEarly || p.Status != 409 || p.Rule != 1 || p.RetryAfter != 17 {
 		t.Errorf("got %#v", err)
 	}
 	if _, later := RetryAfter(err); later {

@@ -43,6 +43,7 @@ const (
 	SignJWT      Action = "jwt.sign"      // KeySet
 	SignCSR      Action = "csr.sign"      // Authority and Profile
 	ReadKeySets  Action = "keysets.read"  // KeySet
+	ReadRotation Action = "rotation.read" // KeySet: its plan, and its history with operators' reasons
 	Rotate       Action = "keyset.rotate" // KeySet
 	Suspend      Action = "key.suspend"   // KeySet
 	Resume       Action = "key.resume"    // KeySet
@@ -52,11 +53,11 @@ const (
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, Rotate, Suspend, Resume, ReadAudit, ManageTokens}
+	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, ReadAudit, ManageTokens}
 }
 
 func (a Action) onKeySet() bool {
-	return a == SignJWT || a == ReadKeySets || a == Rotate || a == Suspend || a == Resume
+	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume
 }
 
 func (a Action) signs() bool { return a == SignJWT || a == SignCSR }

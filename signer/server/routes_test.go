@@ -305,7 +305,7 @@ func TestProblems(t *testing.T) {
 			return ask(signing, issuer, "POST", "/v1/sign/jwt", strings.NewReader(`{"keyset":"web","claims":{}}`))
 		}, api.CodeKeySetSuspended, "60"},
 		{"too early", func() *httptest.ResponseRecorder {
-			h.rotate = &api.Error{Code: api.CodeTooEarly, Rule: "1", RetryAfter: 7}
+			h.rotate = &api.Error{Code: api.CodeTooEarly, Rule: 1, RetryAfter: 7}
 			return ask(ops, operator, "POST", "/v1/keysets/web/rotate", strings.NewReader(`{"reason":"r","when":"now"}`))
 		}, api.CodeTooEarly, "7"},
 		{"a failure inside", func() *httptest.ResponseRecorder {
