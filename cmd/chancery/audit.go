@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/mod/sumdb/note"
 
 	"chancery/keystore/audit"
 )
@@ -39,7 +40,7 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	var keys []string
+	var keys, checkpoints []string
 	c := &cobra.Command{
 		Use:   "verify [LOGDIR]",
 		Short: "Check that no entry was changed, lost, added or moved",
@@ -51,6 +52,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		Args:    atMostLogDir,
 	}
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
+	c.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "a checkpoint kept from before, which the log has to fit still: FILE")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -60,8 +62,12 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		kept, err := keptCheckpoints(checkpoints, vkeys)
+		if err != nil {
+			return err
+		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
-		report, err := audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Progress: verifyProgress(line)})
+		report, err := audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Kept: kept, Progress: verifyProgress(line)})
 		line.wipe()
 		if err != nil {
 			return fmt.Errorf("verifying the log: %w", err)
@@ -190,4 +196,33 @@ func (a *app) printLogs(r *audit.Report) {
 		})
 	}
 	a.printTable([]string{"log", "entries", "proven", "unsigned", "proven until (UTC)", "log key", "signature"}, rows)
+}
+
+// keptCheckpoints reads signed checkpoints from files. They count only if one of
+// the log keys signed them.
+func keptCheckpoints(files, vkeys []string) ([]audit.Checkpoint, error) {
+	var verifiers []note.Verifier
+	for _, k := range vkeys {
+		v, err := audit.ParseVKey(k)
+		if err != nil {
+			return nil, usagef("%v", err)
+		}
+		verifiers = append(verifiers, v)
+	}
+	var kept []audit.Checkpoint
+	for _, path := range files {
+		signed, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
+		}
+		c, sig, err := audit.OpenCheckpoint(signed, verifiers)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		if !sig.Verified {
+			return nil, fmt.Errorf("%s is not signed by a log key that was given", path)
+		}
+		kept = append(kept, c)
+	}
+	return kept, nil
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -33,10 +34,15 @@ func writeLog(ctx context.Context, dir string) error {
 		return err
 	}
 	key := fileKey{private}
-	var gone error
+	var gone atomic.Bool
 	log, err := audit.Open(ctx, audit.Config{
 		Dir: filepath.Join(dir, "audit"), Host: "localhost:8443", Node: "dev", Interval: time.Hour, JournalSize: 64 << 10,
-		Key: func(context.Context) (keystore.Key, error) { return key, gone },
+		Key: func(context.Context) (keystore.Key, error) {
+			if gone.Load() {
+				return nil, errors.New("the token sleeps")
+			}
+			return key, nil
+		},
 	})
 	if err != nil {
 		return err
@@ -55,10 +61,10 @@ func writeLog(ctx context.Context, dir string) error {
 	enter(keystore.Record{Principal: "chancery", Action: keystore.ActKeyActivate, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 1, State: "active"})
 	enter(keystore.Record{Principal: issuer, Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 1, JTI: "first-token"})
 	enter(keystore.Record{Principal: issuer, Action: keystore.ActSignJWT, Outcome: keystore.OutcomeRefused, KeySet: "vault", Code: "forbidden", Reason: "\x1b[2Jhostile"})
-	if err = errors.Join(err, log.Checkpoint(ctx)); err != nil {
+	if err = errors.Join(err, monthBegan(ctx, dir), log.Checkpoint(ctx)); err != nil {
 		return err
 	}
-	gone = errors.New("the token sleeps")
+	gone.Store(true)
 	enter(keystore.Record{Principal: issuer, Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 1, JTI: "last-token"})
 	enter(keystore.Record{Principal: "dev:spiffe:spiffe://chancery.dev/operator", Action: keystore.ActSuspend, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 1, Reason: "drill"})
 	if err != nil {
@@ -70,6 +76,17 @@ func writeLog(ctx context.Context, dir string) error {
 	}
 	log.Close(ctx) // says that the last checkpoint could not be signed
 	return os.WriteFile(filepath.Join(dir, "audit.vkey"), []byte("# the log key\n"+vkey+"\n"), 0o600)
+}
+
+// monthBegan waits until the lifecycle says that the month of acts began.
+func monthBegan(ctx context.Context, dir string) error {
+	for ctx.Err() == nil {
+		for _, err := range audit.Entries(filepath.Join(dir, "audit"), audit.Filter{Action: keystore.ActAuditShard}) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return ctx.Err()
 }
 
 func indexOf(data []byte, text string) int { return bytes.Index(data, []byte(text)) }

@@ -108,7 +108,7 @@ var problemHints = map[api.Code]string{
 	api.CodeKeyRejected:           "make a new key: RSA of 2048, 3072 or 4096 bits with exponent 65537, P-256, P-384, P-521 or Ed25519",
 	api.CodeCertificateExpired:    "renew the client certificate",
 	api.CodeCertificateRevoked:    "an operator revoked this client certificate: ask for another",
-	api.CodeTooEarly:              "leave out --now: the successor then signs at the earliest safe moment (`chancery rotation plan` shows it)",
+	api.CodeTooEarly:              "leave out --now: the successor then signs at the earliest safe moment",
 	api.CodeIdempotencyMismatch:   "an Idempotency-Key belongs to one request: use another for this one",
 	api.CodeIdempotencyInProgress: "the first request with this Idempotency-Key is not done: ask again in a moment",
 	api.CodeSignatureInvalid:      "the token made a signature that does not verify; nothing was released, and the log has it",

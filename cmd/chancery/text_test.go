@@ -91,10 +91,10 @@ func TestFollow(t *testing.T) {
 	if err := l.first(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "\n"); n != 5 {
-		t.Fatalf("%d entries, want 5", n)
+	if n := strings.Count(out.String(), "\n"); n != 6 {
+		t.Fatalf("%d entries, want 6", n)
 	}
-	l.next["localhost:8443/audit/dev/lifecycle"] = 1 // as if the last one were new
+	l.next["localhost:8443/audit/dev/lifecycle"] = 2 // as if the last one were new
 	out.Reset()
 	ctx, cancel := context.WithTimeout(t.Context(), 1200*time.Millisecond)
 	defer cancel()

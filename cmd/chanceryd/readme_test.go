@@ -95,7 +95,7 @@ func TestQuickstartTwice(t *testing.T) {
 		}
 		for _, want := range []string{
 			"ready (" + start + " start)", "verified by PyJWT: ES256", "verified by PyJWT: RS256", "verified by PyJWT: EdDSA",
-			"leaf.crt: OK", "verifications until the last expired, none failed", "0 behind no checkpoint yet, 0 problems",
+			"leaf.crt: OK", "verifications until the last expired, none failed", " entries proven, ", ", 0 problems",
 		} {
 			if !strings.Contains(string(out), want) {
 				t.Errorf("%s: the output lacks %q:\n%s", start, want, out)

@@ -246,6 +246,16 @@ func (l *Log) note(rec keystore.Record) {
 	l.notes = append(l.notes, rec)
 }
 
+// opened notes that a month has begun, so that one whose files are gone is
+// missed by whoever reads the lifecycle.
+func (l *Log) opened(s *shard) {
+	l.note(keystore.Record{
+		Principal: self, Action: keystore.ActAuditShard, Outcome: keystore.OutcomeIntent,
+		Detail: map[string]string{"origin": s.origin},
+	})
+	l.hurry()
+}
+
 // repaired notes a cut.
 func (l *Log) repaired(s *shard, cut repair) {
 	if cut.bytes == 0 {

@@ -277,6 +277,7 @@ func (s *stream) turn(now time.Time) error {
 	s.mu.Lock()
 	s.shard = next
 	s.mu.Unlock()
+	s.log.opened(next)
 	if old != nil {
 		old.close()
 		s.log.finish(old)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -236,7 +237,7 @@ func TestA25CutBehindTheCheckpointIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep := r.verify()
-	if rep.OK() || len(rep.Problems) == 0 || rep.Problems[0].String() != "lifecycle: it has 2 entries, and 6 were signed: the others are gone" {
+	if rep.OK() || len(rep.Problems) == 0 || rep.Problems[0].String() != "lifecycle: it has 2 entries, and 8 were signed: the others are gone" {
 		t.Errorf("%v", rep.Problems)
 	}
 	if _, err := Open(t.Context(), r.cfg); err == nil {
@@ -330,5 +331,18 @@ func TestA26OlderStateIsFoundByAKeptCheckpoint(t *testing.T) {
 	cfg.Dir = old
 	if _, err := Open(t.Context(), cfg); !errors.Is(err, ErrInconsistent) {
 		t.Errorf("opened an older state than the memory has: %v", err)
+	}
+}
+
+// A month of acts whose files were all gone used to verify: nothing that was
+// left told of it.
+func TestA25MissingMonthIsFound(t *testing.T) {
+	r := books(t)
+	if err := os.RemoveAll(filepath.Join(r.cfg.Dir, "acts")); err != nil {
+		t.Fatal(err)
+	}
+	rep := r.verify()
+	if rep.OK() || len(rep.Problems) == 0 || !strings.Contains(rep.Problems[0].String(), "which is not there") {
+		t.Errorf("%v", rep.Problems)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -94,7 +95,7 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 }
 
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
-	v := verification{ctx: ctx, dir: dir, opt: opt, pause: pause, seals: map[string]seal{}, report: &Report{Problems: []Problem{}}}
+	v := verification{ctx: ctx, dir: dir, opt: opt, pause: pause, seals: map[string]seal{}, opened: map[string]int64{}, report: &Report{Problems: []Problem{}}}
 	for _, k := range opt.Keys {
 		key, err := ParseVKey(k)
 		if err != nil {
@@ -130,15 +131,26 @@ func (v *verification) conclude() {
 			v.problem(lifecycleName, s.index, "it closes "+origin+", which is not there")
 		}
 	}
+	for origin, index := range v.opened {
+		there := slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
+		if _, closed := v.seals[origin]; !there && !closed {
+			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
+		}
+	}
 	v.report.KeyVerified = len(v.keys) > 0
 	for _, l := range v.report.Logs {
 		v.report.KeyVerified = v.report.KeyVerified && (l.Verified || l.Entries == 0)
 		if l.Verified || l.Entries == 0 || len(v.keys) == 0 {
 			continue
 		}
-		if l.Key == "" {
+		ours := slices.ContainsFunc(v.keys, func(k note.Verifier) bool {
+			return signatureKey(note.Signature{Name: k.Name(), Hash: k.KeyHash()}) == l.Key
+		})
+		switch {
+		case l.Key == "":
 			v.problem(l.Name, -1, "it has no checkpoint, so that nothing proves its entries")
-		} else {
+		case !ours: // otherwise what is wrong has been told
+
 			v.problem(l.Name, -1, "its checkpoint is signed by "+l.Key+", which is none of the keys given")
 		}
 	}
@@ -155,7 +167,8 @@ type verification struct {
 	pause  time.Duration
 	keys   []note.Verifier
 	report *Report
-	seals  map[string]seal // by origin
+	seals  map[string]seal  // by origin
+	opened map[string]int64 // months that lifecycle says began, by origin: the entry
 	total  int64
 	done   int64
 }
@@ -344,7 +357,11 @@ func (c *check) meaning(r record, e *Entry) {
 		c.rep.First = e.Time
 	}
 	c.rep.Last = e.Time
-	if c.name == lifecycleName && e.Action == keystore.ActAuditShard {
+	switch {
+	case c.name != lifecycleName || e.Action != keystore.ActAuditShard:
+	case e.Outcome == keystore.OutcomeIntent:
+		c.v.opened[e.Detail["origin"]] = e.Sequence
+	default:
 		c.seal(e)
 	}
 }
