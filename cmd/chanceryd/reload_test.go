@@ -330,6 +330,18 @@ func TestS06CatalogHeld(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, tempDir(t))
 	c := d.client("issuer")
+	d.within(20*time.Second, "every successor is published and served", func() error {
+		for _, name := range []string{"web", "legacy", "edge"} {
+			plan, err := d.client("operator").Plan(t.Context(), name)
+			if err != nil {
+				return err
+			}
+			if len(plan.Steps) == 0 || plan.Steps[0].Step != "activate" || time.Until(plan.Steps[0].At) < time.Hour {
+				return fmt.Errorf("%s: %+v", name, plan.Steps)
+			}
+		}
+		return nil
+	})
 	d.sign(c, "web", `{}`) // raises the horizon of web, and not of edge
 	release := d.hold()
 	for range 20 {

@@ -29,8 +29,11 @@ type steps struct {
 	metrics *telemetry.Metrics
 	changed func() // called after the snapshot in force changed
 
-	turn  chan struct{}  // capacity 1: taken by the one who moves the outbox into the log
-	doubt map[int64]bool // rows that may have an entry already; nil before the first settle; owned with turn
+	turn chan struct{} // capacity 1: taken by the one who moves the outbox into the log
+
+	// Owned by who has the turn.
+	doubt    map[int64]bool   // rows that may have an entry already; nil before the first settle
+	unmarked map[int64]string // rows whose entry is durable and that could not be marked yet
 
 	mu    sync.Mutex       // guards moved
 	moved map[int64]string // entries of rows whose step has not asked for them yet
@@ -45,7 +48,7 @@ const settleWithin = 5 * time.Second
 func newSteps(c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed func()) *steps {
 	return &steps{
 		catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed,
-		turn: make(chan struct{}, 1), moved: make(map[int64]string),
+		turn: make(chan struct{}, 1), moved: make(map[int64]string), unmarked: make(map[int64]string),
 	}
 }
 
@@ -198,21 +201,32 @@ func (s *steps) keep(row int64, entry string) {
 	s.moved[row] = entry
 }
 
+// enter makes a row's entry, unless it has one, and marks the row. A row that
+// cannot be marked now is marked later: its entry is durable, and that is what
+// counts.
 func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error) {
-	receipt, entered := audit.Receipt{}, false
-	var err error
+	entry, entered := s.unmarked[row.ID]
+	if !entered {
+		receipt, err := s.append(ctx, row)
+		if err != nil {
+			return "", err
+		}
+		entry = receipt.Entry
+		s.metrics.Step(string(row.Record.Action))
+	}
+	if err := s.catalog.Mark(ctx, row.ID, entry); err != nil {
+		s.unmarked[row.ID] = entry
+		return entry, nil
+	}
+	delete(s.unmarked, row.ID)
+	return entry, nil
+}
+
+func (s *steps) append(ctx context.Context, row catalog.OutboxRow) (audit.Receipt, error) {
 	if s.doubt[row.ID] {
-		receipt, entered, err = s.log.Entered(ctx, row.Record)
+		if receipt, entered, err := s.log.Entered(ctx, row.Record); err != nil || entered {
+			return receipt, err
+		}
 	}
-	if err == nil && !entered {
-		receipt, err = s.log.Lifecycle(ctx, row.Record)
-	}
-	if err != nil {
-		return "", err
-	}
-	if err := s.catalog.Mark(ctx, row.ID, receipt.Entry); err != nil {
-		return "", err
-	}
-	s.metrics.Step(string(row.Record.Action))
-	return receipt.Entry, nil
+	return s.log.Lifecycle(ctx, row.Record)
 }
