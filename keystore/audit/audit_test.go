@@ -181,7 +181,23 @@ func (r *rig) act(n int) Receipt {
 	if err != nil {
 		r.Fatalf("act %d: %v", n, err)
 	}
+	if _, faulty := r.cfg.disk.(*faultyDisk); faulty && n == 1 {
+		r.monthBegan() // so that the fault ordered next meets an act
+	}
 	return rec
+}
+
+// monthBegan waits until it is durable in lifecycle that a month began.
+func (r *rig) monthBegan() {
+	r.Helper()
+	waitFor(r, "the month's beginning is entered", func() bool {
+		for _, e := range r.all(Filter{Action: keystore.ActAuditShard}) {
+			if e.Entry.Sequence < r.log.lifecycle.current().length() {
+				return true
+			}
+		}
+		return false
+	})
 }
 
 func (r *rig) lifecycle(rec keystore.Record) Receipt {

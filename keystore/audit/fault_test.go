@@ -166,7 +166,6 @@ func TestS09WriteIsTorn(t *testing.T) {
 	for _, torn := range []int{0, 1, recordHead - 1, recordHead, 100, 1 << 20} {
 		r, d := newFaultyRig(t)
 		r.act(1)
-		waitFor(t, "the month's beginning is entered", func() bool { return len(r.all(Filter{Action: keystore.ActAuditShard})) > 0 })
 		d.torn = torn
 		d.order("write", syscall.ENOSPC, false)
 		r.refused(2)
