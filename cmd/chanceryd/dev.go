@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -190,18 +192,33 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 	return s, false, nil
 }
 
+// The ports chanceryd dev chooses from lie below those that systems give to
+// outgoing connections: a port that such a connection holds while the daemon is
+// stopped would keep it from starting again.
+const (
+	firstPort = 15000
+	lastPort  = 32000
+	portTries = 1000
+)
+
 // freePorts returns n loopback ports that nothing listens on.
 func freePorts(n int) ([]int, error) {
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	var last error
+	for range portTries {
+		if len(ports) == n {
+			return ports, nil
+		}
+		port := firstPort + rand.IntN(lastPort-firstPort)
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
-			return nil, fmt.Errorf("looking for a free port: %w", err)
+			last = err
+			continue
 		}
 		defer l.Close() // all at once, so that they differ
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
-	return ports, nil
+	return nil, fmt.Errorf("looking for a free port: %w", last)
 }
 
 // announce waits until every key set signs, writes endpoints.json and tells a
