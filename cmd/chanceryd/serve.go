@@ -65,18 +65,26 @@ func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool,
 	wg.Go(func() { announced <- started(ctx, n) })
 	defer wg.Wait()
 	defer cancel()
+	ready := false // has been said to systemd
 	for {
 		select {
 		case err := <-announced:
 			if err != nil {
 				return err
 			}
+			ready = true
 			notify(log, daemon.SdNotifyReady)
 		case err := <-n.doors.failed:
 			return err
 		case s := <-signals:
 			if s == syscall.SIGHUP {
+				if ready {
+					notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+				}
 				n.reload(ctx, path)
+				if ready {
+					notify(log, daemon.SdNotifyReady)
+				}
 				continue
 			}
 			log.Info("stopping", "signal", s.String())
