@@ -56,6 +56,9 @@ func checkTokens(ctx context.Context, cfg *config.Config) []config.Finding {
 	for _, name := range sortedKeys(cfg.Keystores) {
 		path := "keystores." + name + ".pkcs11"
 		ks := cfg.Keystores[name].PKCS11
+		if _, err := pkcs11.ParseURI(ks.Token); err != nil {
+			continue // a finding of its own
+		}
 		ctx, cancel := context.WithTimeout(ctx, inspectWithin)
 		algs, err := pkcs11.Inspect(ctx, pkcs11.Config{Name: name, Module: ks.Module, URI: ks.Token, Env: ks.Env})
 		cancel()

@@ -157,6 +157,19 @@ func TestCheckTellsEveryMistake(t *testing.T) {
 	}
 }
 
+// A token URI that is none is one mistake, and no reason to say as well that
+// its token was not checked.
+func TestCheckTellsABadTokenOnce(t *testing.T) {
+	t.Parallel()
+	path := devConfig(t)
+	edit(t, path, "token: 'pkcs11:", "token: 'pkcs12:")
+	status, lines := checked(t, path)
+	if status != 1 {
+		t.Errorf("exit status %d", status)
+	}
+	wantFindings(t, lines, finding{place(t, path, "token: "), "error", "PKCS#11 URI"})
+}
+
 // Windows that violate the rules of rotation are refused by a start as well.
 func TestCheckWindows(t *testing.T) {
 	t.Parallel()

@@ -63,6 +63,11 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if n := len(filepath.Join(dir, config.DevSocket)); n > config.MaxSocket {
+		return usageError{hinted{
+			fmt.Errorf("the directory's path has %d bytes, %d too many for the sockets in it", len(dir), n-config.MaxSocket), "use a shorter --dir",
+		}}
+	}
 	if err := d.alone(ctx, dir); err != nil {
 		return err
 	}
@@ -167,6 +172,9 @@ func withModule(t *softhsm.Token, module string) *softhsm.Token {
 func (d devOptions) state(dir string) (s devState, first bool, err error) {
 	b, err := os.ReadFile(filepath.Join(dir, "dev.json"))
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(dir, "catalog.db")); !errors.Is(err, fs.ErrNotExist) {
+			return s, false, hinted{errors.New("the directory has been served, and its dev.json is missing"), "put it back, or use another --dir"}
+		}
 		module := d.module
 		if module != "" {
 			if module, err = filepath.Abs(module); err != nil {

@@ -96,6 +96,45 @@ func TestDevIsToldOnceWhatItIs(t *testing.T) {
 	}
 }
 
+// A directory whose sockets nobody could bind is refused before anything is
+// made in it.
+func TestDevRefusesALongDirectory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(tempDir(t), strings.Repeat("d", 90))
+	out, status := chancerydSays(t, "dev", "--dir", dir)
+	if status != exitUsage || !strings.Contains(out, "hint: use a shorter --dir") {
+		t.Errorf("exit status %d\n%s", status, out)
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("something was made: %v", err)
+	}
+}
+
+// A served directory that has lost its dev.json used to be given new ports, and
+// was then refused by its own log, whose name holds the old one.
+func TestDevMissesItsState(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	d.stop()
+	state, before := filepath.Join(d.dir, "dev.json"), readOrEmpty(d.configFile())
+	kept := readOrEmpty(state)
+	if err := os.Remove(state); err != nil {
+		t.Fatal(err)
+	}
+	out, status := chancerydSays(t, "dev", "--dir", d.dir)
+	if status != exitFailed || !strings.Contains(out, "dev.json is missing") || !strings.Contains(out, "hint: ") {
+		t.Errorf("exit status %d\n%s", status, out)
+	}
+	if readOrEmpty(d.configFile()) != before {
+		t.Error("the configuration was written anew")
+	}
+	if err := os.WriteFile(state, []byte(kept), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	again := startDev(t, d.dir)
+	again.sign(again.client("issuer"), "web", `{}`)
+}
+
 // chancerydSays runs chanceryd to its end and returns its output and exit status.
 func chancerydSays(t *testing.T, args ...string) (string, int) {
 	t.Helper()

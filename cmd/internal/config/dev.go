@@ -22,6 +22,10 @@ type DevOptions struct {
 	APIPort, PublicPort, AdminPort int // on 127.0.0.1
 }
 
+// DevSocket is the longest of the socket paths in a development configuration,
+// from its directory.
+const DevSocket = "run/sign/sign.sock"
+
 //go:embed dev.yaml.tmpl
 var devTemplate string
 
@@ -50,8 +54,9 @@ func Dev(o DevOptions) ([]byte, error) {
 	var out bytes.Buffer
 	err = t.Execute(&out, struct {
 		DevOptions
-		W devWindows
-	}{o, windows})
+		W         devWindows
+		DevSocket string
+	}{o, windows, DevSocket})
 	if err != nil {
 		return nil, fmt.Errorf("writing the development configuration: %w", err)
 	}

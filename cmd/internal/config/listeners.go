@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// maxSocket is how long the path of a Unix socket may be (unix(7): sun_path
-// with its terminating zero).
-const maxSocket = 107
+// MaxSocket is how long the path of a Unix socket may be, in bytes (unix(7):
+// sun_path with its terminating zero).
+const MaxSocket = 107
 
 // soon is how long before a certificate expires that is worth a warning.
 const soon = 7 * 24 * time.Hour
@@ -69,8 +69,8 @@ func (k checker) guarded(path string, g Guarded, taken map[string]string) {
 }
 
 func (k checker) socket(path, socket string, taken map[string]string) {
-	if len(socket) > maxSocket {
-		k.errorf(path, "a shorter directory, such as /run/chancery", "the path has %d bytes, and a Unix socket's has at most %d", len(socket), maxSocket)
+	if len(socket) > MaxSocket {
+		k.errorf(path, "a shorter directory, such as /run/chancery", "the path has %d bytes, and a Unix socket's has at most %d", len(socket), MaxSocket)
 	}
 	k.take(path, filepath.Clean(socket), taken)
 }
