@@ -6,9 +6,12 @@
 //	DIR/LABEL.pin          the user PIN, mode 0600
 //	DIR/LABEL.so-pin       the security officer's PIN, mode 0600
 //	DIR/LABEL.serial       the token's serial number
+//	DIR/kept/UUID          a copy of the token's object, for Mend
 //
 // A token appears in DIR/tokens by one rename, initialised and with its PIN
-// files already durable, so a crash leaves a whole token or none. PINs are
+// files already durable, so a crash leaves a whole token or none. What SoftHSM
+// itself may tear later, when a process is killed while it logs in, Mend puts
+// back. PINs are
 // random and never stand on a command line, in the environment or in an error.
 //
 //	t, err := softhsm.Create(ctx, dir, "signing")

@@ -163,6 +163,7 @@ func (t *Token) make(ctx context.Context) error {
 	}
 	name := made[0].Name()
 	err = errors.Join(
+		t.keep(filepath.Join(stage, "tokens", name)),
 		writeFile(filepath.Join(t.Dir, t.Label+".so-pin"), soPIN+"\n"),
 		writeFile(t.PINFile, pin+"\n"))
 	if err != nil {

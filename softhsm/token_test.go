@@ -1,6 +1,7 @@
 package softhsm_test
 
 import (
+	"bytes"
 	"errors"
 	"io/fs"
 	"os"
@@ -72,6 +73,78 @@ func TestATokenInterruptedBeforeItsSerialWasWritten(t *testing.T) {
 	if opened.Serial != made.Serial {
 		t.Errorf("serial %q, want %q", opened.Serial, made.Serial)
 	}
+}
+
+// A process that is killed while it logs in used to leave a token that nothing
+// finds any more.
+func TestATornTokenIsMended(t *testing.T) {
+	for _, size := range []int64{0, 100} {
+		made := softhsmtest.New(t)
+		object := objectOf(t, made)
+		if mended, err := softhsm.Mend(made.Dir); err != nil || len(mended) > 0 {
+			t.Errorf("a whole token: mended %v, %v", mended, err)
+		}
+		if err := os.Truncate(object, size); err != nil {
+			t.Fatal(err)
+		}
+		if serial, err := made.FindSerial(t.Context()); err == nil {
+			t.Fatalf("with %d bytes of its object, SoftHSM still finds token %s", size, serial)
+		}
+		mended, err := softhsm.Mend(made.Dir)
+		if err != nil || len(mended) != 1 {
+			t.Errorf("mended %v, %v", mended, err)
+		}
+		if serial, err := made.FindSerial(t.Context()); err != nil || serial != made.Serial {
+			t.Errorf("after it was mended SoftHSM finds %q, %v; want %q", serial, err, made.Serial)
+		}
+	}
+}
+
+// A whole object that differs, as after a change of PIN, is not undone, neither
+// then nor when it is torn later; a deleted token is not brought back.
+func TestMendUndoesNothing(t *testing.T) {
+	made := softhsmtest.New(t)
+	object := objectOf(t, made)
+	changed, err := os.ReadFile(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed[len(changed)-1] ^= 1
+	if err := os.WriteFile(object, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, torn := range []bool{false, true} {
+		if torn {
+			if err := os.Truncate(object, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := softhsm.Mend(made.Dir); err != nil {
+			t.Fatal(err)
+		}
+		if now, err := os.ReadFile(object); err != nil || !bytes.Equal(now, changed) {
+			t.Errorf("torn %v: the object is not what it was changed to, %v", torn, err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Dir(object)); err != nil {
+		t.Fatal(err)
+	}
+	if mended, err := softhsm.Mend(made.Dir); err != nil || len(mended) > 0 {
+		t.Errorf("a deleted token: mended %v, %v", mended, err)
+	}
+	if _, err := os.Stat(filepath.Dir(object)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a deleted token's directory: %v", err)
+	}
+}
+
+// objectOf returns the path of the one token's object.
+func objectOf(t *testing.T, made *softhsm.Token) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(made.Dir, "tokens", "*", "token.object"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("token objects: %v, %v", found, err)
+	}
+	return found[0]
 }
 
 func TestFindSaysWhatToInstall(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -68,7 +69,8 @@ func (d devOptions) run(ctx context.Context) error {
 			fmt.Errorf("the directory's path has %d bytes, %d too many for the sockets in it", len(dir), n-config.MaxSocket), "use a shorter --dir",
 		}}
 	}
-	if err := d.alone(ctx, dir); err != nil {
+	log := newLogger(d.verbose)
+	if err := d.alone(ctx, dir, log); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, "config.yaml")
@@ -76,7 +78,7 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = serve(ctx, cfg, path, true, newLogger(d.verbose), func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
+	err = serve(ctx, cfg, path, true, log, func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
 	if errors.Is(err, errLocked) {
 		return err // whoever holds the directory serves what is there
 	}
@@ -88,7 +90,7 @@ func (d devOptions) run(ctx context.Context) error {
 
 // alone prepares dir while no other daemon does, or serves it. Whatever dir says
 // of one that serves no more goes.
-func (d devOptions) alone(ctx context.Context, dir string) error {
+func (d devOptions) alone(ctx context.Context, dir string, log *slog.Logger) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -104,17 +106,24 @@ func (d devOptions) alone(ctx context.Context, dir string) error {
 	if err := os.Remove(filepath.Join(dir, "endpoints.json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return d.prepare(ctx, dir)
+	return d.prepare(ctx, dir, log)
 }
 
 // prepare makes what is missing in dir.
-func (d devOptions) prepare(ctx context.Context, dir string) error {
+func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) error {
 	state, first, err := d.state(dir)
 	if err != nil {
 		return err
 	}
 	if err := devpki.Ensure(dir, time.Now()); err != nil {
 		return fmt.Errorf("making the development root: %w", err)
+	}
+	mended, err := softhsm.Mend(tokenHome(dir))
+	if err != nil {
+		return err
+	}
+	for _, token := range mended {
+		log.Warn("a SoftHSM token that an interrupted login had torn was put back", "token", token)
 	}
 	if !first {
 		return nil
@@ -144,9 +153,12 @@ func (d devOptions) prepare(ctx context.Context, dir string) error {
 	return renameio.WriteFile(filepath.Join(dir, "dev.json"), append(b, '\n'), 0o600)
 }
 
+// tokenHome is where the SoftHSM token of dir lives.
+func tokenHome(dir string) string { return filepath.Join(dir, "softhsm") }
+
 // token makes the token, or finds the one an interrupted first start made.
 func (d devOptions) token(ctx context.Context, dir, module string) (*softhsm.Token, error) {
-	home := filepath.Join(dir, "softhsm")
+	home := tokenHome(dir)
 	if t, err := softhsm.Open(home, devLabel); err == nil {
 		return withModule(t, module), nil
 	}

@@ -51,6 +51,31 @@ func TestRestartContinues(t *testing.T) {
 	}
 }
 
+// A daemon that was killed while its worker logged in used to find its token no
+// more: SoftHSM empties the token's object before it writes it anew.
+func TestRestartAfterATornToken(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	before := d.sign(d.client("issuer"), "web", `{}`)
+	d.kill()
+	objects, err := filepath.Glob(filepath.Join(tokenHome(d.dir), "tokens", "*", "token.object"))
+	if err != nil || len(objects) != 1 {
+		t.Fatalf("token objects: %v, %v", objects, err)
+	}
+	if err := os.Truncate(objects[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	d = startDev(t, d.dir)
+	if after := d.sign(d.client("issuer"), "web", `{}`); after.KID != before.KID {
+		t.Errorf("another key signs: %s, before %s", after.KID, before.KID)
+	}
+	if !strings.Contains(d.log.String(), "was put back") {
+		t.Error("the daemon's output does not say so")
+	}
+	d.stop()
+	d.wantAccounted()
+}
+
 // keySets returns every version and its state, as text to compare.
 func (d *chanceryd) keySets() string {
 	d.t.Helper()

@@ -20,8 +20,10 @@ import (
 )
 
 // Lease is the signing lease rotation counts with: how long a signature may
-// still come from a snapshot that has been overtaken.
-const Lease = time.Second
+// still come from a snapshot that has been overtaken. Half of it is what a step
+// may take to reach the log before signing has to stop for it, which a busy
+// disk does not pass. It keeps a retiring version known that much longer.
+const Lease = 5 * time.Second
 
 // name is what key sets, authorities, profiles, keystores and nodes are called:
 // it goes into URLs, paths and log entries as it is.

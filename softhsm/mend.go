@@ -1,0 +1,81 @@
+package softhsm
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// tokenObject is the file in a token's directory without which SoftHSM does not
+// see the token.
+const tokenObject = "token.object"
+
+func keptDir(dir string) string { return filepath.Join(dir, "kept") }
+
+// Mend puts back the token objects of the tokens that Create made in dir and
+// that an interrupted login has torn, and returns the names of those tokens'
+// directories. SoftHSM 2.6.1 empties a token's object and writes it again at
+// each login (320 bytes, in two system calls), so a process that is killed
+// between the two leaves a token that nothing finds any more, with all its keys
+// still there. It must not run while a process has a token of dir open.
+//
+// An object that is whole is kept in place of the copy: it has changed if a PIN
+// has. A token that was deleted stays deleted.
+func Mend(dir string) (mended []string, err error) {
+	copies, err := os.ReadDir(keptDir(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range copies {
+		torn, err := mend(filepath.Join(keptDir(dir), c.Name()), filepath.Join(dir, "tokens", c.Name()))
+		if err != nil {
+			return mended, fmt.Errorf("mending token %s: %w", c.Name(), err)
+		}
+		if torn {
+			mended = append(mended, c.Name())
+		}
+	}
+	return mended, nil
+}
+
+// mend brings a copy and the object in a token's directory together. It reports
+// whether the object was torn.
+func mend(kept, token string) (torn bool, err error) {
+	if _, err := os.Stat(token); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	want, err := os.ReadFile(kept)
+	if err != nil {
+		return false, err
+	}
+	path := filepath.Join(token, tokenObject)
+	have, err := os.ReadFile(path)
+	switch {
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return false, err
+	case bytes.Equal(have, want):
+		return false, nil
+	case len(have) == len(want): // it only ever has the same members
+		return false, writeFile(kept, string(have))
+	}
+	return true, writeFile(path, string(want))
+}
+
+// keep copies the object of the token in the directory token to where Mend
+// looks for it.
+func (t *Token) keep(token string) error {
+	object, err := os.ReadFile(filepath.Join(token, tokenObject))
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(keptDir(t.Dir), 0o700); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(keptDir(t.Dir), filepath.Base(token)), string(object))
+}
