@@ -72,18 +72,15 @@ func (s *steps) advance(ctx context.Context) error {
 	if err := s.settle(ctx); err != nil {
 		return err
 	}
-	before := s.views.Install(view)
+	before, installed := s.views.Install(view)
+	if !installed {
+		return nil // by someone who read later
+	}
 	s.keys.Dropped(ctx, before, view)
 	if before == nil || before.Revision() != view.Revision() {
 		s.changed()
 	}
 	return nil
-}
-
-// stale takes the snapshot out of force and has someone look for a newer one.
-func (s *steps) stale() {
-	s.views.Stale()
-	s.changed()
 }
 
 // Update makes one step and puts it in force. It returns the entry of the
@@ -93,11 +90,22 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(*k
 	if err := s.settle(ctx); err != nil {
 		return "", err
 	}
-	change, err := s.catalog.Update(ctx, name, expect, f)
+	w := &watch{steps: s}
+	change, err := s.catalog.Update(ctx, name, expect, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		recs, err := f(ks)
+		if err == nil {
+			w.start() // the times of the step are from now on
+		}
+		return recs, err
+	})
 	if err != nil {
+		if w.stop() { // what is in the catalog is to be looked at once more
+			err = errors.Join(err, s.advance(context.WithoutCancel(ctx)))
+			s.changed()
+		}
 		return "", err
 	}
-	return s.enforce(ctx, change)
+	return s.enforce(ctx, change, w)
 }
 
 // Create makes a key set.
@@ -106,7 +114,9 @@ func (s *steps) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystor
 	if err != nil {
 		return "", err
 	}
-	return s.enforce(ctx, change)
+	w := &watch{steps: s}
+	w.start()
+	return s.enforce(ctx, change, w)
 }
 
 // Acknowledge records that this node serves a set with these versions.
@@ -115,30 +125,73 @@ func (s *steps) Acknowledge(ctx context.Context, node, keyset string, versions [
 	if err != nil {
 		return err
 	}
-	_, err = s.enforce(ctx, change)
+	w := &watch{steps: s}
+	w.start()
+	_, err = s.enforce(ctx, change, w)
 	return err
 }
 
-// enforceWithin is how long a committed change may take to be in force here.
-// The lease that rotation allows for covers it.
+// enforceWithin is how long a change may take to be in force here, from the
+// moment its times are from. The lease that rotation allows for covers it.
 const enforceWithin = config.Lease / 2
 
+// A watch takes the snapshot out of force when a change takes longer than
+// enforceWithin to be in force, as when the disk hangs or the log cannot be
+// written: the snapshot from before might sign what the catalog no longer
+// allows for.
+type watch struct {
+	steps *steps
+
+	mu    sync.Mutex // guards what follows
+	timer *time.Timer
+	fired bool
+	over  bool
+}
+
+func (w *watch) start() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(enforceWithin, w.fire)
+}
+
+func (w *watch) fire() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.fired = true
+		w.steps.views.Doubt()
+	}
+}
+
+// stop ends the watch. It reports whether it took the snapshot out of force;
+// the next one that is installed is in force again.
+func (w *watch) stop() (fired bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	if w.fired && !w.over {
+		w.steps.views.Settled()
+	}
+	w.over = true
+	return w.fired
+}
+
 // enforce enters a committed change and puts it in force. It goes on when the
-// caller has gone: the change is committed. While that takes longer than
-// enforceWithin, as when the log cannot be written, the snapshot from before is
-// not in force either: it might sign what the catalog no longer allows for.
-func (s *steps) enforce(ctx context.Context, change catalog.Change) (string, error) {
+// caller has gone: the change is committed.
+func (s *steps) enforce(ctx context.Context, change catalog.Change, w *watch) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	late := time.AfterFunc(enforceWithin, s.stale)
-	defer late.Stop()
 	err := s.advance(ctx)
+	fired := w.stop()
 	entry := s.take(change.Outbox)
 	if err != nil {
-		s.stale()
+		s.views.Stale(change.Revision)
+		s.changed()
 		return "", err
 	}
-	if !late.Stop() { // it may have fired after the snapshot was put in force
+	if fired { // what was installed is not in force yet
 		return entry, s.advance(ctx)
 	}
 	return entry, nil
@@ -207,7 +260,7 @@ func (s *steps) keep(row int64, entry string) {
 func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error) {
 	entry, entered := s.unmarked[row.ID]
 	if !entered {
-		receipt, err := s.append(ctx, row)
+		receipt, err := s.enterRecord(ctx, row)
 		if err != nil {
 			return "", err
 		}
@@ -222,7 +275,7 @@ func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error
 	return entry, nil
 }
 
-func (s *steps) append(ctx context.Context, row catalog.OutboxRow) (audit.Receipt, error) {
+func (s *steps) enterRecord(ctx context.Context, row catalog.OutboxRow) (audit.Receipt, error) {
 	if s.doubt[row.ID] {
 		if receipt, entered, err := s.log.Entered(ctx, row.Record); err != nil || entered {
 			return receipt, err

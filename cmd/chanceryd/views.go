@@ -28,6 +28,8 @@ type views struct {
 	current   *keystore.View // base with braked laid over
 	published *keystore.View // the last current there was: what stays published
 	err       error          // why current is not in force; nil if it is
+	oldest    int64          // the revision that base must have at least
+	doubts    int            // changes that may be in the catalog and take long
 }
 
 // Current returns the snapshot in force.
@@ -56,24 +58,43 @@ func (v *views) Published() *keystore.View {
 func (v *views) Read(ctx context.Context) (*keystore.View, error) { return v.catalog.View(ctx) }
 
 // Install puts a snapshot in force whose steps have all been entered, unless a
-// newer one is. It returns the snapshot that was in force before, or nil.
-func (v *views) Install(base *keystore.View) (before *keystore.View) {
+// newer one is, or has to be. It returns the snapshot that was in force before,
+// or nil, and whether base has replaced it.
+func (v *views) Install(base *keystore.View) (before *keystore.View, installed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before = v.current
-	if v.base != nil && base.Revision() < v.base.Revision() {
-		return before // a slower reader: the newer one stands
+	if base.Revision() < v.oldest || v.base != nil && base.Revision() < v.base.Revision() {
+		return before, false // a slower reader
 	}
 	v.base = base
 	v.lay()
-	return before
+	return before, true
 }
 
-// Stale takes the snapshot out of force until the next Install.
-func (v *views) Stale() {
+// Stale takes the snapshot out of force until one of this revision is
+// installed, or of a newer one.
+func (v *views) Stale(revision int64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.oldest = max(v.oldest, revision)
 	v.err = errStale
+}
+
+// Doubt takes the snapshot out of force, whatever is installed, until Settled:
+// a change is under way and may be in the catalog already.
+func (v *views) Doubt() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.doubts++
+	v.err = errStale
+}
+
+// Settled ends a doubt. What is installed next is in force again.
+func (v *views) Settled() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.doubts--
 }
 
 // Brake lays the suspensions of the brake file over the snapshot, at once.
@@ -91,6 +112,9 @@ func (v *views) Brake(braked map[keystore.KID]keystore.Fact) {
 // lay makes current out of base and braked. The caller holds mu.
 func (v *views) lay() {
 	v.current, v.err = v.base, nil
+	if v.doubts > 0 {
+		v.err = errStale
+	}
 	if len(v.braked) > 0 {
 		sets := v.base.KeySets()
 		for i, set := range sets {
