@@ -132,3 +132,41 @@ func (r *Rotator) letGo(l *lift) error {
 	}
 	return fmt.Errorf("%s suspended it again: %w", again.By, keystore.ErrOvertaken)
 }
+
+// swap is commit for a step that activates a version. Until someone has read
+// the catalog after it, a suspension of the version that retires by it is one
+// of the version that takes over, too: nobody knows which of them is active.
+func (r *Rotator) swap(ctx context.Context, ks *keystore.KeySet, step Step, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+	from, ok := ks.Version(step.From)
+	next, there := ks.Version(step.Version)
+	if ok && there {
+		r.brake.Lock()
+		r.takeovers[from.KID] = Ref{next.Number, next.KID}
+		r.brake.Unlock()
+	}
+	return r.commit(ctx, ks.Name, f)
+}
+
+// takeover returns the version that may be taking over from v, the active one.
+func (r *Rotator) takeover(v *keystore.Version) (Ref, bool) {
+	r.brake.Lock()
+	defer r.brake.Unlock()
+	next, ok := r.takeovers[v.KID]
+	return next, ok && v.State == keystore.Active
+}
+
+// known forgets who takes over in a key set that has just been read from the
+// catalog, under the set's lock.
+func (r *Rotator) known(ks *keystore.KeySet) {
+	r.brake.Lock()
+	defer r.brake.Unlock()
+	for i := range ks.Versions {
+		delete(r.takeovers, ks.Versions[i].KID)
+	}
+}
+
+// isBraked reports whether the brake keeps a suspension of kid.
+func (r *Rotator) isBraked(kid keystore.KID) bool {
+	_, ok := r.suspended()[kid]
+	return ok
+}

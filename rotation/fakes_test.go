@@ -61,10 +61,13 @@ type memory struct {
 	down     error // what the catalog answers
 	full     error // what the log answers
 	changed  func()
+	hold     func() // called once, between f and the commit of an Update, while others read
+
+	writer chan struct{} // capacity 1: full during an Update
 }
 
 func newMemory(now func() time.Time) *memory {
-	return &memory{fuse: &fuse{}, now: now, sets: map[string]*keystore.KeySet{}, changed: func() {}}
+	return &memory{fuse: &fuse{}, now: now, sets: map[string]*keystore.KeySet{}, changed: func() {}, writer: make(chan struct{}, 1)}
 }
 
 func (m *memory) View(context.Context) (*keystore.View, error) {
@@ -90,6 +93,8 @@ func (m *memory) Create(ctx context.Context, ks *keystore.KeySet, recs ...keysto
 }
 
 func (m *memory) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+	m.writer <- struct{}{}
+	defer func() { <-m.writer }()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.down != nil {
@@ -112,6 +117,12 @@ func (m *memory) Update(ctx context.Context, name string, expect int64, f func(*
 	}
 	if err := legal(before, after); err != nil {
 		return "", err
+	}
+	if hold := m.hold; hold != nil {
+		m.hold = nil
+		m.mu.Unlock()
+		hold()
+		m.mu.Lock()
 	}
 	return m.commit(after.Clone(), recs)
 }

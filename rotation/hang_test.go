@@ -69,10 +69,14 @@ type spongy struct {
 	*pedal
 	disk     *gate
 	puts     chan keystore.KID // told of each Put, if there is room
+	putting  func()            // called by Put before it is in force; may be nil
 	removing func()            // called by Remove before it removes; may be nil
 }
 
 func (s *spongy) Put(kid keystore.KID, fact keystore.Fact) error {
+	if s.putting != nil {
+		s.putting()
+	}
 	err := s.pedal.Put(kid, fact)
 	select {
 	case s.puts <- kid:
@@ -267,6 +271,79 @@ func TestResumeLetsGoOfNoNewerSuspension(t *testing.T) {
 		}
 		if want := []string{"key.suspend by olga", "key.resume by olaf", "key.suspend by otto"}; !slices.Equal(told, want) {
 			t.Errorf("the log tells %q, want %q", told, want)
+		}
+	})
+}
+
+// Suspending the active version while another one was about to take over from it,
+// its swap under way, stopped the version that retired, and the other one signed.
+func TestSuspendDuringASwap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _ := newHanging(t)
+		time.Sleep(slow.CacheFor + slow.Skew)
+		committing, commit := make(chan struct{}), make(chan struct{})
+		w.catalog.hold = func() {
+			close(committing)
+			<-commit
+		}
+		rotated := make(chan error, 1)
+		go func() {
+			_, err := w.rotate(true)
+			rotated <- err
+		}()
+		<-committing
+		s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt")
+		if err != nil || s.Version != 2 || !s.Suspended || !s.Durable {
+			t.Errorf("%+v, %v", s, err)
+		}
+		set := w.catalog.set("web")
+		for _, v := range set.Versions {
+			if !w.isBraked(v.KID) {
+				t.Errorf("version %d may sign", v.Number)
+			}
+		}
+		close(commit)
+		if err := <-rotated; err != nil {
+			t.Fatal(err)
+		}
+		w.Wait()
+		if err := w.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.settle(t)
+		if v, ok := w.catalog.set("web").Active(); !ok || v.Number != 2 || v.Suspended == nil {
+			t.Errorf("active: %+v", v)
+		}
+		r, err := w.Resume(t.Context(), "olga", "web", "", "no doubt")
+		if err != nil || r.Version != 2 || w.isBraked(set.Versions[1].KID) {
+			t.Errorf("resumed: %+v, %v", r, err)
+		}
+		s, err = w.Suspend(t.Context(), "olga", "web", set.Versions[0].KID, "doubt")
+		if err != nil || s.Version != 1 || w.isBraked(set.Versions[1].KID) {
+			t.Errorf("the version that has retired: %+v, %v; the one that signs is braked: %v", s, err, w.isBraked(set.Versions[1].KID))
+		}
+	})
+}
+
+// Suspend looked for the active version once: one that took over between that
+// look and the brake signed on.
+func TestSuspendLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, brake := newHanging(t)
+		time.Sleep(slow.CacheFor + slow.Skew)
+		brake.putting = func() {
+			brake.putting = nil
+			if _, err := w.rotate(true); err != nil {
+				t.Error(err)
+			}
+			w.settle(t)
+		}
+		s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt")
+		if err != nil || s.Version != 2 || s.Entry == "" {
+			t.Errorf("%+v, %v", s, err)
+		}
+		if v, ok := w.catalog.set("web").Active(); !ok || v.Number != 2 || v.Suspended == nil || !w.isBraked(v.KID) {
+			t.Errorf("active: %+v", v)
 		}
 	})
 }

@@ -183,7 +183,7 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 	if active, ok := ks.Active(); ok {
 		answer.From = Ref{active.Number, active.KID}
 	}
-	answer.Entry, err = r.commit(ctx, name, func(set *keystore.KeySet) ([]keystore.Record, error) {
+	answer.Entry, err = r.swap(ctx, ks, step, func(set *keystore.KeySet) ([]keystore.Record, error) {
 		return r.forced(set, spec, step, asked, &answer)
 	})
 	if err != nil {

@@ -83,6 +83,8 @@ type Rotator struct {
 	brake   sync.Mutex // guards what follows; the disk is never waited for under it
 	puts    map[keystore.KID]*putting
 	lifting *lift // by whoever has acquired the records; nil: none
+	// takeovers are the versions that may be taking over, by the one that signs.
+	takeovers map[keystore.KID]Ref
 }
 
 // set is what the rotator holds of one key set.
@@ -118,7 +120,7 @@ func New(cfg Config) *Rotator {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Rotator{
-		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{},
+		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{},
 		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1),
 		records: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 	}
@@ -282,6 +284,7 @@ func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) 
 		if err != nil {
 			return 0, err
 		}
+		r.known(ks)
 		now := r.now()
 		step, why := Plan(r.facts(ks), spec.Schedule, now)
 		if step == NoStep {

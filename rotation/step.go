@@ -31,7 +31,7 @@ func (r *Rotator) take(ctx context.Context, ks *keystore.KeySet, spec Spec, step
 	default:
 		return fmt.Errorf("no way to %s", step.Kind)
 	}
-	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := r.swap(ctx, ks, step, func(now *keystore.KeySet) ([]keystore.Record, error) {
 		return r.replan(now, spec, step)
 	})
 	return err

@@ -21,7 +21,9 @@ type Suspension struct {
 // It waits for no other operation on the key set, and for a disk that hangs no
 // more than a few seconds; what is not written by then is not in the answer.
 // Suspending the active version stops its key set: nothing activates until a
-// resume or a rotation is asked for. That ctx ends stops no suspension.
+// resume or a rotation is asked for. A version that is about to take over, in a
+// swap that is under way, is suspended as well, and is then the answer's. That
+// ctx ends stops no suspension.
 //
 // It returns an error wrapping keystore.ErrNotFound if there is no such version,
 // or none that could sign.
@@ -31,11 +33,46 @@ func (r *Rotator) Suspend(ctx context.Context, by, name string, kid keystore.KID
 	if err != nil {
 		return Suspension{}, err
 	}
-	// The brake is pulled though v may seem to be suspended: what was looked at may
-	// be old, and a resumption under way.
-	s := Suspension{Ref: Ref{v.Number, v.KID}, Suspended: true}
 	asked := keystore.Fact{At: r.now(), By: by, Reason: reason}
-	err = r.stop(ctx, v.KID, asked)
+	s := r.suspend(ctx, name, v, asked)
+	// What was looked at may be old: the key set may have another active version by
+	// now. Each look comes after a record, and so after any swap before that.
+	for range 3 {
+		again, err := r.target(ctx, name, kid)
+		if err != nil || again.KID == s.KID || again.State != keystore.Active || again.Suspended != nil || r.isBraked(again.KID) {
+			break
+		}
+		s = r.suspend(ctx, name, again, asked)
+	}
+	return s, nil
+}
+
+// suspend stops v, and who is about to take over from it.
+func (r *Rotator) suspend(ctx context.Context, name string, v *keystore.Version, asked keystore.Fact) Suspension {
+	// The brake is pulled though v may seem to be suspended: what was looked at may
+	// be old, and a resumption under way. It is pulled before anything is waited for,
+	// and before it is asked who takes over: a swap that has not looked at the brake
+	// yet will see it.
+	pulled := r.pull(v.KID, asked)
+	var heir *putting
+	next, taken := r.takeover(v)
+	if taken {
+		heir = r.pull(next.KID, asked)
+	}
+	s := r.stopped(ctx, name, Ref{v.Number, v.KID}, v.Suspended, pulled, asked)
+	if taken {
+		s = r.stopped(ctx, name, next, nil, heir, asked)
+	}
+	return s
+}
+
+// stopped waits a little for the brake's disk and records what has been pulled.
+// was is the suspension that the catalog has of the version, or nil.
+func (r *Rotator) stopped(ctx context.Context, name string, v Ref, was *keystore.Fact, pulled *putting, asked keystore.Fact) Suspension {
+	s := Suspension{Ref: v, Suspended: true}
+	within, cancel := context.WithTimeout(ctx, brakeWithin)
+	err := pulled.wait(within)
+	cancel()
 	s.Durable = err == nil
 	if err != nil {
 		r.cfg.Log.ErrorContext(ctx, "the brake file cannot be written", "keyset", name, "kid", v.KID, "err", err)
@@ -45,20 +82,13 @@ func (r *Rotator) Suspend(ctx context.Context, by, name string, kid keystore.KID
 	if err != nil {
 		r.cfg.Log.ErrorContext(ctx, "a suspension is in force, its record has to wait", "keyset", name, "kid", v.KID, "err", err)
 		kick(r.settling)
-		return s, nil
+		return s
 	}
 	s.Durable = true
-	if s.Entry == "" && v.Suspended != nil { // it was recorded before
-		s.Entry = r.entrySoon(ctx, requestID(string(v.KID), v.Suspended))
+	if s.Entry == "" && was != nil { // it was recorded before
+		s.Entry = r.entrySoon(ctx, requestID(string(v.KID), was))
 	}
-	return s, nil
-}
-
-// stop pulls the brake, and waits a little for the disk.
-func (r *Rotator) stop(ctx context.Context, kid keystore.KID, asked keystore.Fact) error {
-	ctx, cancel := context.WithTimeout(ctx, brakeWithin)
-	defer cancel()
-	return r.pull(kid, asked).wait(ctx)
+	return s
 }
 
 // recordStop records a suspension that the brake has. Should a resumption have
@@ -146,7 +176,7 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 			return nil, nil
 		}
 		v.Suspended = &fact
-		rec := stopped(ks, v, keystore.ActSuspend, fact)
+		rec := factRecord(ks, v, keystore.ActSuspend, fact)
 		if again {
 			rec.ID = ""
 		}
@@ -154,7 +184,8 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 	})
 }
 
-func stopped(ks *keystore.KeySet, v *keystore.Version, action keystore.Action, fact keystore.Fact) keystore.Record {
+// factRecord is what the log is told of a fact beside the state of v.
+func factRecord(ks *keystore.KeySet, v *keystore.Version, action keystore.Action, fact keystore.Fact) keystore.Record {
 	rec := record(ks, v, action, Why{Rule: 6, Text: fact.Reason})
 	rec.ID, rec.Principal = requestID(string(v.KID), &fact), fact.By
 	rec.Detail = map[string]string{"at": fact.At.Format(time.RFC3339Nano)}
@@ -211,10 +242,10 @@ func resume(ks *keystore.KeySet, l *lift, fact keystore.Fact, unsaid bool) ([]ke
 	}
 	var records []keystore.Record
 	if v.Suspended == nil && unsaid {
-		records = append(records, stopped(ks, v, keystore.ActSuspend, l.held))
+		records = append(records, factRecord(ks, v, keystore.ActSuspend, l.held))
 	}
 	v.Suspended = nil
-	return append(records, stopped(ks, v, keystore.ActResume, fact)), nil
+	return append(records, factRecord(ks, v, keystore.ActResume, fact)), nil
 }
 
 // Settle brings suspensions that only the brake knows into the catalog and the
