@@ -38,6 +38,10 @@ type Facts struct {
 	// Proven reports whether this node has seen the token sign a challenge that
 	// verifies under the version's public key. Nil: every version is taken to be.
 	Proven func(keystore.KID) bool
+	// Gone returns why the private key of a version can never be used again as far
+	// as anyone knows, such as that its keystore does not have it, or "". Nil: none
+	// is gone.
+	Gone func(keystore.KID) string
 	// Rotate is a rotation an operator asks for, in place of the set's RotateBy.
 	Rotate *keystore.Fact
 }
@@ -134,9 +138,16 @@ func (p planner) asked() *keystore.Fact {
 }
 
 // fits reports whether v has the algorithm and keystore that the next version
-// is to have.
+// is to have, and a key to sign with.
 func (p planner) fits(v *keystore.Version) bool {
-	return v.Algorithm == p.Set.Algorithm && v.Keystore == p.Set.Keystore
+	return v.Algorithm == p.Set.Algorithm && v.Keystore == p.Set.Keystore && p.gone(v) == ""
+}
+
+func (p planner) gone(v *keystore.Version) string {
+	if p.Gone == nil {
+		return ""
+	}
+	return p.Gone(v.KID)
 }
 
 // successor returns the version to activate next, or nil; suspended is one that
@@ -166,14 +177,18 @@ func (p planner) remove(v *keystore.Version) (Why, bool) {
 }
 
 // discard removes a published version that the configuration no longer wants,
-// once one that it wants is served. It has signed nothing.
+// or that has lost its key, once another one is served. It has signed nothing.
 func (p planner) discard(v *keystore.Version) (Why, bool) {
 	next, _ := p.successor()
 	if p.fits(v) || next == nil || next.ServedAt.IsZero() {
 		return Why{}, false
 	}
+	step := Step{Kind: Remove, Version: v.Number}
+	if gone := p.gone(v); gone != "" {
+		return Why{Step: step, At: p.now, Rule: 8, Text: "rule 8: never used; " + gone}, true
+	}
 	return Why{
-		Step: Step{Kind: Remove, Version: v.Number}, At: p.now,
+		Step: step, At: p.now,
 		Text: fmt.Sprintf("schedule: never used; the configuration asks for %s in %s", p.Set.Algorithm, p.Set.Keystore),
 	}, true
 }

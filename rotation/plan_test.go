@@ -224,6 +224,31 @@ func TestPlanRule3(t *testing.T) {
 	}
 }
 
+// A published version that had lost its key used to hold up rotation for ever.
+func TestAVersionWithoutItsKeyIsReplaced(t *testing.T) {
+	set := lives(fast, active(0), published(time.Second))
+	f := Facts{Set: set, Gone: func(kid keystore.KID) string {
+		if kid == set.Versions[1].KID {
+			return "its key is gone"
+		}
+		return ""
+	}}
+	now := at(10 * time.Second)
+	if step, why := Plan(f, fast, now); step.Kind != Generate || step.Version != 3 {
+		t.Errorf("%+v: %s; want version 3 generated", step, why)
+	}
+	f.Set = lives(fast, active(0), published(time.Second), unserved())
+	set.Versions[1].KID = f.Set.Versions[1].KID
+	if step, why := Plan(f, fast, now); step != NoStep {
+		t.Errorf("%+v: %s, while its successor is not served yet", step, why)
+	}
+	f.Set = lives(fast, active(0), published(time.Second), published(9*time.Second))
+	step, why := Plan(f, fast, now)
+	if step != (Step{Kind: Remove, Version: 2}) || why.Rule != 8 || !strings.Contains(why.Text, "its key is gone") {
+		t.Errorf("%+v: %s; want version 2 removed", step, why)
+	}
+}
+
 func TestTimeline(t *testing.T) {
 	var got []string
 	for _, p := range Timeline(Facts{Set: lives(fast)}, fast, start, at(62*time.Second)) {
@@ -278,9 +303,17 @@ func TestWindows(t *testing.T) {
 }
 
 func TestAlarms(t *testing.T) {
-	f := Facts{Set: lives(fast, suspended(active(0), 0), unserved(), pending())}
+	f := Facts{Set: lives(fast, suspended(retiring(0, at(time.Hour)), time.Second), active(time.Second), unserved(), pending())}
+	f.Gone = func(kid keystore.KID) string {
+		if kid == f.Set.Versions[2].KID {
+			return "its key is gone"
+		}
+		return ""
+	}
 	alarms := Alarms(f, fast, at(2*time.Minute))
-	for number, part := range map[int]string{1: "signs 1m40s beyond its period, suspended by olga: doubt", 2: "no node", 3: "not come to be"} {
+	for number, part := range map[int]string{
+		1: "suspended by olga: doubt", 2: "signs 1m39s beyond its period", 3: "its key is gone, no node", 4: "not come to be",
+	} {
 		if got := strings.Join(alarms[number], ", "); !strings.Contains(got, part) {
 			t.Errorf("version %d: %q, want %q in it", number, got, part)
 		}

@@ -33,9 +33,10 @@ type Reconciliation struct {
 
 // Reconcile finishes what a crash left: pending versions are published or
 // abandoned, before anything else is done. Then it compares the catalog with
-// what the keystores hold, both ways, and enters each orphan once. It goes on
-// past what fails and returns those errors together: a keystore that is down
-// now is looked at by the next pass.
+// what the keystores hold, both ways, and enters each orphan once; versions
+// whose keys are missing are not activated any more. It goes on past what fails
+// and returns those errors together: a keystore that is down now is to be
+// compared when it is up again. It may be called at any time.
 func (r *Rotator) Reconcile(ctx context.Context) (Reconciliation, error) {
 	var errs []error
 	for name, s := range r.named() {
@@ -112,7 +113,7 @@ func (r *Rotator) compare(ctx context.Context, name string, rows map[string]row,
 	for _, o := range objects {
 		// A key that is there though its row was abandoned is an orphan too.
 		if at, ok := rows[o.ID]; ok && at.version.State != keystore.Abandoned {
-			held[o.ID] = true
+			held[o.ID] = !slices.Contains(o.Missing, "private half")
 			continue
 		}
 		if r.cfg.Foreign != nil && r.cfg.Foreign(name, o) {
@@ -127,6 +128,9 @@ func (r *Rotator) compare(ctx context.Context, name string, rows map[string]row,
 		v := rows[id].version
 		if gone := v.State == keystore.Pending || v.State == keystore.Abandoned || v.State == keystore.Destroyed; !gone && !held[id] {
 			all.Missing = append(all.Missing, Missing{rows[id].keyset, v.Number, name})
+			r.Lost(v.KID, fmt.Errorf("keystore %s does not have it: %w", name, keystore.ErrNotFound))
+		} else if !gone {
+			r.found(v.KID)
 		}
 	}
 	return nil

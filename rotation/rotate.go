@@ -89,7 +89,7 @@ func (r *Rotator) Rotate(ctx context.Context, req Request) (Rotation, error) {
 func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.Fact) (Rotation, error) {
 	// A pending row of an earlier attempt is finished first; if it comes to
 	// nothing another is made.
-	const attempts = 3
+	const attempts = 4
 	for range attempts {
 		ks, spec, err := r.keySet(ctx, name)
 		if err != nil {
@@ -99,7 +99,13 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 		f.Rotate = asked
 		p := planner{Facts: f, sch: spec.Schedule, now: r.now()}
 		if next, _ := p.successor(); next != nil {
-			return r.request(ctx, ks, spec, next, asked)
+			switch err := r.prove(ctx, ks, next); {
+			case err == nil:
+				return r.request(ctx, ks, spec, next, asked)
+			case !settles(err):
+				return Rotation{}, err
+			}
+			continue // it has lost its key: another one is made
 		}
 		if err := r.prepare(ctx, ks, spec, p, asked); err != nil && !errors.Is(err, keystore.ErrOvertaken) {
 			return Rotation{}, err

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -188,6 +189,92 @@ func TestSuspendStopsTheSet(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		w.want(t, "1 retired, 2 retiring, 3 active, 4 published")
+	})
+}
+
+// The key of a successor that had been deleted from its token held up rotation,
+// and a rotation that was asked for said that it signs from now on.
+func TestASuccessorThatLostItsKeyIsReplaced(t *testing.T) {
+	for _, how := range []string{"an operator asks", "by schedule", "found by comparing"} {
+		t.Run(how, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, fast)
+				stop := w.run(t)
+				defer stop()
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				w.want(t, "1 active, 2 published")
+				lost := w.catalog.set("web").Versions[1]
+				w.token.mu.Lock()
+				delete(w.token.keys, lost.KeyID)
+				w.token.mu.Unlock()
+				switch how {
+				case "an operator asks":
+					r, err := w.Rotate(t.Context(), Request{By: "olga", KeySet: "web", Reason: "drill"})
+					if err != nil || r.To.Version != 3 || time.Until(r.SignsFrom) < time.Second {
+						t.Errorf("%+v, %v", r, err)
+					}
+				case "found by comparing":
+					if found, err := w.Reconcile(t.Context()); err != nil || len(found.Missing) != 1 {
+						t.Errorf("%+v, %v", found, err)
+					}
+				case "by schedule":
+					time.Sleep(10 * time.Second)
+				}
+				time.Sleep(4 * time.Second)
+				synctest.Wait()
+				if gone := w.Gone(lost.KID); !strings.Contains(gone, "cannot be used") {
+					t.Errorf("of version 2 it says %q", gone)
+				}
+				time.Sleep(10 * time.Second)
+				synctest.Wait()
+				if v, ok := w.catalog.set("web").Active(); !ok || v.Number != 3 {
+					t.Errorf("active: %+v", v)
+				}
+				if v := w.catalog.set("web").Versions[1]; v.State != keystore.Retired || !v.ActivatedAt.IsZero() {
+					t.Errorf("version 2: %+v", v)
+				}
+			})
+		})
+	}
+}
+
+// While its keystore is down a rotation is refused, and nothing is lost.
+func TestRotateWhileTheKeystoreIsDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		w.settle(t)
+		w.token.down = fmt.Errorf("%w: pulled", keystore.ErrUnavailable)
+		if _, err := w.rotate(false); !errors.Is(err, keystore.ErrUnavailable) {
+			t.Errorf("got %v", err)
+		}
+		if gone := w.Gone(w.catalog.set("web").Versions[1].KID); gone != "" {
+			t.Errorf("of a key that cannot be reached it says %q", gone)
+		}
+		w.token.down = nil
+		if r, err := w.rotate(false); err != nil || r.To.Version != 2 {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// Why told the time that had passed, and not what went wrong when the step was
+// tried.
+func TestWhyTellsWhatWentWrong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		w.token.mu.Lock()
+		w.token.down = fmt.Errorf("%w: pulled", keystore.ErrUnavailable)
+		w.token.mu.Unlock()
+		time.Sleep(11 * time.Second)
+		synctest.Wait()
+		if _, why, err := w.Plan(t.Context(), "web"); err != nil || !strings.Contains(why.Text, "held up: ") || !strings.Contains(why.Text, "pulled") {
+			t.Errorf("%s, %v", why, err)
+		}
 	})
 }
 

@@ -76,9 +76,10 @@ type Rotator struct {
 	records chan struct{} // capacity 1: full while brake and catalog are brought in line
 	looks   chan struct{} // capacity 1: full while someone who cannot wait looks
 
-	last   *keystore.View // guarded by mu: the last view read
-	asides int            // guarded by mu: goroutines that Wait waits for
-	idle   sync.Cond      // on mu: asides has changed
+	last   *keystore.View          // guarded by mu: the last view read
+	lost   map[keystore.KID]string // guarded by mu: why their keys cannot be used
+	asides int                     // guarded by mu: goroutines that Wait waits for
+	idle   sync.Cond               // on mu: asides has changed
 
 	brake   sync.Mutex // guards what follows; the disk is never waited for under it
 	puts    map[keystore.KID]*putting
@@ -92,10 +93,9 @@ type set struct {
 	spec    Spec          // guarded by Rotator.mu
 	lock    chan struct{} // capacity 1: full while someone works on the set
 	changed chan struct{} // capacity 1
+	lastErr string        // guarded by Rotator.mu: why the last pass failed
 
-	// Owned by the set's loop.
-	failures int
-	lastErr  string
+	failures int // owned by the set's loop
 }
 
 // How long the rotator waits for others, at the most.
@@ -120,7 +120,7 @@ func New(cfg Config) *Rotator {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Rotator{
-		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{},
+		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{}, lost: map[keystore.KID]string{},
 		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1),
 		records: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 	}
@@ -253,15 +253,22 @@ func (s *set) release() { <-s.lock }
 // settled logs how a pass went, once for each change, and returns how long to
 // wait until the next.
 func (r *Rotator) settled(ctx context.Context, name string, s *set, wait time.Duration, err error) time.Duration {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	r.mu.Lock()
+	before := s.lastErr
+	s.lastErr = text
+	r.mu.Unlock()
 	if err == nil {
-		if s.lastErr != "" {
+		if before != "" {
 			r.cfg.Log.InfoContext(ctx, "rotation goes on", "keyset", name)
 		}
-		s.failures, s.lastErr = 0, ""
+		s.failures = 0
 		return wait
 	}
-	if s.lastErr != err.Error() {
-		s.lastErr = err.Error()
+	if before != text {
 		r.cfg.Log.ErrorContext(ctx, "rotation is held up", "keyset", name, "err", err)
 	}
 	s.failures++
@@ -345,7 +352,7 @@ func (r *Rotator) keySet(ctx context.Context, name string) (*keystore.KeySet, Sp
 // facts returns what to plan by: the set, with the suspensions that only the
 // brake knows yet.
 func (r *Rotator) facts(ks *keystore.KeySet) Facts {
-	f := Facts{Set: ks, Proven: r.cfg.Proven}
+	f := Facts{Set: ks, Proven: r.cfg.Proven, Gone: r.Gone}
 	for kid, fact := range r.suspended() {
 		if v, ok := f.Set.ByKID(kid); ok && v.Suspended == nil {
 			f.Set = f.Set.Clone()
@@ -354,6 +361,38 @@ func (r *Rotator) facts(ks *keystore.KeySet) Facts {
 		}
 	}
 	return f
+}
+
+// Lost tells the rotator that the private key of a version did not do what it
+// was asked. What err says for certain of the key keeps the version from being
+// activated, and has another one made in its place; errors that may pass are
+// not about the key.
+func (r *Rotator) Lost(kid keystore.KID, err error) {
+	if !settles(err) {
+		return
+	}
+	r.mu.Lock()
+	_, known := r.lost[kid]
+	r.lost[kid] = "its key cannot be used: " + brief(err)
+	r.mu.Unlock()
+	if !known {
+		r.cfg.Log.Error("a version has lost its private key", "kid", kid, "err", err)
+		r.Changed()
+	}
+}
+
+// found takes back what Lost was told.
+func (r *Rotator) found(kid keystore.KID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.lost, kid)
+}
+
+// Gone returns why the private key of a version cannot be used, or "".
+func (r *Rotator) Gone(kid keystore.KID) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.lost[kid]
 }
 
 // Facts returns what is planned by for a configured key set, and its schedule,
@@ -366,7 +405,8 @@ func (r *Rotator) Facts(ctx context.Context, name string) (Facts, Schedule, erro
 	return r.facts(ks), spec.Schedule, nil
 }
 
-// Plan returns the steps ahead of a key set and what its next step waits for.
+// Plan returns the steps ahead of a key set and what its next step waits for,
+// also if that is something that went wrong when it was last tried.
 func (r *Rotator) Plan(ctx context.Context, name string) ([]Planned, Why, error) {
 	f, sch, err := r.Facts(ctx, name)
 	if err != nil {
@@ -374,5 +414,12 @@ func (r *Rotator) Plan(ctx context.Context, name string) ([]Planned, Why, error)
 	}
 	now := r.now()
 	_, why := Plan(f, sch, now)
+	if s, _, err := r.of(name); err == nil && !why.At.After(now) {
+		r.mu.Lock()
+		if s.lastErr != "" {
+			why.Text += "; held up: " + s.lastErr
+		}
+		r.mu.Unlock()
+	}
 	return Timeline(f, sch, now, horizon(f.Set, sch, now)), why, nil
 }

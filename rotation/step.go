@@ -67,12 +67,14 @@ func (r *Rotator) prove(ctx context.Context, ks *keystore.KeySet, v *keystore.Ve
 	ctx, cancel := context.WithTimeout(ctx, findWithin)
 	defer cancel()
 	spki, err := p.Find(ctx, v.KeyID, ks.Purpose, v.Algorithm)
+	if err == nil && !bytes.Equal(spki, v.SPKI) {
+		err = fmt.Errorf("keystore %s holds another public key for it than the catalog: %w", v.Keystore, keystore.ErrSignature)
+	}
 	if err != nil {
+		r.Lost(v.KID, err)
 		return fmt.Errorf("the key that is to be activated: %w", err)
 	}
-	if !bytes.Equal(spki, v.SPKI) {
-		return fmt.Errorf("keystore %s holds another public key for it than the catalog: %w", v.Keystore, keystore.ErrSignature)
-	}
+	r.found(v.KID)
 	return nil
 }
 

@@ -27,7 +27,7 @@ func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
 	if f.Rotate != nil {
 		f.Set.RotateBy = f.Rotate
 	}
-	f.Rotate, f.Proven = nil, nil
+	f.Rotate, f.Proven = nil, nil // Gone stays: what has lost its key does not sign
 	var steps []Planned
 	for t := now; len(steps) < maxPlanned; {
 		serveAll(f.Set, t)
@@ -131,7 +131,7 @@ func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
 	alarms := map[int][]string{}
 	active, ok := f.Set.Active()
 	if ok && sch.Every > 0 {
-		if over := now.Sub(active.ActivatedAt.Add(sch.Every)); over > sch.lead()/10 {
+		if over := now.Sub(active.ActivatedAt.Add(sch.Every)); over > sch.lead()/10 && active.Suspended == nil {
 			alarms[active.Number] = append(alarms[active.Number], fmt.Sprintf("signs %v beyond its period", over.Round(time.Second)))
 		}
 	}
@@ -139,6 +139,11 @@ func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
 		v := &f.Set.Versions[i]
 		if v.Suspended != nil && v.State.Known() {
 			alarms[v.Number] = append(alarms[v.Number], "suspended by "+v.Suspended.By+": "+v.Suspended.Reason)
+		}
+		if f.Gone != nil && v.State.Known() {
+			if gone := f.Gone(v.KID); gone != "" {
+				alarms[v.Number] = append(alarms[v.Number], gone)
+			}
 		}
 		if v.State == keystore.Pending && now.Sub(v.CreatedAt) > time.Minute {
 			alarms[v.Number] = append(alarms[v.Number], "its key has not come to be yet")
