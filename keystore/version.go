@@ -61,7 +61,10 @@ type KeySet struct {
 	Purpose   Purpose
 	Algorithm Algorithm // of the next version
 	Keystore  string    // of the next version
-	Revision  int64     // the catalog revision that last changed it
+	// Announced are the algorithms that discovery lists from the set's first day,
+	// beside those of its versions: some verifiers read the list once.
+	Announced []Algorithm
+	Revision  int64 // the catalog revision that last changed it
 	CreatedAt time.Time
 	ServedAt  time.Time // when its published set was first served; zero: never
 	RotateBy  *Fact     // a rotation an operator asked for and that is not done
@@ -128,6 +131,7 @@ func (ks *KeySet) find(is func(*Version) bool) (*Version, bool) {
 func (ks *KeySet) Clone() *KeySet {
 	c := *ks
 	c.RotateBy = cloneFact(ks.RotateBy)
+	c.Announced = append([]Algorithm(nil), ks.Announced...)
 	c.Promises = append([]Promise(nil), ks.Promises...)
 	c.Versions = append([]Version(nil), ks.Versions...)
 	for i := range c.Versions {

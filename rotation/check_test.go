@@ -67,7 +67,18 @@ func TestEnsure(t *testing.T) {
 		t.Errorf("the same configuration changed something: %v", err)
 	}
 	longer := w.spec
-	longer.Schedule.Lifetime, longer.Algorithm = time.Hour, keystore.ES256
+	longer.Schedule.Lifetime, longer.Algorithm = time.Hour, keystore.ES384
+	if err := w.Ensure(t.Context(), []Spec{longer}); err == nil || !strings.Contains(err.Error(), "rule 11") {
+		t.Errorf("an algorithm that discovery does not list: %v", err)
+	}
+	longer.Announced = []keystore.Algorithm{keystore.ES384} // too late: the set has been served
+	if err := w.Ensure(t.Context(), []Spec{longer}); err == nil || !strings.Contains(err.Error(), "rule 11") {
+		t.Errorf("an algorithm that is announced after the first day: %v", err)
+	}
+	if n := len(w.catalog.set("web").Promises); n != 1 {
+		t.Errorf("a refused configuration left %d promises", n)
+	}
+	longer.Announced, longer.Algorithm = nil, keystore.ES256
 	if err := w.Ensure(t.Context(), []Spec{longer}); err != nil {
 		t.Fatal(err)
 	}

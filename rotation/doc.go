@@ -33,6 +33,8 @@
 //     and a backend that is down empties no set.
 //  9. Steps go by recorded times, one step for each version and pass, and
 //     states only move forward.
+//  11. An algorithm that discovery has not listed from the set's first day is
+//     refused.
 //
 // A is the longest any complying cache holds a set, S the clock skew, L the
 // longest token lifetime.

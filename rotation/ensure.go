@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -64,7 +65,7 @@ func (r *Rotator) create(ctx context.Context, spec Spec) error {
 	now := r.now()
 	ks := &keystore.KeySet{
 		Name: spec.Name, Purpose: spec.Purpose, Algorithm: spec.Algorithm, Keystore: spec.Keystore,
-		CreatedAt: now, Promises: []keystore.Promise{spec.Schedule.promise(now)},
+		Announced: spec.announced(), CreatedAt: now, Promises: []keystore.Promise{spec.Schedule.promise(now)},
 	}
 	_, err := r.cfg.Catalog.Create(ctx, ks, keystore.Record{
 		Principal: System, Action: keystore.ActKeySetCreate, Outcome: keystore.OutcomeDone, KeySet: spec.Name,
@@ -78,10 +79,16 @@ func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec)
 	if ks.Purpose != spec.Purpose {
 		return fmt.Errorf("its purpose is %s for ever and cannot become %s (hint: choose another name)", ks.Purpose, spec.Purpose)
 	}
+	if err := listed(ks, spec); err != nil {
+		return err
+	}
 	if _, changed := reconfigured(ks, spec, r.now()); !changed {
 		return nil
 	}
 	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+		if err := listed(now, spec); err != nil {
+			return nil, err
+		}
 		next, changed := reconfigured(now, spec, r.now())
 		if !changed {
 			return nil, nil
@@ -95,12 +102,26 @@ func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec)
 	return err
 }
 
+// listed returns an error if verifiers of a set that has been served may not
+// know the algorithm that its next version is to have (rule 11).
+func listed(ks *keystore.KeySet, spec Spec) error {
+	known := slices.ContainsFunc(ks.Versions, func(v keystore.Version) bool { return v.Algorithm == spec.Algorithm })
+	if ks.Purpose != keystore.PurposeJWT || ks.ServedAt.IsZero() || known || slices.Contains(ks.Announced, spec.Algorithm) {
+		return nil
+	}
+	return fmt.Errorf("rule 11: discovery has listed %v from its first day, some verifiers read that once, and %s is not in it "+
+		"(hint: make a new key set; list in `algorithms` from the start what a key set may use later)", ks.Announced, spec.Algorithm)
+}
+
 // reconfigured returns ks as spec wants it. A promise that changes is added to
 // those before it, which count until they have run out (rule 3).
 func reconfigured(ks *keystore.KeySet, spec Spec, now time.Time) (*keystore.KeySet, bool) {
 	next := ks.Clone()
 	next.Algorithm, next.Keystore = spec.Algorithm, spec.Keystore
 	changed := next.Algorithm != ks.Algorithm || next.Keystore != ks.Keystore
+	if ks.ServedAt.IsZero() && !slices.Equal(ks.Announced, spec.announced()) {
+		next.Announced, changed = spec.announced(), true
+	}
 	want := spec.Schedule.promise(now)
 	var last keystore.Promise
 	if n := len(ks.Promises); n > 0 {

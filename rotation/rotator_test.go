@@ -30,7 +30,8 @@ func newWorld(t *testing.T, sch Schedule) *world {
 	t.Helper()
 	w := &world{
 		catalog: newMemory(time.Now), token: newSoftware(), pedal: newPedal(),
-		spec: Spec{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: sch},
+		spec: Spec{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: sch,
+			Announced: []keystore.Algorithm{keystore.ES256}},
 	}
 	w.Rotator = w.another()
 	if err := w.Ensure(t.Context(), []Spec{w.spec}); err != nil {

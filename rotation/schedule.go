@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -43,12 +44,22 @@ type Spec struct {
 	Purpose   keystore.Purpose
 	Algorithm keystore.Algorithm // of the next version
 	Keystore  string             // of the next version
+	// Announced are the algorithms beside Algorithm that later versions may have.
+	// Once the set has been served it is too late to announce more (rule 11).
+	Announced []keystore.Algorithm
 	Schedule  Schedule
 }
 
 // Ahead reports whether key sets of purpose p publish their successors ahead.
 func Ahead(p keystore.Purpose) bool {
 	return p == keystore.PurposeJWT || p == keystore.PurposeAudit
+}
+
+// announced returns every algorithm of s, in the fixed order.
+func (s Spec) announced() []keystore.Algorithm {
+	return slices.DeleteFunc(keystore.Algorithms(), func(a keystore.Algorithm) bool {
+		return a != s.Algorithm && !slices.Contains(s.Announced, a)
+	})
 }
 
 // promise returns what the schedule promises the world from at.

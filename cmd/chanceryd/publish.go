@@ -197,7 +197,7 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 		return nil, err
 	}
 	base := cfg.PublicURL + "/issuers/" + set.Name
-	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", jwks.Algorithms(set, settings.Algorithms))
+	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", jwks.Algorithms(set))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"reflect"
+	"strings"
 	"time"
 
 	"chancery/keystore"
@@ -89,9 +90,26 @@ func nullable(b []byte) any {
 // The columns of a row in the order of its table, without the checksum.
 
 func keySetRow(ks *keystore.KeySet) []any {
-	row := []any{ks.Name, string(ks.Purpose), string(ks.Algorithm), ks.Keystore, ks.Revision, micros(ks.CreatedAt), micros(ks.ServedAt)}
+	row := []any{ks.Name, string(ks.Purpose), string(ks.Algorithm), ks.Keystore, joined(ks.Announced), ks.Revision, micros(ks.CreatedAt), micros(ks.ServedAt)}
 	row = append(row, factColumns(ks.RotateBy)...)
 	return append(row, int64(len(ks.Versions)), int64(len(ks.Promises)))
+}
+
+// joined returns algorithms as a column: their names with spaces between.
+func joined(algs []keystore.Algorithm) string {
+	names := make([]string, len(algs))
+	for i, a := range algs {
+		names[i] = string(a)
+	}
+	return strings.Join(names, " ")
+}
+
+func algorithmsOf(column string) []keystore.Algorithm {
+	var algs []keystore.Algorithm
+	for name := range strings.FieldsSeq(column) {
+		algs = append(algs, keystore.Algorithm(name))
+	}
+	return algs
 }
 
 func promiseRow(keyset string, position int, p keystore.Promise) []any {
@@ -168,10 +186,12 @@ func scanKeySet(s scanner) (ks *keystore.KeySet, versions, promises int, err err
 	var created, served sql.NullInt64
 	var rotate nullFact
 	var want int64
-	targets := append([]any{&ks.Name, &ks.Purpose, &ks.Algorithm, &ks.Keystore, &ks.Revision, &created, &served}, rotate.targets()...)
+	var announced string
+	targets := append([]any{&ks.Name, &ks.Purpose, &ks.Algorithm, &ks.Keystore, &announced, &ks.Revision, &created, &served}, rotate.targets()...)
 	if err := s.Scan(append(targets, &versions, &promises, &want)...); err != nil {
 		return nil, 0, 0, err
 	}
+	ks.Announced = algorithmsOf(announced)
 	ks.CreatedAt, ks.ServedAt, ks.RotateBy = timeOf(created), timeOf(served), rotate.fact()
 	row := keySetRow(ks)
 	row[len(row)-2], row[len(row)-1] = int64(versions), int64(promises)

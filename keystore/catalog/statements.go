@@ -7,11 +7,11 @@ const (
 	sqlInsertChange = `INSERT INTO change (revision, transition, keyset, at) VALUES (?, ?, ?, ?)`
 	sqlHappened     = `SELECT EXISTS (SELECT 1 FROM change WHERE transition = ?1) OR EXISTS (SELECT 1 FROM outbox WHERE transition = ?1)`
 
-	keySetColumns   = `name, purpose, algorithm, keystore, revision, created_at, served_at, rotate_by_at, rotate_by, rotate_by_reason, versions, promises, sum`
+	keySetColumns   = `name, purpose, algorithm, keystore, announced, revision, created_at, served_at, rotate_by_at, rotate_by, rotate_by_reason, versions, promises, sum`
 	sqlKeySets      = `SELECT ` + keySetColumns + ` FROM keyset ORDER BY name`
 	sqlKeySet       = `SELECT ` + keySetColumns + ` FROM keyset WHERE name = ?`
-	sqlInsertKeySet = `INSERT INTO keyset (` + keySetColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
-	sqlUpdateKeySet = `UPDATE keyset SET (` + keySetColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) WHERE name = ?1`
+	sqlInsertKeySet = `INSERT INTO keyset (` + keySetColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	sqlUpdateKeySet = `UPDATE keyset SET (` + keySetColumns + `) = (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14) WHERE name = ?1`
 
 	promiseColumns   = `keyset, position, at, max_age, cache_for, max_lifetime, sum`
 	sqlAllPromises   = `SELECT ` + promiseColumns + ` FROM promise ORDER BY keyset, position`

@@ -4,7 +4,7 @@
 //
 //	body, etag, err := jwks.Set(set, proven)                 // application/jwk-set+json
 //	maxAge := jwks.MaxAge(set.Promises, now)                 // Cache-Control
-//	doc, etag, err := jwks.Discovery(issuer, uri, jwks.Algorithms(set, configured))
+//	doc, etag, err := jwks.Discovery(issuer, uri, jwks.Algorithms(set))
 //
 // A set has every version the world knows and this node has seen proven, by
 // number. A key is in it with these members, and nothing of its private half
@@ -97,11 +97,11 @@ func MaxAge(promises []keystore.Promise, now time.Time) time.Duration {
 	return keystore.InForce(promises, now).MaxAge.Truncate(time.Second)
 }
 
-// Algorithms returns every algorithm the key set may ever use, as far as can be
-// said: those configured for it, its own, and those of its versions. Some
-// verifiers read the list once (rotation rule 11). The order is fixed.
-func Algorithms(ks *keystore.KeySet, configured []keystore.Algorithm) []keystore.Algorithm {
-	may := append(slices.Clone(configured), ks.Algorithm)
+// Algorithms returns every algorithm the key set may ever use: those announced
+// from its first day, its own, and those of its versions. Some verifiers read
+// the list once (rotation rule 11). The order is fixed.
+func Algorithms(ks *keystore.KeySet) []keystore.Algorithm {
+	may := append(slices.Clone(ks.Announced), ks.Algorithm)
 	for i := range ks.Versions {
 		may = append(may, ks.Versions[i].Algorithm)
 	}

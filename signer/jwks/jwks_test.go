@@ -182,8 +182,8 @@ func TestMaxAgeIsThatInForce(t *testing.T) {
 }
 
 func TestDiscoveryListsEveryAlgorithmFromTheFirstDay(t *testing.T) {
-	ks := &keystore.KeySet{Algorithm: keystore.EdDSA, Versions: []keystore.Version{{Algorithm: keystore.RS256}, {Algorithm: keystore.EdDSA}}}
-	algs := Algorithms(ks, []keystore.Algorithm{keystore.PS256, keystore.ES256})
+	ks := &keystore.KeySet{Algorithm: keystore.EdDSA, Announced: []keystore.Algorithm{keystore.PS256, keystore.ES256}, Versions: []keystore.Version{{Algorithm: keystore.RS256}, {Algorithm: keystore.EdDSA}}}
+	algs := Algorithms(ks)
 	if !slices.Equal(algs, []keystore.Algorithm{keystore.ES256, keystore.RS256, keystore.PS256, keystore.EdDSA}) {
 		t.Errorf("algorithms %v", algs)
 	}

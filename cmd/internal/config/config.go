@@ -134,10 +134,10 @@ func (ks KeySet) IssuerURL(publicURL string) string {
 // Spec returns the key set as rotation knows it.
 func (ks KeySet) Spec() rotation.Spec {
 	return rotation.Spec{
-		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
+		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore, Announced: ks.Algorithms,
 		Schedule: rotation.Schedule{
 			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
-			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose) && ks.RotateEvery > 0,
+			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose),
 		},
 	}
 }

@@ -40,7 +40,7 @@
 //	    max_ttl: 1h               # L, jwt only
 //	    default_ttl: 5m           # jwt only
 //	    issuer: URL               # jwt only; absent: as public_url says
-//	    algorithms: [RS256]       # jwt only; what the key set may yet use, for discovery
+//	    algorithms: [RS256]       # jwt only; what the key set may use later: discovery lists it from the first day
 //	authorities:
 //	  NAME:
 //	    keyset: NAME              # of purpose ca, one authority each
