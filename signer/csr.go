@@ -98,7 +98,7 @@ func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.Sig
 }
 
 // replay releases a stored reply once more: an act of its own, with an entry and
-// a look at whether the authority still signs.
+// a look at whether the authority still signs, before that and after it.
 func (s *Service) replay(ctx context.Context, act keystore.Record, stored []byte) (api.SignCSRReply, error) {
 	var reply api.SignCSRReply
 	if err := json.Unmarshal(stored, &reply); err != nil {
@@ -115,6 +115,9 @@ func (s *Service) replay(ctx context.Context, act keystore.Record, stored []byte
 	}
 	if _, err := s.Log.Act(ctx, act); err != nil {
 		return api.SignCSRReply{}, auditUnavailable(err)
+	}
+	if _, _, err := s.signing(authority.KeySet, keystore.PurposeCA); err != nil {
+		return api.SignCSRReply{}, s.refuse(act, err) // so that the log says that it never left
 	}
 	return reply, nil
 }

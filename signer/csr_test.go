@@ -291,6 +291,25 @@ func TestInProgress(t *testing.T) {
 	}
 }
 
+// A stored reply used to be released though its authority was suspended while
+// the log took its time with the entry.
+func TestReplayLooksAgain(t *testing.T) {
+	w := newWorld(t)
+	req := csrFor(t, "a.devices.test")
+	if _, err := w.SignCSR(t.Context(), client, req, "order 1"); err != nil {
+		t.Fatal(err)
+	}
+	w.log.act = func(keystore.Record) error {
+		w.change("devices-ca", func(ks *keystore.KeySet) { ks.Versions[0].Suspended = &keystore.Fact{By: "olga"} })
+		return nil
+	}
+	reply, err := w.SignCSR(t.Context(), client, req, "order 1")
+	wants(t, "suspended meanwhile", err, api.CodeKeySetSuspended)
+	if reply.Certificate != "" {
+		t.Error("a certificate of a suspended authority is released")
+	}
+}
+
 func TestFailureGivesTheKeyBack(t *testing.T) {
 	w := newWorld(t)
 	req := csrFor(t, "a.devices.test")

@@ -68,11 +68,11 @@ func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJ
 	act.KID, act.Version, act.State = v.KID, v.Number, v.State.String()
 	act.Exp, act.JTI = prepared.Exp().Unix(), prepared.JTI()
 	if err := s.cover(ctx, v, prepared.Exp(), now, settings.MaxTTL); err != nil {
-		return api.SignJWTReply{}, s.refuse(act, leaseExpired(err))
+		return api.SignJWTReply{}, s.refuse(act, overdue(ctx, err, leaseExpired))
 	}
 	token, err := s.sign(ctx, set, v, prepared)
 	if err != nil {
-		return api.SignJWTReply{}, s.fail(act, err)
+		return api.SignJWTReply{}, s.fail(act, overdue(ctx, err, publicError))
 	}
 	act.Outcome = keystore.OutcomeDone
 	receipt, err := s.Log.Act(ctx, act)
@@ -166,10 +166,14 @@ func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req ap
 }
 
 func (s *Service) batched(ctx context.Context, who policy.Principal, raw []byte) api.BatchResult {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
+	if ctx.Err() != nil { // the requests before it took all the time there was
+		return api.BatchResult{Problem: publicError(s.refuse(act, overdue(ctx, context.Cause(ctx), publicError))).Problem()}
+	}
 	var one api.SignJWTRequest
 	err := api.Decode(raw, &one, api.DefaultLimits)
 	if err != nil {
-		err = s.refuse(keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}, err)
+		err = s.refuse(act, err)
 		return api.BatchResult{Problem: publicError(err).Problem()}
 	}
 	reply, err := s.SignJWT(ctx, who, one)

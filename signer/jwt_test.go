@@ -436,6 +436,30 @@ func TestBatchAnswersInOrder(t *testing.T) {
 	}
 }
 
+// A request whose time was over was told that keystore or catalog are down, when
+// it had only waited behind too many others.
+func TestOverdueRequestsAreOverload(t *testing.T) {
+	w := newWorld(t)
+	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	w.signErr = fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.DeadlineExceeded)
+	w.horizons.err = context.DeadlineExceeded
+	_, err := w.SignJWT(late, issuer, ask("web"))
+	wants(t, "it waited for the horizon", err, api.CodeOverloaded)
+	w.horizons.err = nil
+	_, err = w.SignJWT(t.Context(), issuer, ask("web"))
+	wants(t, "the token is down", err, api.CodeBackendUnavailable)
+	_, err = w.SignJWT(late, issuer, ask("web"))
+	if e := wants(t, "it waited for the token", err, api.CodeOverloaded); e.Problem().RetryAfter < 1 {
+		t.Errorf("no Retry-After: %+v", e.Problem())
+	}
+	w.signErr = nil
+	reply, err := w.SignJWTBatch(late, issuer, api.BatchRequest{Requests: []json.RawMessage{json.RawMessage(`{"keyset":"web","claims":{}}`)}})
+	if err != nil || reply.Results[0].Problem == nil || reply.Results[0].Problem.Code != api.CodeOverloaded || w.signed != 0 {
+		t.Errorf("a batch: %+v, %v; %d signatures", reply.Results, err, w.signed)
+	}
+}
+
 func TestBatchLimits(t *testing.T) {
 	w := newWorld(t)
 	for _, n := range []int{0, api.MaxBatch + 1} {

@@ -94,6 +94,9 @@ func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string,
 	if req.KID != "" {
 		return api.RotateReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `a rotation takes no "kid": it is of the whole key set`))
 	}
+	if err := s.Log.Health(); err != nil {
+		return api.RotateReply{}, s.refuse(act, auditUnavailable(err))
+	}
 	reply, err := s.Rotations.Rotate(ctx, who.String(), name, req.Reason, req.When == "now")
 	if err != nil {
 		return api.RotateReply{}, s.refuse(act, err)

@@ -113,6 +113,7 @@ func TestSuspendWorksWhileLogAndCatalogAreDown(t *testing.T) {
 	wants(t, "rotate", operations["rotate"](w, operator, "web", req), api.CodeLeaseExpired)
 	w.lease = nil
 	wants(t, "resume", operations["resume"](w, operator, "web", req), api.CodeAuditUnavailable)
+	wants(t, "rotate", operations["rotate"](w, operator, "web", req), api.CodeAuditUnavailable)
 	if len(w.rotations.asked) != 1 {
 		t.Errorf("asked %q", w.rotations.asked)
 	}

@@ -187,9 +187,7 @@ func publicError(err error) *api.Error {
 	case errors.Is(err, policy.ErrForbidden):
 		return api.Errorf(api.CodeForbidden, "not allowed").Because(err)
 	case errors.Is(err, keystore.ErrOverloaded):
-		e := api.Errorf(api.CodeOverloaded, "too many requests wait for the keystore").Because(err)
-		e.RetryAfter = 1
-		return e
+		return overloaded(err)
 	case errors.Is(err, keystore.ErrSignature):
 		return api.Errorf(api.CodeSignatureInvalid, "the key did not make a valid signature").Because(err)
 	case errors.Is(err, keystore.ErrUnavailable), errors.Is(err, keystore.ErrNotFound),
@@ -198,6 +196,22 @@ func publicError(err error) *api.Error {
 		return unavailable(err)
 	}
 	return api.Errorf(api.CodeInternal, "internal error").Because(err)
+}
+
+// overdue is what a request sees whose time was over: it waited behind too many
+// others, and nothing else is wrong. While its time lasts, otherwise says what
+// err is.
+func overdue(ctx context.Context, err error, otherwise func(error) *api.Error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return overloaded(err)
+	}
+	return otherwise(err)
+}
+
+func overloaded(cause error) *api.Error {
+	e := api.Errorf(api.CodeOverloaded, "too many requests wait for the keystore").Because(cause)
+	e.RetryAfter = 1
+	return e
 }
 
 func unavailable(cause error) *api.Error {
@@ -213,7 +227,7 @@ func auditUnavailable(cause error) *api.Error {
 }
 
 func leaseExpired(cause error) *api.Error {
-	e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read, so nothing is signed").Because(cause)
+	e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read or written, so nothing is signed").Because(cause)
 	e.RetryAfter = 1
 	return e
 }
