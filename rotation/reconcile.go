@@ -130,7 +130,7 @@ func (r *Rotator) compare(ctx context.Context, name string, rows map[string]row,
 			all.Missing = append(all.Missing, Missing{rows[id].keyset, v.Number, name})
 			r.Lost(v.KID, fmt.Errorf("keystore %s does not have it: %w", name, keystore.ErrNotFound))
 		} else if !gone {
-			r.found(v.KID)
+			r.Found(v.KID)
 		}
 	}
 	return nil

@@ -88,6 +88,10 @@ type Rotator struct {
 	takeovers map[keystore.KID]Ref
 }
 
+// ErrNotConfigured: no step is taken for the key set. It wraps
+// keystore.ErrNotFound.
+var ErrNotConfigured = fmt.Errorf("%w in the configuration", keystore.ErrNotFound)
+
 // set is what the rotator holds of one key set.
 type set struct {
 	spec    Spec          // guarded by Rotator.mu
@@ -198,7 +202,7 @@ func (r *Rotator) of(name string) (*set, Spec, error) {
 	defer r.mu.Unlock()
 	s, ok := r.sets[name]
 	if !ok {
-		return nil, Spec{}, fmt.Errorf("key set %q: %w", name, keystore.ErrNotFound)
+		return nil, Spec{}, fmt.Errorf("key set %q: %w", name, ErrNotConfigured)
 	}
 	spec := s.spec
 	spec.Schedule.DestroyAfter = 0 // see Schedule
@@ -381,8 +385,8 @@ func (r *Rotator) Lost(kid keystore.KID, err error) {
 	}
 }
 
-// found takes back what Lost was told.
-func (r *Rotator) found(kid keystore.KID) {
+// Found takes back what Lost was told: the key has done what it was asked.
+func (r *Rotator) Found(kid keystore.KID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.lost, kid)

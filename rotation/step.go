@@ -74,7 +74,7 @@ func (r *Rotator) prove(ctx context.Context, ks *keystore.KeySet, v *keystore.Ve
 		r.Lost(v.KID, err)
 		return fmt.Errorf("the key that is to be activated: %w", err)
 	}
-	r.found(v.KID)
+	r.Found(v.KID)
 	return nil
 }
 

@@ -3,9 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -13,9 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
-	"strings"
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
@@ -104,28 +100,6 @@ func (t *tokens) Retry(ctx context.Context, token string) error {
 	return fmt.Errorf("token %q: %w", token, keystore.ErrNotFound)
 }
 
-// logKeys returns the vkeys of every version of an audit key set that was ever
-// known, by number.
-func (n *node) logKeys(set *keystore.KeySet) ([]string, error) {
-	var keys []string
-	for i := range set.Versions {
-		v := &set.Versions[i]
-		if v.SPKI == nil || v.State == keystore.Pending || v.State == keystore.Abandoned || !n.keys.Proven(v.KID) {
-			continue
-		}
-		pub, err := v.Public()
-		if err != nil {
-			return nil, err
-		}
-		key, err := n.audit.VKey(v.Algorithm, pub)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}
-
 // entries reads this node's logs for auditors.
 type entries struct{ node, dir string }
 
@@ -153,52 +127,19 @@ func (e entries) WriteEntries(ctx context.Context, w io.Writer, node, log string
 	return nil
 }
 
-// signed reports whether cert is, or was issued by, an authority of ours.
-func (a *authorities) signed(cert *x509.Certificate) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, ours := range a.certs {
-		if ours.Equal(cert) || cert.CheckSignatureFrom(ours) == nil {
-			return true
-		}
-	}
-	return false
-}
-
-// startRecord says what starts: hashes of binary, modules and configuration.
-func (n *node) startRecord(cfg *config.Config) keystore.Record {
-	rec := keystore.Record{
-		Principal: "chancery", Action: keystore.ActStart, Outcome: keystore.OutcomeDone,
-		Detail: map[string]string{
-			"version": version(), "go": runtime.Version(), "config": cfg.Hash(), "binary": <-n.binary,
-		},
-	}
-	for name, ks := range cfg.Keystores {
-		rec.Detail["module "+name] = fileHash(ks.PKCS11.Module)
-	}
-	return rec
-}
-
-// fileHash returns the SHA-256 of a file in hexadecimal, or why there is none.
-func fileHash(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return "unreadable"
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "unreadable"
-	}
-	return hex.EncodeToString(h.Sum(nil))
-}
-
 func sortedKeys[V any](m map[string]V) []string {
 	return slices.Sorted(maps.Keys(m))
 }
 
-// foreign reports whether an object that is no version's key belongs on a token
-// all the same: its probe key.
-func foreign(_ string, o keystore.Object) bool {
-	return strings.HasPrefix(o.Label, "chancery/"+string(keystore.PurposeProbe)+"/")
+// isProbe reports whether an object that is no version's key belongs on a token
+// all the same: it is the probe key in use.
+func (n *node) isProbe(keystoreName string, o keystore.Object) bool {
+	p, ok := n.providers[keystoreName].(interface {
+		ProbeKey() (keystore.KeyRef, bool)
+	})
+	if !ok {
+		return false
+	}
+	ref, made := p.ProbeKey()
+	return made && o.ID == ref.ID.String()
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -24,6 +25,7 @@ type issued struct {
 	config  func() *config.Config
 	catalog *catalog.Catalog
 	cas     *authorities
+	gates   *gates
 	now     func() time.Time
 }
 
@@ -51,6 +53,9 @@ func (i *issued) Finish(ctx context.Context, serial string, outcome keystore.Out
 }
 
 func (i *issued) IsOurs(ctx context.Context, h keystore.SPKIHash) (bool, error) {
+	if i.gates.ours(h) {
+		return true, nil
+	}
 	for _, anchor := range i.config().Anchors() {
 		if keystore.HashSPKI(anchor.CA.RawSubjectPublicKeyInfo) == h {
 			return true, nil
@@ -85,10 +90,20 @@ type authorities struct {
 	keys    *keyring
 	log     *audit.Log
 	now     func() time.Time
+	slog    *slog.Logger
 	changed func()
 
-	mu    sync.Mutex // guards certs
-	certs map[caVersion]*x509.Certificate
+	mu      sync.Mutex // guards what follows
+	certs   map[caVersion]*x509.Certificate
+	busy    bool                       // certificates are being made
+	retries map[caVersion]*certRetries // of those that could not be made
+	wg      sync.WaitGroup
+}
+
+// certRetries is when a certificate that could not be made is tried again.
+type certRetries struct {
+	failures int
+	next     time.Time
 }
 
 type caVersion struct {
@@ -128,28 +143,78 @@ func (a *authorities) Load(ctx context.Context, keysets []string) error {
 	return nil
 }
 
-// Make issues the self-signed certificate of each proven CA key version that
-// has none.
-func (a *authorities) Make(ctx context.Context, view *keystore.View) error {
-	var errs []error
+// Make has the self-signed certificate issued of each proven CA key version
+// that has none. It does not wait: a token that hangs keeps nothing else from
+// being published. A certificate that could not be made is tried again after a
+// second, two, four, … up to a minute, since each try is in the log.
+func (a *authorities) Make(ctx context.Context, view *keystore.View) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.busy {
+		return
+	}
+	a.busy = true
+	a.wg.Go(func() {
+		made := a.makeAll(ctx, view)
+		a.mu.Lock()
+		a.busy = false
+		a.mu.Unlock()
+		if made {
+			a.changed()
+		}
+	})
+}
+
+func (a *authorities) makeAll(ctx context.Context, view *keystore.View) (made bool) {
 	for _, authority := range a.config().Authorities {
 		set, ok := view.KeySet(authority.KeySet)
 		if !ok {
 			continue
 		}
 		for _, v := range set.Known() {
-			if a.has(set.Name, v.Number) || !a.keys.Proven(v.KID) {
+			if a.has(set.Name, v.Number) || !a.keys.Proven(v.KID) || a.early(set.Name, v.Number) {
 				continue
 			}
-			if err := a.make(ctx, authority, set, v); err != nil {
-				errs = append(errs, fmt.Errorf("the certificate of %s version %d: %w", set.Name, v.Number, err))
-				continue
+			err := a.make(ctx, authority, set, v)
+			a.tried(set.Name, v.Number, err)
+			made = made || err == nil
+			if err != nil && ctx.Err() == nil {
+				a.slog.Warn("the certificate of a CA key could not be made", "keyset", set.Name, "version", v.Number, "err", err)
 			}
-			a.changed()
 		}
 	}
-	return errors.Join(errs...)
+	return made
 }
+
+// early reports whether a certificate is not to be tried again yet.
+func (a *authorities) early(keyset string, number int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	r, ok := a.retries[caVersion{keyset, number}]
+	return ok && time.Now().Before(r.next)
+}
+
+// tried notes how a try went, and has someone look again when the next is due.
+func (a *authorities) tried(keyset string, number int, err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	id := caVersion{keyset, number}
+	if err == nil {
+		delete(a.retries, id)
+		return
+	}
+	r := a.retries[id]
+	if r == nil {
+		r = new(certRetries)
+		a.retries[id] = r
+	}
+	pause := min(time.Second<<min(r.failures, 6), time.Minute)
+	r.failures, r.next = r.failures+1, time.Now().Add(pause)
+	time.AfterFunc(pause+time.Millisecond, a.changed)
+}
+
+// Wait waits for what Make began.
+func (a *authorities) Wait() { a.wg.Wait() }
 
 func (a *authorities) make(ctx context.Context, authority config.Authority, set *keystore.KeySet, v *keystore.Version) error {
 	ctx, cancel := context.WithTimeout(ctx, proofDeadline)
@@ -191,4 +256,16 @@ func (a *authorities) make(ctx context.Context, authority config.Authority, set 
 	defer a.mu.Unlock()
 	a.certs[caVersion{set.Name, v.Number}] = cert
 	return nil
+}
+
+// signed reports whether cert is, or was issued by, an authority of ours.
+func (a *authorities) signed(cert *x509.Certificate) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, ours := range a.certs {
+		if ours.Equal(cert) || cert.CheckSignatureFrom(ours) == nil {
+			return true
+		}
+	}
+	return false
 }

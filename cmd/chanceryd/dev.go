@@ -57,17 +57,13 @@ type devOptions struct {
 type devState struct {
 	Fast   bool   `json:"fast"`
 	Module string `json:"module"`
+	Dir    string `json:"dir"` // where it was made: its configuration names files there
 }
 
 func (d devOptions) run(ctx context.Context) error {
-	dir, err := filepath.Abs(d.dir)
+	dir, err := d.directory()
 	if err != nil {
 		return err
-	}
-	if n := len(filepath.Join(dir, config.DevSocket)); n > config.MaxSocket {
-		return usageError{hinted{
-			fmt.Errorf("the directory's path has %d bytes, %d too many for the sockets in it", len(dir), n-config.MaxSocket), "use a shorter --dir",
-		}}
 	}
 	log := newLogger(d.verbose)
 	if err := d.alone(ctx, dir, log); err != nil {
@@ -86,6 +82,27 @@ func (d devOptions) run(ctx context.Context) error {
 		return gone
 	}
 	return err
+}
+
+// directory returns --dir as an absolute path that everything in it can have.
+func (d devOptions) directory() (string, error) {
+	if d.dir == "" {
+		return "", usageError{hinted{errors.New("--dir is empty"), "chanceryd dev --dir DIR"}}
+	}
+	dir, err := filepath.Abs(d.dir)
+	if err != nil {
+		return "", err
+	}
+	if n := len(filepath.Join(dir, config.DevSocket)); n > config.MaxSocket {
+		return "", usageError{hinted{
+			fmt.Errorf("the directory's path has %d bytes, %d too many for the sockets in it", len(dir), n-config.MaxSocket), "use a shorter --dir",
+		}}
+	}
+	// SoftHSM's configuration file has no way to write these.
+	if strings.ContainsFunc(dir, func(r rune) bool { return r == '#' || r < ' ' || r == 0x7f }) {
+		return "", usageError{hinted{fmt.Errorf("the directory's path %q holds '#' or a control character", dir), "use another --dir"}}
+	}
+	return dir, nil
 }
 
 // alone prepares dir while no other daemon does, or serves it. Whatever dir says
@@ -193,13 +210,16 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 				return s, false, err
 			}
 		}
-		return devState{Fast: d.fast, Module: module}, true, nil
+		return devState{Fast: d.fast, Module: module, Dir: dir}, true, nil
 	}
 	if err != nil {
 		return s, false, err
 	}
 	if err := json.Unmarshal(b, &s); err != nil {
 		return s, false, fmt.Errorf("reading dev.json: %w", err)
+	}
+	if s.Dir != dir {
+		return s, false, hinted{fmt.Errorf("the directory was made as %s, and its configuration names files there", s.Dir), "move it back, or use another --dir"}
 	}
 	if d.fast && !s.Fast {
 		return s, false, usageError{hinted{errors.New("--fast is for the first start only, and this directory was started without it"), "use another --dir"}}
@@ -242,11 +262,17 @@ func freePorts(n int) ([]int, error) {
 }
 
 // announce waits until every key set signs, writes endpoints.json and tells a
-// person what to try.
+// person what to try. A token that waits for an operator is not waited for: it
+// takes the endpoints to help it.
 func (d devOptions) announce(ctx context.Context, dir string, cfg *config.Config, n *node) error {
 	within, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	for tick := time.NewTicker(10 * time.Millisecond); !n.ready(); {
+		if trouble := n.operatorNeeded(); trouble != nil {
+			tick.Stop()
+			n.log.Warn("not every key set signs: a token waits for an operator", "err", trouble)
+			return d.write(dir, cfg)
+		}
 		select {
 		case <-within.Done():
 			tick.Stop()

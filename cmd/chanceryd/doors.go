@@ -30,6 +30,20 @@ type doors struct {
 
 func newDoors(log *slog.Logger) *doors { return &doors{log: log, failed: make(chan error, 8)} }
 
+// hold keeps listeners for Close, whatever comes after.
+func (d *doors) hold(listeners []net.Listener, err error) ([]net.Listener, error) {
+	d.sockets = append(d.sockets, listeners...)
+	return listeners, err
+}
+
+func (d *doors) holdOne(l net.Listener, err error) (net.Listener, error) {
+	if err != nil {
+		return nil, err
+	}
+	d.sockets = append(d.sockets, l)
+	return l, nil
+}
+
 // guard opens a door behind mutual TLS on the listeners.
 func (d *doors) guard(handler http.Handler, lim server.Limits, tlsConfig func() *tls.Config, refused func(peer string, err error), listeners ...net.Listener) {
 	door := &server.Door{TLS: tlsConfig, Failed: refused, Limits: lim, Log: d.log}
@@ -38,7 +52,6 @@ func (d *doors) guard(handler http.Handler, lim server.Limits, tlsConfig func() 
 	d.guarded, d.https = append(d.guarded, door), append(d.https, web)
 	d.run("https", func() error { return web.Serve(conns) })
 	for _, l := range listeners {
-		d.sockets = append(d.sockets, l)
 		d.run(l.Addr().String(), func() error { return door.Serve(l) })
 	}
 }
@@ -47,7 +60,6 @@ func (d *doors) guard(handler http.Handler, lim server.Limits, tlsConfig func() 
 func (d *doors) open(handler http.Handler, lim server.Limits, l net.Listener, tlsConfig *tls.Config) {
 	web := server.HTTPServer(handler, lim, d.log)
 	d.plain = append(d.plain, web)
-	d.sockets = append(d.sockets, l)
 	l = server.Limited(l, lim)
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -25,11 +26,16 @@ type inForce struct {
 	policy       *policy.Policy
 	signing, ops *server.Gate
 	public       *tls.Certificate // nil: plain
+	keys         []keystore.SPKIHash
 }
 
 func (g *gates) policy() *policy.Policy { return g.current.Load().policy }
 func (g *gates) signing() *server.Gate  { return g.current.Load().signing }
 func (g *gates) ops() *server.Gate      { return g.current.Load().ops }
+
+// ours reports whether a public key is of a certificate that a door shows.
+func (g *gates) ours(h keystore.SPKIHash) bool { return slices.Contains(g.current.Load().keys, h) }
+
 func (g *gates) all() []*server.Gate {
 	f := g.current.Load()
 	return []*server.Gate{f.signing, f.ops}
@@ -61,6 +67,7 @@ func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
 		if err != nil {
 			return nil, err
 		}
+		f.keys = append(f.keys, keystore.HashSPKI(cert.Leaf.RawSubjectPublicKeyInfo))
 		return server.NewGate(cert, doors, f.policy, []string{"http/1.1"}, now)
 	}
 	if f.signing, err = gate(cfg.Listeners.Signing); err != nil {
@@ -75,6 +82,7 @@ func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
 			return nil, fmt.Errorf("public listener: %w", err)
 		}
 		f.public = &cert
+		f.keys = append(f.keys, keystore.HashSPKI(cert.Leaf.RawSubjectPublicKeyInfo))
 	}
 	return &f, nil
 }

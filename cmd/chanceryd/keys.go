@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -27,6 +28,11 @@ type keyring struct {
 	log       *audit.Log
 	slog      *slog.Logger
 	changed   func() // called after something was proven
+	// lost is told of each error of a key of a version, what it may mean for the
+	// version is for lost to say.
+	lost func(keystore.KID, error)
+	// found is told that a key that lost was told of has signed.
+	found func(keystore.KID)
 
 	mu      sync.Mutex // guards what follows
 	proven  map[keystore.KID]bool
@@ -66,12 +72,39 @@ func (k *keyring) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Ve
 	}
 	key, err := k.openFresh(ctx, set.Purpose, v)
 	if err != nil {
+		k.lost(v.KID, err)
 		return nil, err
 	}
+	key = k.watched(key, v.KID)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.open[v.KID] = key
 	return key, nil
+}
+
+// A watchedKey tells of the errors of a version's key, and of their end.
+type watchedKey struct {
+	keystore.Key
+	kid    keystore.KID
+	ring   *keyring
+	failed *atomic.Bool
+}
+
+func (k *keyring) watched(key keystore.Key, kid keystore.KID) keystore.Key {
+	return watchedKey{key, kid, k, new(atomic.Bool)}
+}
+
+func (w watchedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	sig, err := w.Key.Sign(ctx, message)
+	switch {
+	case err != nil:
+		w.failed.Store(true)
+		w.ring.lost(w.kid, err)
+	case w.failed.Load():
+		w.failed.Store(false)
+		w.ring.found(w.kid)
+	}
+	return sig, err
 }
 
 func (k *keyring) openFresh(ctx context.Context, purpose keystore.Purpose, v *keystore.Version) (keystore.Key, error) {
@@ -127,7 +160,8 @@ func (k *keyring) drop(ctx context.Context, v *keystore.Version) {
 
 // Prove has every known version of view that is not proven yet sign a
 // challenge. Each keystore is asked in a goroutine of its own, so that one that
-// hangs keeps no other back.
+// hangs keeps no other back. Unproven tells whether there is reason to call it
+// again.
 func (k *keyring) Prove(ctx context.Context, view *keystore.View) {
 	type claim struct {
 		set *keystore.KeySet
@@ -153,6 +187,9 @@ func (k *keyring) Prove(ctx context.Context, view *keystore.View) {
 			some := false
 			for _, c := range list {
 				err := k.prove(ctx, c.set, c.v)
+				if err != nil {
+					k.lost(c.v.KID, err)
+				}
 				k.report(name, c.v.KID, err)
 				some = some || err == nil
 			}
@@ -164,6 +201,22 @@ func (k *keyring) Prove(ctx context.Context, view *keystore.View) {
 			}
 		})
 	}
+}
+
+// Unproven reports whether a known version of view is not proven, though its
+// token is up.
+func (k *keyring) Unproven(view *keystore.View) bool {
+	for _, set := range view.KeySets() {
+		for _, v := range set.Known() {
+			if k.Proven(v.KID) {
+				continue
+			}
+			if p, err := k.Provider(v.Keystore); err == nil && tokenTrouble(p.Status()) == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // report logs what kept a proof, once for each different cause.
@@ -216,7 +269,7 @@ func (k *keyring) prove(ctx context.Context, set *keystore.KeySet, v *keystore.V
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.proven[v.KID] = true
-	k.open[v.KID] = key
+	k.open[v.KID] = k.watched(key, v.KID)
 	return nil
 }
 

@@ -46,10 +46,12 @@ type node struct {
 	audit     *audit.Log
 	providers map[string]keystore.Provider
 	views     *views
+	horizons  *horizons
 	keys      *keyring
 	steps     *steps
 	cas       *authorities
 	rotator   *rotation.Rotator
+	comparing *comparing
 	service   *signer.Service
 	public    *server.Public
 	publisher *publisher
@@ -104,7 +106,7 @@ func (n *node) openData(ctx context.Context) error {
 	if n.catalog, err = catalog.Open(ctx, catalog.Config{Path: filepath.Join(cfg.Data, "catalog.db"), Now: n.now}); err != nil {
 		return fmt.Errorf("opening the catalog: %w", err)
 	}
-	n.views = &views{catalog: n.catalog}
+	n.views, n.horizons = &views{catalog: n.catalog}, newHorizons(n.catalog)
 	if n.brake, err = openBrake(filepath.Join(cfg.Data, "brake"), n.views); err != nil {
 		return fmt.Errorf("opening the brake file: %w", err)
 	}
@@ -137,6 +139,9 @@ func (n *node) tokenState(s keystore.TokenStatus) {
 		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
 		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
 	})
+	if n.running.Load() {
+		n.comparing.Token(s)
+	}
 	n.changed()
 }
 
@@ -156,10 +161,14 @@ func (n *node) openLog(ctx context.Context) error {
 		Memory: memory{n.catalog}, Key: n.auditKey,
 	})
 	if err != nil {
-		return fmt.Errorf("opening the log: %w", err)
+		err = fmt.Errorf("opening the log: %w", err)
+		if strings.Contains(err.Error(), "belongs to") {
+			err = hinted{err, "a log's name holds `node` and the host of `public_url`: put them back as they were, or use another data directory"}
+		}
+		return err
 	}
 	n.keys = &keyring{
-		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick,
+		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,
 		open: make(map[keystore.KID]keystore.Key), busy: make(map[string]bool), failing: make(map[string]string),
 	}
 	last := keystore.Record{}
@@ -240,8 +249,8 @@ func (n *node) auditKey(ctx context.Context) (keystore.Key, error) {
 func (n *node) introduce(ctx context.Context) error {
 	cfg := n.config.Load()
 	n.cas = &authorities{
-		config: n.config.Load, catalog: n.catalog, keys: n.keys, log: n.audit, now: n.now, changed: n.kick,
-		certs: make(map[caVersion]*x509.Certificate),
+		config: n.config.Load, catalog: n.catalog, keys: n.keys, log: n.audit, now: n.now, changed: n.kick, slog: n.log,
+		certs: make(map[caVersion]*x509.Certificate), retries: make(map[caVersion]*certRetries),
 	}
 	if err := n.cas.Load(ctx, cfg.AuthorityKeySets()); err != nil {
 		return err
@@ -254,16 +263,17 @@ func (n *node) introduce(ctx context.Context) error {
 	}
 	n.rotator = rotation.New(rotation.Config{
 		Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
-		Proven: n.keys.Proven, Foreign: foreign, Now: n.now, Log: n.log,
+		Proven: n.keys.Proven, Foreign: n.isProbe, Now: n.now, Log: n.log,
 	})
+	n.comparing = newComparing(n.rotator, n.metrics, n.log)
 	salt, err := n.catalog.Secret(ctx, "request-digests")
 	if err != nil {
 		return fmt.Errorf("reading the salt of request digests: %w", err)
 	}
 	n.service, err = signer.New(signer.Config{
 		Policy: n.gates.policy, View: n.views.Current, Settings: n.settings, Authority: n.authority,
-		Keys: n.keys, Log: n.audit, Horizons: n.catalog,
-		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, now: n.now},
+		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
+		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
 		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
 		Tokens:       &tokens{n.providers},
 		Salt:         salt, Now: n.now,
@@ -280,6 +290,16 @@ func (n *node) introduce(ctx context.Context) error {
 	return nil
 }
 
+// lost and found tell the rotator of keys that do not do what they are asked,
+// and of those that do again.
+func (n *node) lost(kid keystore.KID, err error) {
+	if n.rotator != nil {
+		n.rotator.Lost(kid, err)
+	}
+}
+
+func (n *node) found(kid keystore.KID) { n.rotator.Found(kid) }
+
 // kick has the publisher look again; rooms call it when something changed.
 func (n *node) kick() {
 	if n.publisher != nil {
@@ -293,6 +313,7 @@ func (n *node) publish(ctx context.Context) error {
 	if _, err := n.steps.View(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
 	}
+	n.warnOfLeftSets()
 	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
 		return err
 	}
@@ -307,6 +328,20 @@ func (n *node) publish(ctx context.Context) error {
 		n.log.Warn("not everything is published; it is tried again", "err", err)
 	}
 	return nil
+}
+
+// warnOfLeftSets tells of key sets that the world still knows and the
+// configuration does not.
+func (n *node) warnOfLeftSets() {
+	view, err := n.views.Current()
+	if err != nil {
+		return
+	}
+	for _, set := range view.KeySets() {
+		if _, ok := n.config.Load().KeySets[set.Name]; !ok && len(set.Known()) > 0 {
+			n.log.Warn("a key set is not in the configuration any more: it stays published, and neither signs nor rotates", "keyset", set.Name)
+		}
+	}
 }
 
 // assumeTheWorst raises the exp horizon of each JWT version to what it may have
@@ -333,7 +368,11 @@ func (n *node) run(ctx context.Context) error {
 	n.running.Store(true)
 	n.wg.Go(func() { n.publisher.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
+	for _, s := range (&tokens{n.providers}).Status() { // what changed while nobody listened
+		n.comparing.Token(s)
+	}
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
+	n.wg.Go(func() { n.horizons.Run(ctx) })
 	for _, name := range sortedKeys(n.providers) {
 		n.wg.Go(func() { n.probe(ctx, name, n.providers[name]) })
 	}
@@ -394,18 +433,8 @@ func (n *node) awaitTokens(ctx context.Context) {
 // rotate finishes what a crash left, and then rotates.
 func (n *node) rotate(ctx context.Context) {
 	n.awaitTokens(ctx)
-	found, err := n.rotator.Reconcile(ctx)
-	if err != nil && ctx.Err() == nil {
-		n.log.Warn("not everything could be reconciled; rotation goes on with what can be reached", "err", err)
-	}
-	for _, o := range found.Orphans {
-		n.log.Warn("a key on a token is not the catalog's: it is neither used nor deleted",
-			"keystore", o.Keystore, "id", o.Object.ID, "label", o.Object.Label, "type", o.Object.Type,
-			"lacks", o.Object.Missing) // "private half": what a crash in a generation may leave
-	}
-	for _, m := range found.Missing {
-		n.log.Error("a version's private key is not on its token", "keyset", m.KeySet, "version", m.Version, "keystore", m.Keystore)
-	}
+	n.comparing.compare(ctx)
+	n.wg.Go(func() { n.comparing.Run(ctx) })
 	if err := n.rotator.Run(ctx); err != nil && ctx.Err() == nil {
 		n.log.Error("rotation ended", "err", err)
 	}
@@ -427,6 +456,9 @@ func (n *node) Close() {
 	}
 	if n.keys != nil {
 		n.keys.Wait()
+	}
+	if n.cas != nil {
+		n.cas.Wait()
 	}
 	if n.audit != nil {
 		n.closeLog()

@@ -70,10 +70,11 @@ func (p *publisher) Run(ctx context.Context) {
 			p.failed = text
 		}
 		wait := time.Minute
-		if err != nil {
-			wait = time.Second
-		} else {
+		if err == nil {
 			p.failed = ""
+		}
+		if view := p.views.Published(); err != nil || view != nil && p.keys.Unproven(view) {
+			wait = time.Second
 		}
 		select {
 		case <-ctx.Done():
@@ -91,10 +92,10 @@ func (p *publisher) pass(ctx context.Context) error {
 		return viewErr
 	}
 	p.keys.Prove(ctx, view)
-	caErr := p.cas.Make(ctx, view)
+	p.cas.Make(ctx, view)
 	serves, buildErr := p.publish(view)
 	at := p.now()
-	errs := []error{viewErr, caErr, buildErr, p.writeVKeys(view)}
+	errs := []error{viewErr, buildErr, p.writeVKeys(view)}
 	for name, versions := range serves {
 		errs = append(errs, p.acknowledge(ctx, view, name, versions, at))
 	}
@@ -185,9 +186,10 @@ func (p *publisher) held(set *keystore.KeySet) []int {
 }
 
 func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (documents, error) {
+	// A set that is configured no more stays published: what it signed may be valid.
 	settings, ok := cfg.KeySets[set.Name]
 	if !ok {
-		return nil, nil // no longer configured: no longer served
+		settings = config.KeySet{Name: set.Name}
 	}
 	body, etag, err := jwks.Set(set, func(kid keystore.KID) bool {
 		v, ok := set.ByKID(kid)
@@ -263,4 +265,26 @@ func (p *publisher) writeVKeys(view *keystore.View) error {
 // hasKey reports whether cert has the public key of v.
 func hasKey(cert *x509.Certificate, v *keystore.Version) bool {
 	return slices.Equal(cert.RawSubjectPublicKeyInfo, v.SPKI)
+}
+
+// logKeys returns the vkeys of every version of an audit key set that was ever
+// known, by number.
+func (n *node) logKeys(set *keystore.KeySet) ([]string, error) {
+	var keys []string
+	for i := range set.Versions {
+		v := &set.Versions[i]
+		if v.SPKI == nil || v.State == keystore.Pending || v.State == keystore.Abandoned || !n.keys.Proven(v.KID) {
+			continue
+		}
+		pub, err := v.Public()
+		if err != nil {
+			return nil, err
+		}
+		key, err := n.audit.VKey(v.Algorithm, pub)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }

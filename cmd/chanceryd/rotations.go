@@ -65,10 +65,16 @@ func wireError(err error) error {
 		return e
 	}
 	switch {
+	case errors.Is(err, rotation.ErrNotConfigured):
+		return api.Errorf(api.CodeNotFound, "the key set is not in the configuration").Because(err)
 	case errors.Is(err, keystore.ErrNotFound):
 		return api.Errorf(api.CodeNotFound, "no such version in the key set").Because(err)
 	case errors.Is(err, keystore.ErrOvertaken):
 		e := api.Errorf(api.CodeConflict, "another change came first; look and ask again").Because(err)
+		e.RetryAfter = 1
+		return e
+	case errors.Is(err, errCatalog), errors.Is(err, errStale):
+		e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read or written").Because(err)
 		e.RetryAfter = 1
 		return e
 	case errors.Is(err, errUnentered):

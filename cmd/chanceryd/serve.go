@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,19 +11,15 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"syscall"
-	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
-	"chancery/signer/policy"
 	"chancery/signer/server"
 )
 
@@ -73,6 +70,9 @@ func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool,
 				return err
 			}
 			ready = true
+			l := cfg.Listeners
+			log.Info("serving", "node", cfg.Node, "public_url", cfg.PublicURL, "signing", cmp.Or(l.Signing.Socket, l.Signing.TCP),
+				"ops", cmp.Or(l.Ops.Socket, l.Ops.TCP), "admin", cmp.Or(l.Admin.Socket, l.Admin.TCP))
 			notify(log, daemon.SdNotifyReady)
 		case err := <-n.doors.failed:
 			return err
@@ -101,86 +101,6 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// reload puts policy, revocations, anchors and certificates of the file in
-// force, all or nothing. Key sets, keystores and listeners need a restart.
-func (n *node) reload(ctx context.Context, path string) {
-	ctx, cancel := context.WithTimeout(ctx, reloadWithin)
-	defer cancel()
-	err := n.tryReload(ctx, path)
-	n.metrics.Reloaded(err == nil)
-	if err == nil {
-		n.log.Info("reloaded", "policy", n.gates.policy().Hash())
-		return
-	}
-	n.log.Error("reload refused; what was in force stays", "err", err)
-	rec := reloadRecord(n.config.Load(), n.gates.policy().Hash())
-	rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
-	n.owed.owe("reload", rec)
-}
-
-// reloadWithin bounds a reload.
-const reloadWithin = 5 * time.Second
-
-func reloadRecord(cfg *config.Config, policyHash string) keystore.Record {
-	return keystore.Record{
-		Principal: "chancery", Action: keystore.ActReload, Outcome: keystore.OutcomeDone,
-		Policy: policyHash, Detail: map[string]string{"config": cfg.Hash()},
-	}
-}
-
-// tryReload enters the new policy before it puts it in force. A reload that
-// only takes power away, by revoking certificates, need not wait for the log.
-func (n *node) tryReload(ctx context.Context, path string) error {
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return err
-	}
-	if !n.ownTokens {
-		if err := refuseDev(cfg); err != nil {
-			return err
-		}
-	}
-	before := n.config.Load()
-	if what := before.NeedsRestart(cfg); what != "" {
-		return fmt.Errorf("%s changed, which needs a restart", what)
-	}
-	if err := n.refuseOurOwn(ctx, cfg); err != nil {
-		return err
-	}
-	next, err := newInForce(cfg, n.now)
-	if err != nil {
-		return err
-	}
-	rec := reloadRecord(cfg, next.policy.Hash())
-	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
-		if !onlyRevokes(before, cfg) {
-			return fmt.Errorf("entering the new policy: %w", err)
-		}
-		n.owed.owe("reload", rec)
-	}
-	n.gates.current.Store(next)
-	n.config.Store(cfg)
-	return nil
-}
-
-// onlyRevokes reports whether next differs from before in more revocations
-// alone.
-func onlyRevokes(before, next *config.Config) bool {
-	was, is := before.PolicyConfig(), next.PolicyConfig()
-	for _, spki := range was.Revoked.SPKI {
-		if !slices.Contains(is.Revoked.SPKI, spki) {
-			return false
-		}
-	}
-	for _, serial := range was.Revoked.Serials {
-		if !slices.Contains(is.Revoked.Serials, serial) {
-			return false
-		}
-	}
-	was.Revoked, is.Revoked = policy.Revoked{}, policy.Revoked{}
-	return reflect.DeepEqual(was, is)
-}
-
 // openDoors listens and serves. Every listener is opened before any is served.
 func (n *node) openDoors(context.Context) error {
 	cfg := n.config.Load()
@@ -191,19 +111,19 @@ func (n *node) openDoors(context.Context) error {
 	}
 	ops := guarded
 	ops.Gate = n.gates.ops
-	signing, err := listenGuarded(cfg.Listeners.Signing)
+	signing, err := n.doors.hold(listenGuarded(cfg.Listeners.Signing))
 	if err != nil {
 		return fmt.Errorf("signing listener: %w", err)
 	}
-	operating, err := listenGuarded(cfg.Listeners.Ops)
+	operating, err := n.doors.hold(listenGuarded(cfg.Listeners.Ops))
 	if err != nil {
 		return fmt.Errorf("ops listener: %w", err)
 	}
-	public, err := net.Listen("tcp", cfg.Listeners.Public.TCP)
+	public, err := n.doors.holdOne(net.Listen("tcp", cfg.Listeners.Public.TCP))
 	if err != nil {
 		return fmt.Errorf("public listener: %w", err)
 	}
-	admin, err := listenAdmin(cfg.Listeners.Admin)
+	admin, err := n.doors.holdOne(listenAdmin(cfg.Listeners.Admin))
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
@@ -214,19 +134,20 @@ func (n *node) openDoors(context.Context) error {
 	return nil
 }
 
+// listenGuarded returns what it has opened, also with an error.
 func listenGuarded(l config.Guarded) ([]net.Listener, error) {
 	var open []net.Listener
 	if l.Socket != "" {
 		s, err := server.ListenUnix(l.Socket)
 		if err != nil {
-			return nil, err
+			return open, err
 		}
 		open = append(open, s)
 	}
 	if l.TCP != "" {
 		s, err := net.Listen("tcp", l.TCP)
 		if err != nil {
-			return nil, err
+			return open, err
 		}
 		open = append(open, s)
 	}
@@ -258,7 +179,7 @@ func (n *node) refusedHandshake(door string) func(peer string, err error) {
 		n.metrics.HandshakeFailed()
 		n.audit.Refuse(keystore.Record{
 			Action: keystore.ActHandshake, Outcome: keystore.OutcomeRefused, Reason: server.HandshakeReason(err),
-			Detail: map[string]string{"door": door, "peer": peer},
+			Detail: map[string]string{"door": door, "peer": peer, "certificate": server.HandshakeCertificate(err)},
 		})
 	}
 }
@@ -266,7 +187,10 @@ func (n *node) refusedHandshake(door string) func(peer string, err error) {
 // checks are the conditions of readiness.
 func (n *node) checks() []server.Check {
 	checks := []server.Check{
-		{Name: "catalog", Run: func() error { _, err := n.views.Current(); return err }},
+		{Name: "catalog", Run: func() error {
+			_, err := n.views.Current()
+			return cmp.Or(err, n.horizons.Trouble())
+		}},
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
 	}
@@ -283,6 +207,19 @@ func tokenTrouble(status []keystore.TokenStatus) error {
 	for _, s := range status {
 		if s.State != keystore.TokenReady {
 			return fmt.Errorf("token %s is %s", s.Label, s.State)
+		}
+	}
+	return nil
+}
+
+// operatorNeeded returns why a token does not serve, if that does not pass by
+// itself.
+func (n *node) operatorNeeded() error {
+	for _, s := range (&tokens{n.providers}).Status() {
+		switch s.State {
+		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable:
+		default:
+			return fmt.Errorf("token %s is %s: %s", s.Label, s.State, s.Err)
 		}
 	}
 	return nil
@@ -305,6 +242,8 @@ func (n *node) keySetTrouble(name string) error {
 		return errSuspended
 	case !n.keys.Proven(v.KID):
 		return errors.New("the active version has not been seen signing by this node")
+	case n.rotator.Gone(v.KID) != "":
+		return fmt.Errorf("the active version: %s", n.rotator.Gone(v.KID))
 	}
 	if p, err := n.keys.Provider(v.Keystore); err != nil {
 		return err

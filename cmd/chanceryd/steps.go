@@ -18,6 +18,9 @@ import (
 // in force.
 var errUnentered = errors.New("a step waits to be entered in the log and is not in force until then")
 
+// errCatalog: the catalog cannot be written now, which is no fault of a keystore.
+var errCatalog = errors.New("the catalog cannot be written")
+
 // steps is the catalog as rotation sees it. A step is one compare-and-swap
 // that leaves its record in the outbox; it is in force on this node once that
 // record is a durable entry of the lifecycle log.
@@ -102,6 +105,9 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(*k
 		if w.stop() { // what is in the catalog is to be looked at once more
 			err = errors.Join(err, s.advance(context.WithoutCancel(ctx)))
 			s.changed()
+		}
+		if errors.Is(err, keystore.ErrUnavailable) {
+			err = fmt.Errorf("%w: %w", errCatalog, err)
 		}
 		return "", err
 	}

@@ -122,5 +122,14 @@ func HandshakeReason(err error) string {
 	return err.Error()
 }
 
+// HandshakeCertificate returns the pin of the client certificate that a
+// handshake failed by (policy.PinOf), or "none".
+func HandshakeCertificate(err error) string {
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok && len(e.UnverifiedCertificates) > 0 {
+		return policy.PinOf(e.UnverifiedCertificates[0])
+	}
+	return "none"
+}
+
 // closeAfter has the connection closed once the answer is out.
 func closeAfter(w http.ResponseWriter) { w.Header().Set("Connection", "close") }

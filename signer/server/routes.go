@@ -60,6 +60,10 @@ type request struct {
 // decode reads the body into v, strictly.
 func (r *request) decode(v any, lim api.Limits) error { return api.Decode(r.body, v, lim) }
 
+// crossOrigin refuses what a page of another origin has a browser send along
+// with the client certificate it holds.
+var crossOrigin = http.NewCrossOriginProtection()
+
 // guarded serves a table of routes to principals.
 type guarded struct {
 	Config
@@ -187,6 +191,9 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 			Action: keystore.ActRequest, Detail: map[string]string{"route": rt.pattern, "certificate": subjectOf(r)},
 		}, err)
 	}
+	if err := crossOrigin.Check(r); err != nil {
+		return 0, nil, g.refuse(who, rt, api.Errorf(api.CodeForbidden, "not allowed").Because(err))
+	}
 	body, err := readBody(w, r, rt.maxBody)
 	if err != nil {
 		return 0, nil, g.refuse(who, rt, err)
@@ -214,6 +221,9 @@ func (e *decodeError) Error() string { return e.cause.Error() }
 func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if limit == 0 {
 		return nil, nil
+	}
+	if encoding := r.Header.Get("Content-Encoding"); encoding != "" && encoding != "identity" {
+		return nil, api.Errorf(api.CodeMalformed, "the body is to be sent as it is, without Content-Encoding")
 	}
 	if r.ContentLength > limit {
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"reflect"
+	"slices"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/keystore"
+	"chancery/signer/policy"
+)
+
+// reloadWithin bounds a reload.
+const reloadWithin = 5 * time.Second
+
+// reload puts policy, revocations, anchors and certificates of the file in
+// force, all or nothing. Key sets, keystores and listeners need a restart.
+func (n *node) reload(ctx context.Context, path string) {
+	ctx, cancel := context.WithTimeout(ctx, reloadWithin)
+	defer cancel()
+	err := n.tryReload(ctx, path)
+	n.metrics.Reloaded(err == nil)
+	if err == nil {
+		n.log.Info("reloaded", "policy", n.gates.policy().Hash())
+		return
+	}
+	n.log.Error("reload refused; what was in force stays", "err", err)
+	rec := reloadRecord(n.config.Load(), n.gates.policy().Hash())
+	rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
+	n.owed.owe("reload refused", rec)
+}
+
+// reloadRecord names what is in force after a reload: policy, configuration and
+// the anchors whose clients may come in, which stand in files of their own.
+func reloadRecord(cfg *config.Config, policyHash string) keystore.Record {
+	anchors := sha256.New()
+	for _, a := range cfg.Anchors() {
+		fmt.Fprintf(anchors, "%q %x ", a.Name, a.CA.Raw)
+	}
+	return keystore.Record{
+		Principal: "chancery", Action: keystore.ActReload, Outcome: keystore.OutcomeDone, Policy: policyHash,
+		Detail: map[string]string{"config": cfg.Hash(), "anchors": hex.EncodeToString(anchors.Sum(nil))},
+	}
+}
+
+// tryReload enters the new policy before it puts it in force. A reload that
+// only takes power away, by revoking certificates, waits for nothing: neither
+// for the log nor for the catalog.
+func (n *node) tryReload(ctx context.Context, path string) error {
+	cfg, err := loadConfig(path)
+	if err != nil {
+		return err
+	}
+	if !n.ownTokens {
+		if err := refuseDev(cfg); err != nil {
+			return err
+		}
+	}
+	before := n.config.Load()
+	if what := before.NeedsRestart(cfg); what != "" {
+		return fmt.Errorf("%s changed, which needs a restart", what)
+	}
+	next, err := newInForce(cfg, n.now)
+	if err != nil {
+		return err
+	}
+	rec := reloadRecord(cfg, next.policy.Hash())
+	if onlyRevokes(before, cfg) && slices.EqualFunc(n.gates.current.Load().keys, next.keys, sameKey) {
+		n.putInForce(cfg, next)
+		n.owed.owe("reload "+rec.Policy, rec)
+		return nil
+	}
+	if err := n.refuseOurOwn(ctx, cfg); err != nil {
+		return err
+	}
+	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
+		return fmt.Errorf("entering the new policy: %w", err)
+	}
+	n.putInForce(cfg, next)
+	return nil
+}
+
+func sameKey(a, b keystore.SPKIHash) bool { return a == b }
+
+func (n *node) putInForce(cfg *config.Config, next *inForce) {
+	n.gates.current.Store(next)
+	n.config.Store(cfg)
+}
+
+// onlyRevokes reports whether next differs from before in more revocations
+// alone: nobody has more power by it, and somebody less.
+func onlyRevokes(before, next *config.Config) bool {
+	was, is := before.PolicyConfig(), next.PolicyConfig()
+	for _, spki := range was.Revoked.SPKI {
+		if !slices.Contains(is.Revoked.SPKI, spki) {
+			return false
+		}
+	}
+	for _, serial := range was.Revoked.Serials {
+		if !slices.Contains(is.Revoked.Serials, serial) {
+			return false
+		}
+	}
+	more := len(is.Revoked.SPKI)+len(is.Revoked.Serials) > len(was.Revoked.SPKI)+len(was.Revoked.Serials)
+	was.Revoked, is.Revoked = policy.Revoked{}, policy.Revoked{}
+	sameAnchors := slices.EqualFunc(before.Anchors(), next.Anchors(), func(a, b config.Anchor) bool {
+		return a.Name == b.Name && bytes.Equal(a.CA.Raw, b.CA.Raw)
+	})
+	return more && sameAnchors && reflect.DeepEqual(was, is)
+}
