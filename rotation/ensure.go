@@ -106,7 +106,7 @@ func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec)
 // know the algorithm that its next version is to have (rule 11).
 func listed(ks *keystore.KeySet, spec Spec) error {
 	known := slices.ContainsFunc(ks.Versions, func(v keystore.Version) bool { return v.Algorithm == spec.Algorithm })
-	if ks.Purpose != keystore.PurposeJWT || ks.ServedAt.IsZero() || known || slices.Contains(ks.Announced, spec.Algorithm) {
+	if ks.Purpose != keystore.PurposeJWT || ks.ServedAt.IsZero() || known || len(ks.Announced) == 0 || slices.Contains(ks.Announced, spec.Algorithm) {
 		return nil
 	}
 	return fmt.Errorf("rule 11: discovery has listed %v from its first day, some verifiers read that once, and %s is not in it "+
@@ -119,7 +119,8 @@ func reconfigured(ks *keystore.KeySet, spec Spec, now time.Time) (*keystore.KeyS
 	next := ks.Clone()
 	next.Algorithm, next.Keystore = spec.Algorithm, spec.Keystore
 	changed := next.Algorithm != ks.Algorithm || next.Keystore != ks.Keystore
-	if ks.ServedAt.IsZero() && !slices.Equal(ks.Announced, spec.announced()) {
+	first := ks.ServedAt.IsZero() || len(ks.Announced) == 0 // or made before this was kept
+	if first && !slices.Equal(ks.Announced, spec.announced()) {
 		next.Announced, changed = spec.announced(), true
 	}
 	want := spec.Schedule.promise(now)

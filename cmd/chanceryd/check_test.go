@@ -152,7 +152,7 @@ func TestCheckTellsEveryMistake(t *testing.T) {
 	}
 	dir := filepath.Dir(path)
 	d := launch(t, dir, "dev", "--dir", dir)
-	if err := <-d.exited; err == nil || !strings.Contains(d.log.String(), "did you mean edge?") || !strings.Contains(d.log.String(), "hint: chanceryd check") {
+	if err := d.ended(); err == nil || !strings.Contains(d.log.String(), "did you mean edge?") || !strings.Contains(d.log.String(), "hint: chanceryd check") {
 		t.Errorf("a start with it: %v\n%s", err, d.log)
 	}
 }

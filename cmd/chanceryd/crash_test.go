@@ -222,9 +222,7 @@ func TestS01KilledAtADurablePoint(t *testing.T) {
 
 func needStrace(t *testing.T) {
 	t.Helper()
-	if _, err := exec.LookPath("strace"); err != nil {
-		t.Skip(err)
-	}
+	needTool(t, "strace", "strace")
 }
 
 // launchTraced starts chanceryd under strace, which is its child, with a fault

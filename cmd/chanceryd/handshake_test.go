@@ -62,7 +62,8 @@ func TestHandshakeRefusals(t *testing.T) {
 			d.within(5*time.Second, "the log says why", func() error {
 				entries := d.logged(audit.Filter{Log: "acts", Action: keystore.ActHandshake})
 				if !slices.ContainsFunc(entries, func(e audit.Entry) bool {
-					return strings.Contains(e.Reason, c.logged) && e.Outcome == keystore.OutcomeRefused && e.Principal == "" && e.Detail["door"] == "signing"
+					return strings.Contains(e.Reason, c.logged) && e.Outcome == keystore.OutcomeRefused && e.Principal == "" && e.Detail["door"] == "signing" &&
+						(e.Detail["certificate"] != "none") == (c.alert >= 42 && c.alert <= 48)
 				}) {
 					return fmt.Errorf("no entry says %q among %v", c.logged, entries)
 				}
@@ -200,9 +201,7 @@ func (d *chanceryd) wantHandshakeEntry(reason, peer string) {
 // instead of the alert.
 func TestCurlSeesTheAlert(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("curl is not installed")
-	}
+	needTool(t, "curl", "curl")
 	dir := tempDir(t)
 	d := startDev(t, dir)
 	for range 10 {

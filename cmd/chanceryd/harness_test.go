@@ -94,6 +94,38 @@ func needSoftHSM(t *testing.T) {
 	}
 }
 
+// needTool returns the path of a program. Where it is missing the test is skipped
+// with the package that has it, and fails in CI.
+func needTool(t *testing.T, name, debian string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		lacks(t, fmt.Sprintf("no %s (Debian: %s)", name, debian))
+	}
+	return path
+}
+
+// lacks skips a test for what this machine lacks, and fails it in CI.
+func lacks(t *testing.T, what string) {
+	t.Helper()
+	if os.Getenv("CI") != "" {
+		t.Fatal(what)
+	}
+	t.Skip(what)
+}
+
+// ended waits for a process to end and returns how it did.
+func (d *chanceryd) ended() error {
+	d.t.Helper()
+	select {
+	case err := <-d.exited:
+		return err
+	case <-time.After(time.Minute):
+		d.t.Fatalf("the process goes on\n%s", d.log)
+		return nil
+	}
+}
+
 // tempDir is a short directory: the path of a Unix socket has at most 107 bytes.
 func tempDir(t *testing.T) string {
 	t.Helper()

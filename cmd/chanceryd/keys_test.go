@@ -54,7 +54,7 @@ func spyOn(t *testing.T, dir string) func() string {
 	t.Helper()
 	spies, err := filepath.Glob("/usr/lib/*/pkcs11/pkcs11-spy.so")
 	if err != nil || len(spies) == 0 {
-		t.Skip("no pkcs11-spy.so (it comes with opensc)")
+		lacks(t, "no pkcs11-spy.so (Debian: opensc)")
 	}
 	token, out := devToken(t, dir), filepath.Join(dir, "spy.log")
 	edit(t, filepath.Join(dir, "config.yaml"),
@@ -73,10 +73,7 @@ func spyOn(t *testing.T, dir string) func() string {
 // another program sees it.
 func TestI8KeysAreInTheToken(t *testing.T) {
 	t.Parallel()
-	tool, err := exec.LookPath("pkcs11-tool")
-	if err != nil {
-		t.Skip("no pkcs11-tool (it comes with opensc)")
-	}
+	tool := needTool(t, "pkcs11-tool", "opensc")
 	dir := tempDir(t)
 	d := startDev(t, dir)
 	d.stop()

@@ -41,7 +41,7 @@ func TestS08AnOlderCatalogIsRefused(t *testing.T) {
 			}
 		}
 		d := launch(t, dir, "dev", "--dir", dir)
-		if err := <-d.exited; err == nil || !strings.Contains(d.log.String(), "restore the newest copy") {
+		if err := d.ended(); err == nil || !strings.Contains(d.log.String(), "restore the newest copy") {
 			t.Errorf("%s: the daemon ended with %v and said\n%s", spoiled.name, err, d.log)
 		}
 	}

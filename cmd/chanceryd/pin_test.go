@@ -29,7 +29,7 @@ func twoTokens(t *testing.T, dir string) (*softhsm.Token, func() string) {
 	}
 	spies, err := filepath.Glob("/usr/lib/*/pkcs11/pkcs11-spy.so")
 	if err != nil || len(spies) == 0 {
-		t.Skip("no pkcs11-spy.so (it comes with opensc)")
+		lacks(t, "no pkcs11-spy.so (Debian: opensc)")
 	}
 	out := filepath.Join(dir, "spy.log")
 	edit(t, filepath.Join(dir, "config.yaml"),

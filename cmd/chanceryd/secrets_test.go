@@ -75,7 +75,7 @@ func TestA20OtherUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := launch(t, d.dir, "dev", "--dir", d.dir)
-	if err := <-again.exited; err == nil || !strings.Contains(again.log.String(), "others could connect") {
+	if err := again.ended(); err == nil || !strings.Contains(again.log.String(), "others could connect") {
 		t.Errorf("a socket directory of mode 0755: %v\n%s", err, again.log)
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -365,4 +367,54 @@ func TestS01ACreationThatWasCutOffIsBegunAgain(t *testing.T) {
 	if left, err := filepath.Glob(path + ".new*"); err != nil || left != nil {
 		t.Errorf("left: %v, %v", left, err)
 	}
+}
+
+// A catalog of the first schema opens, keeps what it holds, and takes what the
+// second one has.
+func TestTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
+	c := activated(t)
+	want := mustView(t, c)
+	path := c.path
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := openPool(path, "rw", 1)
+	for _, statement := range []string{"ALTER TABLE keyset DROP COLUMN announced", "PRAGMA user_version = 1"} {
+		if _, err := db.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(t.Context(), Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	before, _ := want.KeySet("web")
+	after, ok := mustView(t, again).KeySet("web")
+	if !ok || !reflect.DeepEqual(before, after) {
+		t.Errorf("the key set was %+v and is %+v", before, after)
+	}
+	algs := []keystore.Algorithm{keystore.ES256, keystore.EdDSA}
+	_, err = again.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		ks.Announced = algs
+		return nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ks, _ := mustView(t, again).KeySet("web"); !slices.Equal(ks.Announced, algs) {
+		t.Errorf("announced: %v", ks.Announced)
+	}
+}
+
+func mustView(t *testing.T, c *Catalog) *keystore.View {
+	t.Helper()
+	v, err := c.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
 }

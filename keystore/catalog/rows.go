@@ -90,9 +90,23 @@ func nullable(b []byte) any {
 // The columns of a row in the order of its table, without the checksum.
 
 func keySetRow(ks *keystore.KeySet) []any {
-	row := []any{ks.Name, string(ks.Purpose), string(ks.Algorithm), ks.Keystore, joined(ks.Announced), ks.Revision, micros(ks.CreatedAt), micros(ks.ServedAt)}
+	row := []any{ks.Name, string(ks.Purpose), string(ks.Algorithm), ks.Keystore, ks.Revision, micros(ks.CreatedAt), micros(ks.ServedAt)}
 	row = append(row, factColumns(ks.RotateBy)...)
 	return append(row, int64(len(ks.Versions)), int64(len(ks.Promises)))
+}
+
+// sealedSet returns every column of a key set's row. What it has announced came
+// later, stands behind the checksum, and counts in it only if there is any.
+func sealedSet(ks *keystore.KeySet) []any {
+	row := keySetRow(ks)
+	return append(row, setSum(row, ks), joined(ks.Announced))
+}
+
+func setSum(row []any, ks *keystore.KeySet) int64 {
+	if len(ks.Announced) > 0 {
+		row = append(row[:len(row):len(row)], joined(ks.Announced))
+	}
+	return sum(row)
 }
 
 // joined returns algorithms as a column: their names with spaces between.
@@ -187,15 +201,15 @@ func scanKeySet(s scanner) (ks *keystore.KeySet, versions, promises int, err err
 	var rotate nullFact
 	var want int64
 	var announced string
-	targets := append([]any{&ks.Name, &ks.Purpose, &ks.Algorithm, &ks.Keystore, &announced, &ks.Revision, &created, &served}, rotate.targets()...)
-	if err := s.Scan(append(targets, &versions, &promises, &want)...); err != nil {
+	targets := append([]any{&ks.Name, &ks.Purpose, &ks.Algorithm, &ks.Keystore, &ks.Revision, &created, &served}, rotate.targets()...)
+	if err := s.Scan(append(targets, &versions, &promises, &want, &announced)...); err != nil {
 		return nil, 0, 0, err
 	}
 	ks.Announced = algorithmsOf(announced)
 	ks.CreatedAt, ks.ServedAt, ks.RotateBy = timeOf(created), timeOf(served), rotate.fact()
 	row := keySetRow(ks)
 	row[len(row)-2], row[len(row)-1] = int64(versions), int64(promises)
-	if sum(row) != want {
+	if setSum(row, ks) != want {
 		return nil, 0, 0, damaged("the row of key set %q does not fit its checksum", ks.Name)
 	}
 	return ks, versions, promises, nil

@@ -7,7 +7,7 @@ const (
 	sqlInsertChange = `INSERT INTO change (revision, transition, keyset, at) VALUES (?, ?, ?, ?)`
 	sqlHappened     = `SELECT EXISTS (SELECT 1 FROM change WHERE transition = ?1) OR EXISTS (SELECT 1 FROM outbox WHERE transition = ?1)`
 
-	keySetColumns   = `name, purpose, algorithm, keystore, announced, revision, created_at, served_at, rotate_by_at, rotate_by, rotate_by_reason, versions, promises, sum`
+	keySetColumns   = `name, purpose, algorithm, keystore, revision, created_at, served_at, rotate_by_at, rotate_by, rotate_by_reason, versions, promises, sum, announced`
 	sqlKeySets      = `SELECT ` + keySetColumns + ` FROM keyset ORDER BY name`
 	sqlKeySet       = `SELECT ` + keySetColumns + ` FROM keyset WHERE name = ?`
 	sqlInsertKeySet = `INSERT INTO keyset (` + keySetColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`

@@ -42,7 +42,7 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 		if after.Revision, err = nextRevision(tx, id, after.Name); err != nil {
 			return Change{}, err
 		}
-		if _, err := tx.exec(sqlInsertKeySet, sealed(keySetRow(after))...); err != nil {
+		if _, err := tx.exec(sqlInsertKeySet, sealedSet(after)...); err != nil {
 			return Change{}, err
 		}
 		if err := writePromises(tx, after, 0); err != nil {
@@ -305,7 +305,7 @@ func writeSet(tx *transaction, id string, before, after *keystore.KeySet) (revis
 			writes = append(writes, v)
 		}
 	}
-	if len(writes) == 0 && sameRow(keySetRow(before), keySetRow(after)) {
+	if len(writes) == 0 && sameRow(sealedSet(before), sealedSet(after)) {
 		revision, err = currentRevision(tx)
 		return revision, false, err
 	}
@@ -319,7 +319,7 @@ func writeSet(tx *transaction, id string, before, after *keystore.KeySet) (revis
 	if after.Revision, err = nextRevision(tx, id, after.Name); err != nil {
 		return 0, false, err
 	}
-	if _, err := tx.exec(sqlUpdateKeySet, sealed(keySetRow(after))...); err != nil {
+	if _, err := tx.exec(sqlUpdateKeySet, sealedSet(after)...); err != nil {
 		return 0, false, err
 	}
 	if err := writePromises(tx, after, len(before.Promises)); err != nil {

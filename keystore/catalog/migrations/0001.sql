@@ -17,7 +17,6 @@ CREATE TABLE keyset (
 	purpose          TEXT NOT NULL CHECK (purpose IN ('jwt', 'ca', 'audit', 'digest', 'probe')),
 	algorithm        TEXT NOT NULL,
 	keystore         TEXT NOT NULL,
-	announced        TEXT NOT NULL, -- algorithms, with spaces between
 	revision         INTEGER NOT NULL REFERENCES change (revision),
 	created_at       INTEGER NOT NULL,
 	served_at        INTEGER,

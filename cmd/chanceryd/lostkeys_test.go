@@ -1,0 +1,152 @@
+package main
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/catalog"
+	"chancery/signer/api"
+)
+
+// deletePrivateKey deletes the private half of a version's key from the token,
+// as someone who has the PIN can, with a program of their own.
+func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) keystore.KID {
+	d.t.Helper()
+	tool := needTool(d.t, "pkcs11-tool", "opensc")
+	copied := filepath.Join(tempDir(d.t), "catalog.db")
+	for _, suffix := range []string{"", "-wal"} {
+		copyFile(d.t, filepath.Join(d.dir, "catalog.db"+suffix), copied+suffix)
+	}
+	if err := os.Chmod(copied, 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	c, err := catalog.Open(d.t.Context(), catalog.Config{Path: copied})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer c.Close()
+	view, err := c.View(d.t.Context())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	set, _ := view.KeySet(keyset)
+	found := set.InState(state)
+	if len(found) != 1 {
+		d.t.Fatalf("%d versions of %s are %v", len(found), keyset, state)
+	}
+	token := devToken(d.t, d.dir)
+	pin, err := os.ReadFile(token.PINFile)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	cmd := exec.CommandContext(d.t.Context(), tool, "--module", token.Module, "--token-label", token.Label, "--login", "--pin", "env:TOKEN_PIN",
+		"--delete-object", "--type", "privkey", "--id", hex.EncodeToString(found[0].KeyID[:]))
+	cmd.Env = []string{"SOFTHSM2_CONF=" + token.Conf, "TOKEN_PIN=" + strings.TrimSpace(string(pin))}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		d.t.Fatalf("%v\n%s", err, out)
+	}
+	return found[0].KID
+}
+
+// A key that had been deleted from its token left its key set stuck, and
+// everything said that all is well.
+func TestAKeyIsDeletedFromTheToken(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	operator, issuer := d.client("operator"), d.client("issuer")
+	d.keySets() // every successor is published
+	d.deletePrivateKey("web", keystore.Published)
+	rotated, err := operator.Rotate(t.Context(), "web", rotateFor("a drill"))
+	if err != nil || rotated.To.Version != 3 {
+		t.Errorf("version 2 has lost its key; the rotation is to version %d, %v", rotated.To.Version, err)
+	}
+	set, err := operator.KeySet(t.Context(), "web")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if alarms := strings.Join(set.Versions[1].Alarms, ", "); !strings.Contains(alarms, "cannot be used") {
+		t.Errorf("of version 2 it is said: %q", alarms)
+	}
+	d.sign(issuer, "web", `{}`)
+
+	d.sign(issuer, "edge", `{}`)
+	d.deletePrivateKey("edge", keystore.Active)
+	d.within(10*time.Second, "edge does not sign", func() error {
+		_, err := issuer.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: []byte(`{}`)})
+		if err == nil {
+			return errors.New("it signs by a key that is gone")
+		}
+		wantCode(t, err, api.CodeBackendUnavailable)
+		return nil
+	})
+	d.within(10*time.Second, "readyz says so", func() error {
+		if ok, text := d.readyz(); ok || !strings.Contains(text, "[-]keyset edge") || !strings.Contains(text, "cannot be used") || !strings.Contains(text, "[+]keyset legacy") {
+			return errors.New(text)
+		}
+		return nil
+	})
+	d.sign(issuer, "legacy", `{}`)
+	d.stop()
+
+	again := startDevUnready(t, d.dir) // it is known again after a restart
+	again.within(10*time.Second, "the missing keys are told", func() error {
+		if ok, text := again.readyz(); ok || !strings.Contains(text, "[-]keyset edge") {
+			return errors.New(text)
+		}
+		if _, metrics := again.get(again.endpoints.Admin + "/metrics"); !strings.Contains(metrics, "chancery_missing_keys 2\n") {
+			return fmt.Errorf("the metric of missing keys is not 2")
+		}
+		return nil
+	})
+	again.sign(again.client("issuer"), "web", `{}`)
+}
+
+// startDevUnready starts chanceryd dev in a directory that has endpoints from
+// before, without waiting for every key set to sign.
+func startDevUnready(t *testing.T, dir string) *chanceryd {
+	t.Helper()
+	d := launch(t, dir, "dev", "--dir", dir)
+	d.awaitServing()
+	return d
+}
+
+// Removing a key set from the configuration used to unpublish it at once, though
+// its tokens were valid.
+func TestAKeySetThatIsNotConfiguredStaysPublished(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	token := d.sign(d.client("issuer"), "edge", `{}`)
+	before := d.published("edge")
+	d.stop()
+	text := readOrEmpty(d.configFile())
+	begin := strings.Index(text, "  edge:\n")
+	end := begin + strings.Index(text[begin:], "  devices:")
+	text = strings.Replace(text[:begin]+text[end:], "keysets: [web, legacy, edge]", "keysets: [web, legacy]", 1)
+	if err := os.WriteFile(d.configFile(), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d = startDev(t, d.dir)
+	if now := d.published("edge"); strings.Join(now, " ") != strings.Join(before, " ") {
+		t.Errorf("published %v, before %v", now, before)
+	}
+	if _, err := d.verifier("edge").Verify(t.Context(), token.Token); err != nil {
+		t.Errorf("a token from before: %v", err)
+	}
+	_, err := d.client("issuer").SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: []byte(`{}`)})
+	wantCode(t, err, api.CodeForbidden)
+	_, err = d.client("operator").Plan(t.Context(), "edge")
+	if p := wantCode(t, err, api.CodeNotFound); !strings.Contains(p.Detail, "configuration") {
+		t.Errorf("its plan: %q", p.Detail)
+	}
+	if !strings.Contains(d.log.String(), "not in the configuration any more") {
+		t.Error("the daemon's output does not tell")
+	}
+}
