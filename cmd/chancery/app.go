@@ -29,6 +29,7 @@ type app struct {
 
 	dir, as                 string
 	endpoint, cert, key, ca string
+	serverName              string
 	json                    bool
 	wait                    time.Duration
 	reply                   []byte // the last reply, as the daemon wrote it
@@ -92,6 +93,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.cert, "cert", "", "client certificate, PEM file (CHANCERY_CERT)")
 	f.StringVar(&a.key, "key", "", "its private key, PEM file (CHANCERY_KEY)")
 	f.StringVar(&a.ca, "ca", "", "roots to know the daemon by, PEM file (CHANCERY_CA)")
+	f.StringVar(&a.serverName, "server-name", "", "name in the daemon's certificate (CHANCERY_SERVER_NAME; default: localhost at a socket, otherwise HOST)")
 	f.BoolVar(&a.json, "json", false, "print the daemon's reply as it is")
 	f.DurationVar(&a.wait, "wait", 0, "when told to come back later, do so for at most this long")
 	if err := root.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)); err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -63,8 +64,8 @@ func (a *app) settings(role string) (client.Config, *connection, error) {
 	if a.dir == "" {
 		return a.explicit()
 	}
-	if a.endpoint != "" || a.cert != "" || a.key != "" || a.ca != "" {
-		return client.Config{}, nil, usagef("--dir says where everything is: leave out --endpoint, --cert, --key and --ca")
+	if a.endpoint != "" || a.cert != "" || a.key != "" || a.ca != "" || a.serverName != "" {
+		return client.Config{}, nil, usagef("--dir says where everything is: leave out --endpoint, --cert, --key, --ca and --server-name")
 	}
 	if a.as != "" {
 		role = a.as
@@ -104,6 +105,7 @@ func (a *app) explicit() (client.Config, *connection, error) {
 		return client.Config{}, nil, usagef("which daemon? --dir DIR, or give %s", strings.Join(missing, ", "))
 	}
 	cfg, err := client.LoadConfig(endpoint, cert, key, ca)
+	cfg.ServerName = cmp.Or(a.serverName, a.getenv("CHANCERY_SERVER_NAME"))
 	return cfg, &connection{endpoint: endpoint}, err
 }
 

@@ -49,6 +49,9 @@ type fake struct {
 	root     *x509.Certificate
 }
 
+// otherName is what the fake's certificates are for in the mode "renamed".
+const otherName = "keys.example.test"
+
 type fakeVersion struct {
 	api.Version
 	key *ecdsa.PrivateKey
@@ -125,13 +128,13 @@ func (f *fake) makePKI() error {
 	if err := os.Mkdir(filepath.Join(f.dir, "clients"), 0o700); err != nil {
 		return err
 	}
-	for _, role := range append(slices.Clone(roles), "server") {
+	for _, role := range append(slices.Clone(roles), "localhost", otherName) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return err
 		}
 		cert, err := f.issue(&x509.Certificate{
-			DNSNames: []string{"localhost"}, URIs: []*url.URL{{Scheme: "spiffe", Host: "chancery.dev", Path: "/" + role}},
+			DNSNames: []string{role}, URIs: []*url.URL{{Scheme: "spiffe", Host: "chancery.dev", Path: "/" + role}},
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		}, key.Public())
 		if err != nil {
@@ -171,10 +174,14 @@ func (f *fake) issue(t *x509.Certificate, pub crypto.PublicKey) (*x509.Certifica
 }
 
 func (f *fake) listen(socket, door string) (stop func(), err error) {
-	stem := filepath.Join(f.dir, "clients", "server")
-	cert, err := tls.LoadX509KeyPair(stem+".crt", stem+".key")
-	if err != nil {
-		return nil, err
+	certs := make(map[string]*tls.Certificate)
+	for _, name := range []string{"localhost", otherName} {
+		stem := filepath.Join(f.dir, "clients", name)
+		cert, err := tls.LoadX509KeyPair(stem+".crt", stem+".key")
+		if err != nil {
+			return nil, err
+		}
+		certs[name] = &cert
 	}
 	pool := x509.NewCertPool()
 	pool.AddCert(f.root)
@@ -187,7 +194,14 @@ func (f *fake) listen(socket, door string) (stop func(), err error) {
 	go func() {
 		defer close(done)
 		server.Serve(tls.NewListener(ln, &tls.Config{
-			MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cert},
+			MinVersion: tls.VersionTLS13, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				if f.mode == "renamed" {
+					return certs[otherName], nil
+				}
+				return certs["localhost"], nil
+			},
 			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 		}))
 	}()

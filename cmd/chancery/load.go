@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -131,6 +132,7 @@ func openLane(ctx context.Context, cfg client.Config, f benchFlags) (*lane, erro
 			address = net.JoinHostPort(name, "443")
 		}
 	}
+	name = cmp.Or(cfg.ServerName, name)
 	raw, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err

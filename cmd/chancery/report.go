@@ -66,7 +66,7 @@ func (a *app) hint(err error) string {
 	case errors.As(err, &unknown):
 		return "the daemon's certificate is not from the roots given: check --ca"
 	case errors.As(err, &name):
-		return "the daemon's certificate is for another name: check --endpoint"
+		return "the daemon's certificate is for another name: --server-name says which one to expect"
 	case errors.Is(err, client.ErrKeysUnavailable):
 		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
 	case errors.Is(err, client.ErrUnknownKey):
