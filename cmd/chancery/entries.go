@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -175,7 +176,7 @@ func entryRow(at audit.Located) []string {
 	}
 	return []string{
 		when(e.Time), name + "#" + strconv.FormatInt(e.Sequence, 10), e.Principal,
-		string(e.Action), string(e.Outcome), e.KeySet + e.Authority, version, whatElse(e),
+		string(e.Action), string(e.Outcome), cmp.Or(e.KeySet, e.Authority), version, whatElse(e),
 	}
 }
 
@@ -192,6 +193,9 @@ func whatElse(e *audit.Entry) string {
 	}
 	add("", e.Code)
 	add("", e.Reason)
+	if e.KeySet != "" && e.Authority != e.KeySet {
+		add("authority ", e.Authority)
+	}
 	add("state ", e.State)
 	add("serial ", e.Serial)
 	add("jti ", e.JTI)

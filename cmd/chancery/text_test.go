@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 
+	"chancery/keystore"
+	"chancery/keystore/audit"
 	"chancery/signer/api"
 )
 
@@ -103,6 +105,22 @@ func TestFollow(t *testing.T) {
 	}
 	if got := out.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, `"key.suspend"`) {
 		t.Errorf("followed %q", got)
+	}
+}
+
+// An entry of a key set and an authority of one name had both, one after the
+// other, in the column of key sets: "devicesdevices".
+func TestEntriesNameKeySetAndAuthority(t *testing.T) {
+	for _, c := range []struct{ keyset, authority, cell, rest string }{
+		{"web", "", "web", ""},
+		{"devices", "devices", "devices", ""},
+		{"devices-keys", "devices", "devices-keys", "authority devices"},
+		{"", "devices", "devices", ""},
+	} {
+		row := entryRow(audit.Located{Entry: audit.Entry{Record: keystore.Record{KeySet: c.keyset, Authority: c.authority}}})
+		if row[5] != c.cell || row[7] != c.rest {
+			t.Errorf("key set %q, authority %q: %q", c.keyset, c.authority, row)
+		}
 	}
 }
 
