@@ -48,7 +48,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			"of exactly these entries. It needs no daemon and is right beside a running one. Entries\n" +
 			"behind the last checkpoint are in order but not proven yet: the next one, within\n" +
 			"seconds, covers them. Without a log key from outside nothing is proven.",
-		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey /var/lib/chancery/audit",
+		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
 		Args:    atMostLogDir,
 	}
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
@@ -147,10 +147,6 @@ func verifyProgress(line *progressLine) func(done, total int64) {
 }
 
 func (a *app) printReport(r *audit.Report, keyed bool) error {
-	unsigned := int64(0)
-	for _, l := range r.Logs {
-		unsigned += l.Unsigned
-	}
 	if a.json {
 		if err := json.NewEncoder(a.out).Encode(r); err != nil {
 			return err
@@ -160,24 +156,48 @@ func (a *app) printReport(r *audit.Report, keyed bool) error {
 		for _, p := range r.Problems {
 			a.printf("problem: %s\n", p.String())
 		}
-		word := "proven"
 		if !keyed {
-			word = "consistent"
 			a.printf("log key: unverified\n")
 		}
-		a.printf("%s entries %s, %s behind no checkpoint yet, %s problems\n", strconv.FormatInt(r.Proven(), 10), word,
-			strconv.FormatInt(unsigned, 10), strconv.Itoa(len(r.Problems)))
+		a.printf("%s\n", verdict(r, keyed))
 	}
-	switch {
-	case len(r.Problems) > 0:
-		return errFound
-	case !r.KeyVerified:
-		if !keyed {
-			fmt.Fprintln(a.err, "hint: give the log key, kept outside the log's machine, with --key")
+	if r.OK() {
+		return nil
+	}
+	if !keyed && len(r.Problems) == 0 {
+		fmt.Fprintln(a.err, "hint: give the log key, kept outside the log's machine, with --key")
+	}
+	return errFound
+}
+
+// verdict tells in a line what a report comes to. Only what a given key signed
+// is proven.
+func verdict(r *audit.Report, keyed bool) string {
+	var proven, others, unsigned int64
+	for _, l := range r.Logs {
+		unsigned += l.Unsigned
+		if l.Verified {
+			proven += l.Proven
+		} else {
+			others += l.Proven
 		}
-		return errFound
 	}
-	return nil
+	entries := count(proven, "entry", "entries") + " proven"
+	switch {
+	case !keyed:
+		entries = count(others, "entry", "entries") + " consistent"
+	case others > 0:
+		entries += fmt.Sprintf(", %d signed by none of the keys given", others)
+	}
+	return fmt.Sprintf("%s, %d behind no checkpoint yet, %s", entries, unsigned, count(int64(len(r.Problems)), "problem", "problems"))
+}
+
+// count tells how many of something there are.
+func count(n int64, one, more string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, more)
 }
 
 func (a *app) printLogs(r *audit.Report) {
@@ -195,7 +215,7 @@ func (a *app) printLogs(r *audit.Report) {
 			when(l.ProvenUntil), key, verified,
 		})
 	}
-	a.printTable([]string{"log", "entries", "proven", "unsigned", "proven until (UTC)", "log key", "signature"}, rows)
+	a.printTable([]string{"log", "entries", "signed", "unsigned", "signed until (UTC)", "log key", "signature"}, rows)
 }
 
 // keptCheckpoints reads signed checkpoints from files. They count only if one of
