@@ -22,7 +22,7 @@ func (a *app) rotationCommand() *cobra.Command {
 		Use: "plan KEYSET", Short: "Show what rotation will do, when, and what it waits for", Args: exactly("KEYSET"),
 		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0], steps) }),
 	}
-	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to show; 0: all there are")
+	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to list; 0: all there are (the timeline has them all)")
 	why := &cobra.Command{
 		Use: "why KEYSET", Short: "Say what holds the next step", Args: exactly("KEYSET"),
 		RunE: does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
@@ -51,19 +51,18 @@ func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
 		return a.printReply()
 	}
 	now := time.Now()
-	more := 0
-	if steps > 0 && len(plan.Steps) > steps {
-		more = len(plan.Steps) - steps
-		plan.Steps = plan.Steps[:steps]
+	listed := plan.Steps
+	if steps > 0 && len(listed) > steps {
+		listed = listed[:steps]
 	}
-	if len(plan.Steps) > 0 {
+	if len(listed) > 0 {
 		var rows [][]string
-		for _, s := range plan.Steps {
+		for _, s := range listed {
 			rows = append(rows, []string{when(s.At), inTime(s.At, now), strconv.Itoa(s.Version), s.Step, s.HeldBy})
 		}
 		a.printTable([]string{"at (UTC)", "", "version", "step", "held by"}, rows)
 	}
-	if more > 0 {
+	if more := len(plan.Steps) - len(listed); more > 0 {
 		a.printf("and %s more (--steps 0 shows all)\n", strconv.Itoa(more))
 	}
 	if plan.Held != "" {
