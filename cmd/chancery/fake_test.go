@@ -389,7 +389,7 @@ func (f *fake) plan(r *http.Request) (int, any, error) {
 			{At: now.Add(5 * time.Minute), Version: 2, Step: "retire", HeldBy: "rule 4: one version signs at a time"},
 			{At: now.Add(6 * time.Minute), Version: 4, Step: "generate", HeldBy: "the schedule"},
 			{At: now.Add(6 * time.Minute), Version: 4, Step: "publish", HeldBy: "the schedule"},
-			{At: now.Add(10 * time.Minute), Version: 1, Step: "remove", HeldBy: "rule 2: tokens it signed are valid"},
+			{At: *f.versions[0].RetiresAt, Version: 1, Step: "remove", HeldBy: "rule 2: tokens it signed are valid"},
 		},
 	}
 	return 200, plan, f.known(r)

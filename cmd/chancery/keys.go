@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -69,10 +70,11 @@ func (a *app) keysShow(ctx context.Context, name string) error {
 	}
 	a.printf("%s: %s, %s, in %s, revision %s\n", ks.Name, ks.Purpose, ks.Algorithm, ks.Keystore, strconv.FormatInt(ks.Revision, 10))
 	var rows [][]string
+	now := time.Now()
 	for _, v := range ks.Versions {
 		rows = append(rows, []string{
-			strconv.Itoa(v.Version), stateOf(v), v.NIST, v.KID, whenKnown(v.PublishedAt),
-			whenKnown(v.SignsFrom), whenKnown(v.SignsUntil), whenKnown(v.RetiresAt), whenKnown(v.ExpHorizon),
+			strconv.Itoa(v.Version), stateOf(v), v.NIST, v.KID, whenKnown(v.PublishedAt, now),
+			whenKnown(v.SignsFrom, now), whenKnown(v.SignsUntil, now), whenKnown(v.RetiresAt, now), whenKnown(v.ExpHorizon, now),
 		})
 	}
 	a.printTable([]string{"version", "state", "NIST state", "kid", "published", "signs from", "signs until", "retires", "last exp"}, rows)

@@ -58,7 +58,7 @@ func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
 	if len(listed) > 0 {
 		var rows [][]string
 		for _, s := range listed {
-			rows = append(rows, []string{when(s.At), inTime(s.At, now), strconv.Itoa(s.Version), s.Step, s.HeldBy})
+			rows = append(rows, []string{due(s.At), inTime(s.At, now), strconv.Itoa(s.Version), s.Step, s.HeldBy})
 		}
 		a.printTable([]string{"at (UTC)", "", "version", "step", "held by"}, rows)
 	}
@@ -91,7 +91,7 @@ func (a *app) rotationWhy(ctx context.Context, name string) error {
 	default:
 		if len(plan.Steps) > 0 {
 			s := plan.Steps[0]
-			a.printf("%s: next is to %s version %s at %s UTC (%s)\n", name, s.Step, strconv.Itoa(s.Version), when(s.At), inTime(s.At, time.Now()))
+			a.printf("%s: next is to %s version %s at %s UTC (%s)\n", name, s.Step, strconv.Itoa(s.Version), due(s.At), inTime(s.At, time.Now()))
 		}
 		if plan.Held != "" {
 			a.printf("held by: %s\n", plan.Held)
@@ -160,7 +160,7 @@ func (a *app) rotationNowCommand() *cobra.Command {
 
 func (a *app) printRotation(name string, r *api.RotateReply) {
 	a.printf("%s: version %s follows version %s and signs from %s UTC (%s)\n", name,
-		strconv.Itoa(r.To.Version), strconv.Itoa(r.From.Version), when(r.SignsFrom), inTime(r.SignsFrom, time.Now()))
+		strconv.Itoa(r.To.Version), strconv.Itoa(r.From.Version), due(r.SignsFrom), inTime(r.SignsFrom, time.Now()))
 	if r.To.KID != "" {
 		a.printf("kid %s\n", r.To.KID)
 	}

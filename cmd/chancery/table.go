@@ -92,7 +92,7 @@ func coloured(word string) string {
 	return c.EscapeSeq() + word + text.Reset.EscapeSeq()
 }
 
-// when prints a time for people: UTC, to the second.
+// when prints a time that was for people: UTC, cut to the second.
 func when(t time.Time) string {
 	if t.IsZero() {
 		return "-"
@@ -100,9 +100,24 @@ func when(t time.Time) string {
 	return t.UTC().Format("2006-01-02 15:04:05")
 }
 
-func whenKnown(t *time.Time) string {
-	if t == nil {
+// due prints a time that is planned. It rounds up, as the daemon's reasons do:
+// what is said to be over is over.
+func due(t time.Time) string { return when(roundUp(t)) }
+
+func roundUp(t time.Time) time.Time {
+	if cut := t.Truncate(time.Second); cut.Before(t) {
+		return cut.Add(time.Second)
+	}
+	return t
+}
+
+// whenKnown prints a time that was, or is to come after now.
+func whenKnown(t *time.Time, now time.Time) string {
+	switch {
+	case t == nil:
 		return "-"
+	case t.After(now):
+		return due(*t)
 	}
 	return when(*t)
 }

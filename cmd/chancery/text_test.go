@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -43,6 +44,39 @@ func TestSpans(t *testing.T) {
 		if got := inTime(now.Add(d), now); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)
 		}
+	}
+}
+
+// A step was planned a second before the time its reason gave: what is planned
+// was cut to the second, while the daemon's reasons round up.
+func TestPlannedTimesRoundUp(t *testing.T) {
+	f := fakeIn(t)
+	soon := time.Now().UTC().Truncate(time.Second).Add(10*time.Minute + 400*time.Millisecond)
+	past := soon.Add(-time.Hour)
+	f.mu.Lock()
+	f.versions[0].RetiresAt, f.versions[0].SignsUntil = &soon, &past
+	f.versions[2].SignsFrom = &soon
+	f.mu.Unlock()
+	up, cut := soon.Add(600*time.Millisecond).Format(time.TimeOnly), past.Format(time.TimeOnly)
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"rotation", "plan", "web"}, up + ` │ .* │ 1 +│ remove `},
+		{[]string{"keys", "show", "web"}, `│ 1 +│ retiring .* ` + cut + ` │ \S+ ` + up + ` │`},
+		{[]string{"keys", "show", "web"}, `│ 3 +│ published .* ` + up + ` │`},
+	} {
+		var out, stderr bytes.Buffer
+		a := &app{out: &out, err: &stderr, getenv: func(string) string { return "" }}
+		if status := a.run(t.Context(), append([]string{"--dir", f.dir}, c.args...)); status != exitDone {
+			t.Fatalf("exit %d, %s", status, stderr.String())
+		}
+		if !regexp.MustCompile(c.want).MatchString(out.String()) {
+			t.Errorf("%v: no %q in\n%s", c.args, c.want, out.String())
+		}
+	}
+	if got := due(soon.Truncate(time.Second)); got != when(soon) {
+		t.Errorf("a whole second becomes %s, want %s", got, when(soon))
 	}
 }
 

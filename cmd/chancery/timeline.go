@@ -93,7 +93,7 @@ func timeline(all []life, now time.Time, width int) string {
 	if to.Sub(from) < 24*time.Hour {
 		layout = "15:04:05"
 	}
-	left, right := from.UTC().Format(layout), to.UTC().Format(layout)
+	left, right := from.UTC().Format(layout), roundUp(to).UTC().Format(layout)
 	fmt.Fprintf(&b, "%*s  %s%*s UTC\n", label, "", left, max(width-len(left), len(right)+1), right)
 	fmt.Fprintf(&b, "%*s  . known   # signs   x suspended   > no end planned\n", label, "")
 	return b.String()
