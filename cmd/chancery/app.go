@@ -77,8 +77,13 @@ var errFound = errors.New("problems found")
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "chancery",
-		Short:         "Have things signed, watch and rotate the keys, check the log",
+		Use:   "chancery",
+		Short: "Have things signed, watch and rotate the keys, check the log",
+		Long: "Have things signed, watch and rotate the keys, check the log.\n\n" +
+			"The exit status is 0 when it is done, 1 when it failed or something was found, and 2\n" +
+			"when the command was used wrongly. Errors and hints go to standard error. With --json\n" +
+			"standard output is for programs: the daemon's reply or, with exit status 1, its problem\n" +
+			"document with a stable \"code\"; it is empty when no daemon answers.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -94,7 +99,7 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.key, "key", "", "its private key, PEM file (CHANCERY_KEY)")
 	f.StringVar(&a.ca, "ca", "", "roots to know the daemon by, PEM file (CHANCERY_CA)")
 	f.StringVar(&a.serverName, "server-name", "", "name in the daemon's certificate (CHANCERY_SERVER_NAME; default: localhost at a socket, otherwise HOST)")
-	f.BoolVar(&a.json, "json", false, "print the daemon's reply as it is")
+	f.BoolVar(&a.json, "json", false, "print the daemon's reply as it is, and its problem document if it refuses, to standard output")
 	f.DurationVar(&a.wait, "wait", 0, "when told to come back later, do so for at most this long")
 	if err := root.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // no such flag: a mistake above

@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +13,8 @@ import (
 	"chancery/signer/client"
 )
 
-// report prints err, and what to do about it, to standard error.
+// report prints err, and what to do about it, to standard error. With --json a
+// refusal of the daemon goes to standard output as well, where its reply would.
 func (a *app) report(err error, hint string) {
 	if errors.Is(err, errFound) {
 		return
@@ -20,6 +22,9 @@ func (a *app) report(err error, hint string) {
 	text := err.Error()
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		text = problemText(p)
+		if a.json {
+			json.NewEncoder(a.out).Encode(p)
+		}
 	}
 	fmt.Fprintln(a.err, "error:", clean(text))
 	if hint != "" {

@@ -92,7 +92,7 @@ func coloured(word string) string {
 	return c.EscapeSeq() + word + text.Reset.EscapeSeq()
 }
 
-// when prints a time that was for people: UTC, cut to the second.
+// when prints a time of the past for people: UTC, cut to the second.
 func when(t time.Time) string {
 	if t.IsZero() {
 		return "-"
