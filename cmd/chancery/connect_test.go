@@ -50,6 +50,23 @@ func TestHandshakeHints(t *testing.T) {
 	}
 }
 
+// One connection more than the daemon takes is closed, which was told as a broken
+// pipe or an EOF and nothing else.
+func TestAFullDaemonIsNamed(t *testing.T) {
+	f := fakeIn(t)
+	f.mu.Lock()
+	f.mode = "full"
+	f.mu.Unlock()
+	for range 30 { // our first words race with the end of the connection
+		var out, stderr bytes.Buffer
+		a := &app{out: &out, err: &stderr, getenv: func(string) string { return "" }}
+		status := a.run(t.Context(), []string{"--dir", f.dir, "token", "list"})
+		if status != exitFailed || !strings.Contains(stderr.String(), "\nhint: the daemon closed the connection without an answer") {
+			t.Fatalf("exit %d, %s", status, stderr.String())
+		}
+	}
+}
+
 func TestAnInterruptedWatchFails(t *testing.T) {
 	f := fakeIn(t)
 	f.versions[2].State = "pending" // it never becomes active by itself

@@ -193,7 +193,7 @@ func (f *fake) listen(socket, door string) (stop func(), err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		server.Serve(tls.NewListener(ln, &tls.Config{
+		server.Serve(tls.NewListener(turnstile{ln, f}, &tls.Config{
 			MinVersion: tls.VersionTLS13, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 				f.mu.Lock()
 				defer f.mu.Unlock()
@@ -208,10 +208,35 @@ func (f *fake) listen(socket, door string) (stop func(), err error) {
 	return func() { server.Close(); <-done }, nil
 }
 
+// A turnstile closes connections unanswered in the mode "full", as a daemon does
+// that has as many as it takes.
+type turnstile struct {
+	net.Listener
+	*fake
+}
+
+func (t turnstile) Accept() (net.Conn, error) {
+	for {
+		conn, err := t.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		t.mu.Lock()
+		full := t.mode == "full"
+		t.mu.Unlock()
+		if !full {
+			return conn, nil
+		}
+		conn.Close()
+	}
+}
+
 // fakeModes are the refusals a test may ask for, whatever is requested.
 var fakeModes = map[string]*api.Error{
 	"early":     {Code: api.CodeTooEarly, Detail: "caches may not know the successor yet", Rule: 1, RetryAfter: 17},
 	"suspended": {Code: api.CodeKeySetSuspended, Detail: "the key set is suspended", RetryAfter: 5},
+	"nocatalog": {Code: api.CodeLeaseExpired, Detail: "the key catalog cannot be read, so nothing is signed", RetryAfter: 1},
+	"busy":      {Code: api.CodeOverloaded, Detail: "more than the keystore can take", RetryAfter: 2},
 	"nolog":     {Code: api.CodeAuditUnavailable, Detail: "the log cannot be written", RetryAfter: 1},
 	"hostile":   {Code: api.CodeInternal, Detail: "\x1b[2J\x1b]0;owned\x07 line\nerror: forged \u202egnp.exe"},
 }

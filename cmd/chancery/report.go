@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"syscall"
@@ -63,6 +64,8 @@ func (a *app) hint(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
+	case errors.Is(err, client.ErrKeysUnavailable): // before what kept them away: that is not our socket
+		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
 	case errors.Is(err, errNotRunning), errors.Is(err, syscall.ECONNREFUSED),
 		a.connected != nil && errors.Is(err, syscall.ENOENT):
 		return a.startHint()
@@ -72,12 +75,25 @@ func (a *app) hint(err error) string {
 		return "the daemon's certificate is not from the roots given: check --ca"
 	case errors.As(err, &name):
 		return "the daemon's certificate is for another name: --server-name says which one to expect"
-	case errors.Is(err, client.ErrKeysUnavailable):
-		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
 	case errors.Is(err, client.ErrUnknownKey):
 		return "a key leaves the set when the last token it signed has expired: the token may be older, or another issuer's"
 	}
-	return alertHint(err.Error())
+	if hint := alertHint(err.Error()); hint != "" || a.connected == nil || !closed(err) {
+		return hint
+	}
+	return "the daemon closed the connection without an answer: it takes 1024, 256 of them from one user or address, " +
+		"and none when it ends; close some, or try again"
+}
+
+// closed reports whether err is that the other side closed the connection: what
+// is seen of it depends on what we were at.
+func closed(err error) bool {
+	for _, e := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.EPIPE, syscall.ECONNRESET} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // alertHint explains the alerts a daemon refuses a handshake with. The standard
@@ -107,7 +123,7 @@ func (a *app) startHint() string {
 // The hints that do not depend on anything.
 var problemHints = map[api.Code]string{
 	api.CodeClaimReserved:         "leave out iss, iat, nbf, exp and jti: the daemon sets them; --ttl sets how long the token lives",
-	api.CodeTTLTooLong:            "ask for less with --ttl, or let the daemon choose by leaving it out",
+	api.CodeTTLTooLong:            "ask for a shorter one with --ttl",
 	api.CodeTypNotAllowed:         "the policy lists the types this principal may use: leave out --typ for JWT",
 	api.CodeNameNotAllowed:        "policy and profile say which names a certificate may have",
 	api.CodeKeyRejected:           "make a new key: RSA of 2048, 3072 or 4096 bits with exponent 65537, P-256, P-384, P-521 or Ed25519",
@@ -135,8 +151,10 @@ func (a *app) problemHint(p *api.Problem) string {
 		hint = "the token does not sign now: `chancery token list` says why"
 	case api.CodeAuditUnavailable:
 		hint = "the log cannot be written (is its disk full?): nothing is signed until it can"
+	case api.CodeLeaseExpired:
+		hint = "the key catalog cannot be read or written (is its disk full?): nothing is signed until it can"
 	}
-	if p.Code.Status() == 503 && p.RetryAfter > 0 {
+	if _, later := client.RetryAfter(p); later {
 		hint = strings.TrimPrefix(fmt.Sprintf("%s; try again in %d s, or let the command wait with --wait", hint, p.RetryAfter), "; ")
 	}
 	return hint
