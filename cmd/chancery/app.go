@@ -88,6 +88,12 @@ func (a *app) root() *cobra.Command {
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          needsSubcommand,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if a.wait < 0 {
+				return usagef("%s: --wait %v is negative", cmd.CommandPath(), a.wait)
+			}
+			return nil
+		},
 
 		SuggestionsMinimumDistance: 2,
 	}
@@ -110,7 +116,31 @@ func (a *app) root() *cobra.Command {
 		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(),
 		a.auditCommand(), a.benchCommand(), a.versionCommand(),
 	)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, c := range root.Commands() { // those two take any name
+		switch c.Name() {
+		case "help":
+			c.RunE = helpFor
+		case "completion":
+			c.Args, c.RunE = cobra.ArbitraryArgs, needsSubcommand
+		}
+	}
 	return root
+}
+
+// helpFor is cobra's help, but that asking for a command there is not is wrong use.
+func helpFor(help *cobra.Command, args []string) error {
+	cmd, rest, err := help.Root().Find(args)
+	switch {
+	case err != nil:
+		return err
+	case len(rest) == 0:
+		return cmd.Help()
+	case cmd.HasSubCommands():
+		return needsSubcommand(cmd, rest)
+	}
+	return usagef("%s has no command %q", cmd.CommandPath(), rest[0])
 }
 
 // group returns a command that only holds others.

@@ -35,6 +35,9 @@ func (a *app) rotationCommand() *cobra.Command {
 }
 
 func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
+	if steps < 0 {
+		return usagef("rotation plan: --steps %d is negative", steps)
+	}
 	c, err := a.connect(roleOperator)
 	if err != nil {
 		return err

@@ -45,6 +45,9 @@ func (a *app) verify(ctx context.Context, token string, f verifyFlags) error {
 	if f.issuer == "" && f.jwks == "" && a.dir == "" {
 		return usagef("whose token? give --issuer URL, --jwks URL or --dir DIR")
 	}
+	if f.leeway < 0 {
+		return usagef("verify: --leeway %v is negative", f.leeway)
+	}
 	if token == "-" {
 		data, err := a.input("-")
 		if err != nil {
