@@ -32,8 +32,9 @@ type connection struct {
 	role     string // empty: not from a directory
 }
 
-// errNotRunning: the directory has no endpoints, or nobody answers there.
-var errNotRunning = errors.New("the daemon is not running")
+// errNotRunning: the directory has no endpoints. A daemon that starts has none
+// either, for as long as its doors are shut.
+var errNotRunning = errors.New("the daemon is not running, or not ready yet")
 
 // connect returns a client for the global flags. role is who asks unless --as
 // says otherwise; operators and auditors have a socket of their own.

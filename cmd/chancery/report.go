@@ -64,9 +64,11 @@ func (a *app) hint(err error) string {
 	var unknown x509.UnknownAuthorityError
 	var name x509.HostnameError
 	switch {
+	case errors.Is(err, errNotRunning):
+		return a.startHint() + "; if it is starting, its log says what it waits for"
 	case errors.Is(err, client.ErrKeysUnavailable): // before what kept them away: that is not our socket
 		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
-	case errors.Is(err, errNotRunning), errors.Is(err, syscall.ECONNREFUSED),
+	case errors.Is(err, syscall.ECONNREFUSED),
 		a.connected != nil && errors.Is(err, syscall.ENOENT):
 		return a.startHint()
 	case errors.Is(err, syscall.EACCES), errors.Is(err, fs.ErrPermission):
