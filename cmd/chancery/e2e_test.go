@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -42,6 +45,49 @@ func TestEndToEnd(t *testing.T) {
 			"await":  await,
 		},
 	})
+}
+
+// The quickstart removed endpoints.json before it was refused by a daemon that
+// holds the directory, which could not be asked by --dir any more.
+func TestQuickstartLeavesARunningDaemonAlone(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the daemon")
+	}
+	if err := exec.Command("/usr/bin/python3", "-c", "import jwt").Run(); err != nil {
+		t.Skip("PyJWT is not installed (Debian: python3-jwt)")
+	}
+	top := t.TempDir() // with a build of its own, for others run the script as well
+	build(t, filepath.Join(top, ".build"), "CGO_ENABLED=1", "../chanceryd")
+	scripts, err := filepath.Abs("../../scripts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(top, "dev")
+	if err := errors.Join(
+		os.Symlink(scripts, filepath.Join(top, "scripts")),
+		os.Symlink("/bin/true", filepath.Join(top, "go")), // builds nothing
+		os.Mkdir(dir, 0o700),
+	); err != nil {
+		t.Fatal(err)
+	}
+	held := flock.New(filepath.Join(dir, "lock")) // as its daemon does
+	if got, err := held.TryLock(); !got || err != nil {
+		t.Fatal(got, err)
+	}
+	defer held.Close()
+	ends := filepath.Join(dir, "endpoints.json")
+	if err := os.WriteFile(ends, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(filepath.Join(top, "scripts", "quickstart"), dir)
+	cmd.Env = append(os.Environ(), "PATH="+top+string(os.PathListSeparator)+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "another daemon holds") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if data, err := os.ReadFile(ends); err != nil || string(data) != "{}" {
+		t.Errorf("endpoints.json: %q, %v", data, err)
+	}
 }
 
 func build(t *testing.T, bin, env, pkg string) {
