@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
 
 func fakeIn(t *testing.T) *fake {
@@ -67,17 +66,25 @@ func TestAFullDaemonIsNamed(t *testing.T) {
 	}
 }
 
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
 func TestAnInterruptedWatchFails(t *testing.T) {
 	f := fakeIn(t)
 	f.versions[2].State = "pending" // it never becomes active by itself
+	ctx, interrupt := context.WithCancel(t.Context())
 	var out, stderr bytes.Buffer
-	a := &app{out: &out, err: &stderr, getenv: func(string) string { return "" }, dir: f.dir}
+	// It is interrupted when it has said how things stand, however long that took.
+	said := writerFunc(func(p []byte) (int, error) {
+		interrupt()
+		return stderr.Write(p)
+	})
+	a := &app{out: &out, err: said, getenv: func(string) string { return "" }, dir: f.dir}
 	c, err := a.connect(roleOperator)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
-	defer cancel()
 	if err := a.watch(ctx, c, "web", 9); err == nil {
 		t.Error("it ended as if version 9 signed")
 	}
