@@ -273,8 +273,8 @@ func TestPosition(t *testing.T) {
 		"keysets.web.max_age": {3, 3}, "keysets.web.algorithms": {6, 17}, "keysets.web.algorithms[1]": {7, 7},
 		"policy[0].rule": {9, 11}, "policy[0].max_ttl": {9, 5}, "listeners.ops": {1, 1},
 	} {
-		if line, column := cfg.Position(path); line != want[0] || column != want[1] {
-			t.Errorf("%s at %d:%d, want %d:%d", path, line, column, want[0], want[1])
+		if at := locate(cfg.positions, path); at != (position{want[0], want[1]}) {
+			t.Errorf("%s at %d:%d, want %d:%d", path, at.line, at.column, want[0], want[1])
 		}
 	}
 	f := cfg.At("keysets.web.algorithm", Warning, "the token lacks it", "")

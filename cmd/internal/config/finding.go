@@ -131,13 +131,6 @@ func locate(positions map[string]position, path string) position {
 	}
 }
 
-// Position returns where the member at path stands, or its nearest parent that
-// the file has.
-func (c *Config) Position(path string) (line, column int) {
-	p := locate(c.positions, path)
-	return p.line, p.column
-}
-
 // At returns a finding about the member at path, for checks made elsewhere.
 func (c *Config) At(path string, s Severity, message, hint string) Finding {
 	p := locate(c.positions, path)
