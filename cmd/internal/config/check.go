@@ -269,6 +269,9 @@ func (c *Config) profileFaults(f *findings, path string, err error) {
 			f.errorf(path, "", "%v", e)
 			continue
 		}
+		if f.unread[path+"."+fault.Path] {
+			continue // said already
+		}
 		member, _, _ := strings.Cut(fault.Path, "[")
 		if (member == "names_under" || member == "usages") && !f.has(path+"."+member) {
 			continue // missing: said already
@@ -359,6 +362,9 @@ func (k checker) policyFault(err error) {
 	path = strings.Replace(path, "anchors", "clients", 1)
 	if strings.HasPrefix(path, "policy") && strings.HasSuffix(path, "].name") {
 		path = strings.TrimSuffix(path, "name") + "rule"
+	}
+	if k.unread[path] {
+		return // said already
 	}
 	parent := path[:max(0, strings.LastIndexAny(path, "."))]
 	required := []string{"rule", "name", "principals", "actions"}

@@ -218,6 +218,45 @@ func TestOneMistake(t *testing.T) {
 	}
 }
 
+// What is wrong in one place is told once, and what is wrong in two is told at
+// once: a number among serials was refused as a number and as no serial, and a
+// certificate that is missing was not looked for when its key was missing too.
+func TestEachMistakeOnce(t *testing.T) {
+	dir := world(t)
+	good := devText(t, dir, false)
+	for _, c := range []struct {
+		old, new string
+		want     []string
+	}{
+		{"serials: []", "serials: [12]", []string{`revoked.serials[0]: want text, and YAML reads "12" as !!int`}},
+		{"serials: []", `serials: ["12", 0x]`, []string{`revoked.serials[1]: "0x"`}},
+		{"actions: [csr.sign]", "actions: [12, csr.sign]", []string{"policy[1].actions[0]: want text"}},
+		{"max_ttl: 1h\n  - rule: ca", "max_ttl: soon\n  - rule: ca", []string{"policy[0].max_ttl: \"soon\": it is no duration"}},
+		{"usages: [server, client]", "usages: [server, 12]", []string{"profiles.tls.usages[1]: want text"}},
+		{"max_ttl: 24h\n        default", "max_ttl: soon\n        default", []string{"profiles.tls.max_ttl: \"soon\": it is no duration"}},
+		{
+			"certificate: pki/server.crt\n    key: pki/server.key", "certificate: pki/no.crt\n    key: pki/no.key",
+			[]string{"listeners.signing.certificate: DIR/pki/no.crt: no such file", "listeners.signing.key: DIR/pki/no.key: no such file"},
+		},
+	} {
+		text := strings.Replace(good, c.old, c.new, 1)
+		if text == good {
+			t.Errorf("%q is not in the file", c.old)
+			continue
+		}
+		_, findings := loadText(t, dir, text)
+		if len(findings) != len(c.want) {
+			t.Errorf("%q: %d findings, want %d: %v", c.new, len(findings), len(c.want), findings)
+			continue
+		}
+		for i, want := range c.want {
+			if got := strings.ReplaceAll(findings[i].String(), dir, "DIR"); !strings.Contains(got, want) {
+				t.Errorf("%q: %s, want %q", c.new, got, want)
+			}
+		}
+	}
+}
+
 func TestA30ConfigurationOthersCanWrite(t *testing.T) {
 	dir := world(t)
 	path := filepath.Join(dir, "config.yaml")

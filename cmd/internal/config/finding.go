@@ -71,6 +71,7 @@ type findings struct {
 	file      string
 	list      []Finding
 	positions map[string]position
+	unread    map[string]bool // members whose values could not be read, and are empty
 }
 
 func (f *findings) add(at position, path string, s Severity, hint, format string, args ...any) {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -106,8 +107,15 @@ func (k checker) pair(path, cert, key, serverName string) {
 		return
 	}
 	certPath, keyPath := path+".certificate", path+".key"
-	if err := checkSecret(key, 0o027); err != nil {
-		k.errorf(keyPath, "", "%v", err)
+	keyErr := checkSecret(key, 0o027)
+	if keyErr != nil {
+		k.errorf(keyPath, "", "%v", keyErr)
+	}
+	_, certErr := os.Stat(cert)
+	if certErr != nil {
+		k.errorf(certPath, "", "%v", reason(certErr))
+	}
+	if keyErr != nil || certErr != nil {
 		return
 	}
 	pair, err := tls.LoadX509KeyPair(cert, key)

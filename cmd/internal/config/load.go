@@ -63,6 +63,10 @@ func (f *findings) decode(text []byte) *Config {
 	sum := sha256.Sum256(text)
 	c := &Config{file: f.file, hash: hex.EncodeToString(sum[:]), positions: f.positions}
 	decoder{f}.value(root, "", reflect.ValueOf(c).Elem())
+	f.unread = make(map[string]bool)
+	for _, x := range f.list {
+		f.unread[x.Path] = true
+	}
 	return c
 }
 
