@@ -361,8 +361,11 @@ func TestParseDuration(t *testing.T) {
 	}
 	for s, want := range map[string]string{
 		"": "positive", "0": "positive", "0s": "positive", "0d": "positive", "-5m": "sign", "+5m": "sign", "5d-1h": "sign", "300": "no unit", "5x": "no duration",
-		"d": "no duration", "1.5d": "no duration", "18251d": "fifty years", "99999d": "fifty years", "2000000h": "fifty years", "99999999999h": "no duration",
+		"d": "no duration", "1.5d": "no duration", "18251d": "fifty years", "99999d": "fifty years", "2000000h": "fifty years", "99999999999h": "fifty years",
 		"18250d2000000h": "fifty years",
+		// What is too long was called no duration when it was far too long.
+		"99999999d": "fifty years", "99999999999999999999d": "fifty years", "99999999d2000000h": "fifty years", "1h99999999999999999999s": "fifty years",
+		"99999999d5x": "no duration", "1.2.3h": "no duration", "99999999999hh": "no duration",
 	} {
 		if got, err := ParseDuration(s); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is %v, error %v, want %q", s, got, err, want)

@@ -127,7 +127,11 @@ func (d decoder) duration(n *yaml.Node, path string, into reflect.Value) {
 // maxDuration keeps sums of durations far from overflow.
 const maxDuration = 50 * 365 * 24 * time.Hour
 
-var days = regexp.MustCompile(`^([0-9]{1,5})d(.*)$`)
+var (
+	days = regexp.MustCompile(`^([0-9]+)d(.*)$`)
+	// spelled is what time.ParseDuration refuses for its size alone.
+	spelled = regexp.MustCompile(`^(([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h))+$`)
+)
 
 // ParseDuration reads a positive duration: Go's spelling, with days of 24 hours
 // before it.
@@ -135,22 +139,24 @@ func ParseDuration(s string) (time.Duration, error) {
 	rest, total := s, time.Duration(0)
 	if m := days.FindStringSubmatch(s); m != nil {
 		n, err := strconv.Atoi(m[1])
-		if err != nil {
-			return 0, errors.New("it is no duration")
+		total, rest = maxDuration+1, m[2]
+		if err == nil && n <= int(maxDuration/(24*time.Hour)) {
+			total = time.Duration(n) * 24 * time.Hour
 		}
-		total, rest = time.Duration(n)*24*time.Hour, m[2]
 	}
 	if rest != "" {
 		v, err := time.ParseDuration(rest)
 		switch {
 		case err != nil && strings.Trim(rest, "0123456789") == "":
 			return 0, errors.New("it has no unit")
+		case err != nil && spelled.MatchString(rest):
+			v = maxDuration + 1
 		case err != nil:
 			return 0, errors.New("it is no duration")
 		case v < 0 || strings.HasPrefix(rest, "+"):
 			return 0, errors.New("it has a sign")
 		}
-		total = min(total, maxDuration+1) + min(v, maxDuration+1)
+		total += min(v, maxDuration+1)
 	}
 	if total <= 0 {
 		return 0, errors.New("it is not positive")
