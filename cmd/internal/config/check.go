@@ -48,6 +48,7 @@ func check(c *Config, f *findings, now time.Time) {
 	k.authorities()
 	k.policy()
 	k.limits()
+	k.defaults()
 }
 
 func (k checker) general() {
@@ -401,7 +402,7 @@ func (k checker) limits() {
 		}
 		for _, n := range sorted(k.KeySets) {
 			ks := k.KeySets[n]
-			if ks.Purpose != keystore.PurposeJWT || !slices.Contains(r.KeySets, n) && !slices.Contains(r.KeySets, policy.Any) {
+			if ks.Purpose != keystore.PurposeJWT || !lists(r.KeySets, n) {
 				continue
 			}
 			if r.MaxTTL > ks.MaxTTL {
@@ -409,6 +410,46 @@ func (k checker) limits() {
 					"%v is more than max_ttl of key set %s, %v", r.MaxTTL, n, ks.MaxTTL)
 			}
 		}
+	}
+}
+
+// lists reports whether a rule's list of names has n in it.
+func lists(names []string, n string) bool {
+	return slices.Contains(names, n) || slices.Contains(names, policy.Any)
+}
+
+// defaults looks for a default_ttl with which every request that names no ttl is
+// refused, because no rule lets anything live that long.
+func (k checker) defaults() {
+	for _, n := range sorted(k.KeySets) {
+		if ks := k.KeySets[n]; ks.Purpose == keystore.PurposeJWT {
+			k.allowed(join("keysets", n)+".default_ttl", ks.DefaultTTL, func(r Rule) bool {
+				return slices.Contains(r.Actions, policy.SignJWT) && lists(r.KeySets, n)
+			})
+		}
+	}
+	for _, n := range sorted(k.Authorities) {
+		a := k.Authorities[n]
+		for _, p := range sorted(a.Profiles) {
+			ttl := cmp.Or(a.Written[p].DefaultTTL, min(ca.DefaultTTL, a.Profiles[p].MaxTTL()))
+			k.allowed(join(join("authorities", n)+".profiles", p)+".default_ttl", ttl, func(r Rule) bool {
+				return slices.Contains(r.Actions, policy.SignCSR) && lists(r.Authorities, n) && lists(r.Profiles, p)
+			})
+		}
+	}
+}
+
+// allowed warns if ttl, the value at path, is over the limit of all the rules by
+// which it may be used.
+func (k checker) allowed(path string, ttl time.Duration, uses func(Rule) bool) {
+	most := time.Duration(0)
+	for _, r := range k.Rules {
+		if uses(r) {
+			most = max(most, r.MaxTTL)
+		}
+	}
+	if most > 0 && ttl > most && !k.said(path) {
+		k.warnf(path, "lower it, or raise max_ttl of a rule", "%v is more than any rule allows, %v: a request without ttl is refused", ttl, most)
 	}
 }
 

@@ -186,6 +186,10 @@ func TestOneMistake(t *testing.T) {
 		{"a certificate beyond a day", "max_ttl: 24h\n        default", "max_ttl: 25h\n        default", "authorities.devices.profiles.tls.max_ttl: 25h0m0s is not between"},
 		{"a rotation that does not fit", "rotate_every: 30d", "rotate_every: 30m", "(rule 1)"},
 		{"a window short for verifiers", "cache_for: 30m", "cache_for: 15m", "warning: keysets.web.cache_for: 15m0s is less than twice max_age"},
+		// These were refused only when somebody asked for a token or a certificate.
+		{"a default no rule allows", "default_ttl: 5m", "default_ttl: 90m", "keysets.web.default_ttl: 1h30m0s is more than max_ttl"},
+		{"a default over every rule", "max_ttl: 1h\n  - rule: ca", "max_ttl: 1m\n  - rule: ca", "warning: keysets.edge.default_ttl: 5m0s is more than any rule allows, 1m0s: a request without ttl is refused"},
+		{"a profile's default over every rule", "names: [.devices.test]\n    max_ttl: 24h", "names: [.devices.test]\n    max_ttl: 1h", "warning: authorities.devices.profiles.tls.default_ttl: 24h0m0s is more than any rule allows, 1h0m0s"},
 		{"conflicting roles", "actions: [csr.sign]", "actions: [csr.sign, token.manage]", "would both sign and operate"},
 		{"a principal nobody vouches for", "dev:spiffe:spiffe://chancery.dev/ca", "ci:spiffe:spiffe://chancery.dev/ca", "policy[1].principals[0]"},
 		{"a foreign trust domain", "spiffe://chancery.dev/ca", "spiffe://example.org/ca", "the anchor does not speak for this name"},
