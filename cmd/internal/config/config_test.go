@@ -130,7 +130,7 @@ func TestFindings(t *testing.T) {
 			_, findings := loadText(t, dir, strings.ReplaceAll(string(text), "DIR", dir))
 			var got strings.Builder
 			for _, f := range findings {
-				got.WriteString(strings.ReplaceAll(f.String(), dir, "DIR") + "\n")
+				got.WriteString(strings.ReplaceAll(strings.TrimPrefix(f.String(), dir+"/"), dir, "DIR") + "\n")
 			}
 			golden := strings.TrimSuffix(file, ".yaml") + ".txt"
 			if *update {
@@ -278,6 +278,22 @@ func TestA30ConfigurationOthersCanWrite(t *testing.T) {
 	}
 }
 
+// dev/t.yaml was called t.yaml, which no editor finds.
+func TestFindingsNameTheFileAsItWasGiven(t *testing.T) {
+	dir := world(t)
+	if _, findings := loadText(t, dir, "node: 7"); !strings.HasPrefix(findings[0].String(), dir+"/config.yaml:1:1: error: ") {
+		t.Error(findings[0])
+	}
+	t.Chdir(filepath.Dir(dir))
+	given := filepath.Join(filepath.Base(dir), "config.yaml")
+	if _, findings := Load(given); !strings.HasPrefix(findings[0].String(), given+":1:1: error: ") {
+		t.Error(findings[0])
+	}
+	if _, findings := Load("none.yaml"); findings[0].String() != "none.yaml: error: "+filepath.Join(filepath.Dir(dir), "none.yaml")+": no such file or directory" {
+		t.Error(findings[0])
+	}
+}
+
 func TestNoFile(t *testing.T) {
 	cfg, findings := Load(filepath.Join(t.TempDir(), "config.yaml"))
 	if cfg != nil || len(findings) != 1 || !Failed(findings) {
@@ -321,7 +337,7 @@ func TestPosition(t *testing.T) {
 		}
 	}
 	f := cfg.At("keysets.web.algorithm", Warning, "the token lacks it", "")
-	if got := f.String(); got != "config.yaml:3:3: warning: keysets.web.algorithm: the token lacks it" {
+	if got := strings.TrimPrefix(f.String(), dir); got != "/config.yaml:3:3: warning: keysets.web.algorithm: the token lacks it" {
 		t.Error(got)
 	}
 }

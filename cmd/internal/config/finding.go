@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -27,7 +26,7 @@ func (s Severity) String() string {
 
 // A Finding is one thing to say about a configuration.
 type Finding struct {
-	File         string
+	File         string // as it was given
 	Line, Column int    // from 1; 0 where the whole file is meant
 	Path         string // the member: "keysets.web.rotate_every", "policy[0].principals[1]"
 	Severity     Severity
@@ -39,7 +38,7 @@ type Finding struct {
 // control characters, whatever the file holds.
 func (f Finding) String() string {
 	var b strings.Builder
-	b.WriteString(filepath.Base(f.File))
+	b.WriteString(f.File)
 	if f.Line > 0 {
 		fmt.Fprintf(&b, ":%d:%d", f.Line, f.Column)
 	}

@@ -26,7 +26,7 @@ func load(path string, now time.Time) (*Config, []Finding) {
 	}
 	text, err := read(abs)
 	if err != nil {
-		f.add(position{}, "", Error, "", "%s: %v", path, reason(err))
+		f.add(position{}, "", Error, "", "%v", reason(err))
 		return nil, f.list
 	}
 	if err := checkTrusted(abs); err != nil {
