@@ -342,6 +342,19 @@ func TestPosition(t *testing.T) {
 	}
 }
 
+// An error of the token with a hint of its own got a second one behind it.
+func TestOneHintInALine(t *testing.T) {
+	dir := world(t)
+	cfg, _ := loadText(t, dir, "node: dev\n")
+	f := cfg.At("node", Warning, "not checked: no such token (hint: name it by serial)", "start the token")
+	if f.Message != "not checked: no such token" || f.Hint != "name it by serial" {
+		t.Error(f)
+	}
+	if f := cfg.At("node", Warning, "not checked", "start the token"); f.Hint != "start the token" {
+		t.Error(f)
+	}
+}
+
 func TestNeedsRestart(t *testing.T) {
 	dir := world(t)
 	good := devText(t, dir, false)

@@ -131,8 +131,10 @@ func locate(positions map[string]position, path string) position {
 	}
 }
 
-// At returns a finding about the member at path, for checks made elsewhere.
+// At returns a finding about the member at path, for checks made elsewhere. A
+// hint that the message has of its own is nearer than hint.
 func (c *Config) At(path string, s Severity, message, hint string) Finding {
 	p := locate(c.positions, path)
-	return Finding{File: c.file, Line: p.line, Column: p.column, Path: path, Severity: s, Message: message, Hint: hint}
+	message, own := splitHint(message)
+	return Finding{File: c.file, Line: p.line, Column: p.column, Path: path, Severity: s, Message: message, Hint: cmp.Or(own, hint)}
 }
