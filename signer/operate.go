@@ -173,20 +173,21 @@ func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenL
 	for _, t := range s.Tokens.Status() {
 		list.Tokens = append(list.Tokens, api.Token{
 			Keystore: t.Keystore, Label: t.Label, Serial: t.Serial, State: string(t.State), Since: t.Since.UTC(),
-			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State), Workers: t.Workers, Restarts: t.Restarts,
+			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State, t.Keystore), Workers: t.Workers, Restarts: t.Restarts,
 		})
 	}
 	return list, nil
 }
 
-func tokenHint(s keystore.TokenState) string {
+func tokenHint(s keystore.TokenState, name string) string {
+	retry := "`chancery token retry " + name + "`"
 	switch s {
 	case keystore.TokenPINRejected:
-		return "correct the PIN file, then run `chancery token retry`"
+		return "correct the PIN file, then run " + retry
 	case keystore.TokenPINLocked:
-		return "reset the PIN with the security officer's, then run `chancery token retry`"
+		return "reset the PIN with the security officer's, then run " + retry
 	case keystore.TokenChanged:
-		return "this is not the token that held the keys: put the right one back, then run `chancery token retry`"
+		return "this is not the token that held the keys: put that one back, then run " + retry + "; or run it to go on with this one, by new keys"
 	case keystore.TokenAmbiguous:
 		return "name the token by serial in its URI"
 	case keystore.TokenUnavailable:

@@ -431,3 +431,20 @@ func TestBatches(t *testing.T) {
 		t.Errorf("an empty batch by the client: %v", err)
 	}
 }
+
+// A page of another origin could have a browser sign by the client certificate
+// that it holds; a body that is not what it seems was read as it came.
+func TestPagesAndEncodings(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	c := d.http("issuer")
+	body := `{"keyset":"web","claims":{}}`
+	for _, header := range [][]string{
+		{"Origin", "https://evil.example"}, {"Origin", "null"}, {"Sec-Fetch-Site", "cross-site"}, {"Sec-Fetch-Site", "same-site"},
+	} {
+		post(t, c, "/v1/sign/jwt", body, header...).want(t, strings.Join(header, ": "), api.CodeForbidden)
+	}
+	post(t, c, "/v1/sign/jwt", body, "Content-Encoding", "gzip").want(t, "gzip", api.CodeMalformed)
+	post(t, c, "/v1/sign/jwt", body, "Content-Encoding", "identity").want(t, "identity", "")
+	post(t, c, "/v1/sign/jwt", body, "Origin", "https://localhost").want(t, "our own origin", "")
+}

@@ -34,7 +34,7 @@ func checkCommand() *cobra.Command {
 					warnings++
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %d errors, %d warnings\n", path, errs, warnings)
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, %s\n", path, count(errs, "error"), count(warnings, "warning"))
 			if errs > 0 {
 				return errFindings
 			}
@@ -44,6 +44,14 @@ func checkCommand() *cobra.Command {
 	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
 	required(cmd, "config")
 	return cmd
+}
+
+// count says how many there are of something.
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }
 
 // inspectWithin bounds how long a module may take to say what it can do.

@@ -47,7 +47,7 @@ func place(t *testing.T, path, text string) string {
 			if strings.HasSuffix(text, ": ") {
 				column += len(text)
 			}
-			return fmt.Sprintf("%s:%d:%d", filepath.Base(path), i+1, column+1)
+			return fmt.Sprintf("%s:%d:%d", path, i+1, column+1)
 		}
 	}
 	t.Fatalf("%s has no %q", path, text)
@@ -74,7 +74,7 @@ func wantFindings(t *testing.T, lines []string, want ...finding) {
 	for _, line := range left {
 		t.Errorf("nobody expected: %s", line)
 	}
-	if last := lines[len(lines)-1]; !strings.HasSuffix(last, fmt.Sprintf(": %d errors, %d warnings", errs, len(want)-errs)) {
+	if last := lines[len(lines)-1]; !strings.HasSuffix(last, ": "+count(errs, "error")+", "+count(len(want)-errs, "warning")) {
 		t.Errorf("the count: %s", last)
 	}
 }
@@ -225,7 +225,7 @@ func shortWindows(t *testing.T, path string) (want []finding) {
 	t.Helper()
 	for i, line := range strings.Split(readOrEmpty(path), "\n") {
 		if _, ok := strings.CutPrefix(line, "    cache_for: "); ok && len(want) < 3 {
-			want = append(want, finding{fmt.Sprintf("config.yaml:%d:16", i+1), "warning", "npm jwks-rsa"})
+			want = append(want, finding{fmt.Sprintf("%s:%d:16", path, i+1), "warning", "npm jwks-rsa"})
 		}
 	}
 	return want
@@ -244,9 +244,7 @@ func TestCheckModules(t *testing.T) {
 	dir := filepath.Dir(path)
 	withModule := func(t *testing.T, name, source string) []string {
 		t.Helper()
-		if _, err := exec.LookPath("gcc"); err != nil {
-			t.Skip(err)
-		}
+		needTool(t, "gcc", "gcc")
 		stub := filepath.Join(dir, name+".so")
 		gcc := exec.Command("gcc", "-shared", "-fPIC", "-x", "c", "-o", stub, "-")
 		gcc.Stdin = strings.NewReader(source)
@@ -265,7 +263,7 @@ func TestCheckModules(t *testing.T) {
 	}
 	notChecked := func(t *testing.T, lines []string) {
 		t.Helper()
-		if len(lines) != 3 || !strings.HasPrefix(lines[0], "config.yaml:") || !strings.Contains(lines[0], ": warning: keystores.hsm.pkcs11: not checked") || lines[2] != "0" {
+		if len(lines) != 3 || !strings.HasPrefix(lines[0], path+":") || !strings.Contains(lines[0], ": warning: keystores.hsm.pkcs11: not checked") || lines[2] != "0" {
 			t.Errorf("want one warning and status 0:\n%s", strings.Join(lines, "\n"))
 		}
 	}
@@ -303,7 +301,7 @@ func placeOf(t *testing.T, path, above, text string) string {
 	for i, line := range strings.Split(readOrEmpty(path), "\n") {
 		below = below || strings.HasPrefix(line, above)
 		if column := strings.Index(line, text); below && column >= 0 {
-			return fmt.Sprintf("%s:%d:%d", filepath.Base(path), i+1, column+len(text)+1)
+			return fmt.Sprintf("%s:%d:%d", path, i+1, column+len(text)+1)
 		}
 	}
 	t.Fatalf("%s has no %q below %q", path, text, above)

@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -317,4 +318,20 @@ func TestIdempotentRequests(t *testing.T) {
 	if !bytes.Equal(kept.body, first.body) {
 		t.Errorf("another certificate after a crash: %s", kept.body)
 	}
+}
+
+// The key of the daemon's own TLS certificate used to be certified like anyone's.
+func TestOurOwnTLSKeyIsNotCertified(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	pair, err := tls.LoadX509KeyPair(filepath.Join(d.dir, "pki", "server.crt"), filepath.Join(d.dir, "pki", "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr := requestFor(t, pair.PrivateKey.(crypto.Signer), func(*x509.CertificateRequest) {})
+	body, err := json.Marshal(api.SignCSRRequest{Authority: "devices", Profile: "tls", CSR: csr})
+	if err != nil {
+		t.Fatal(err)
+	}
+	post(t, d.http("ca"), "/v1/sign/csr", string(body)).want(t, "the server's key", api.CodeKeyRejected)
 }

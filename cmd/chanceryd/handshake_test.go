@@ -138,9 +138,7 @@ func TestCurlAndOpenSSL(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, tempDir(t))
 	for _, program := range []string{"curl", "openssl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skip(err)
-		}
+		needTool(t, program, program)
 	}
 	identity := []string{"--cert", d.cert("issuer"), "--key", d.key("issuer"), "--cacert", filepath.Join(d.dir, "ca.crt")}
 	request := `{"keyset":"web","claims":{"sub":"alice"}}`

@@ -61,6 +61,22 @@ func strangers(t *testing.T) tls.Certificate {
 	return issueIdentity(t, root, key, func(*x509.Certificate) {})
 }
 
+// anotherRoot is a CA certificate of somebody else, as PEM.
+func anotherRoot(t *testing.T) []byte {
+	t.Helper()
+	key := newKey(t)
+	root := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Another root"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(240 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, root, root, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
 func issueIdentity(t *testing.T, root *x509.Certificate, rootKey *ecdsa.PrivateKey, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))

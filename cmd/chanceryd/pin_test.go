@@ -120,6 +120,31 @@ func TestI7WrongPINIsOneAttempt(t *testing.T) {
 	}
 }
 
+// With a wrong PIN the daemon used to look dead for two minutes: nobody knew
+// where to ask, and so nobody could tell it to try again.
+func TestDevWithAWrongPIN(t *testing.T) {
+	t.Parallel()
+	dir := tempDir(t)
+	startDev(t, dir).stop()
+	token := devToken(t, dir)
+	right := readOrEmpty(token.PINFile)
+	writePIN(t, token, wrongPIN)
+	d := startDev(t, dir) // it says how to reach it
+	operator := d.client("operator")
+	list, err := operator.Tokens(t.Context())
+	if err != nil || list.Tokens[0].State != string(keystore.TokenPINRejected) || !strings.Contains(list.Tokens[0].Hint, "token retry hsm") {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	writePIN(t, token, strings.TrimSpace(right))
+	if _, err := operator.TokenRetry(t.Context(), "hsm"); err != nil {
+		t.Fatal(err)
+	}
+	d.within(10*time.Second, "it signs", func() error {
+		_, err := d.client("issuer").SignJWT(t.Context(), api.SignJWTRequest{KeySet: "web", Claims: []byte(`{}`)})
+		return err
+	})
+}
+
 // A daemon whose token will not come up ends on SIGTERM all the same, long
 // before it would give up waiting for it.
 func TestSIGTERMBeforeReady(t *testing.T) {

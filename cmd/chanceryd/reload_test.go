@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -199,6 +200,66 @@ func TestS21A16Revocation(t *testing.T) {
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{}}`).want(t, "what is still allowed", "")
 }
 
+// A revocation takes power away: it is in force though neither log nor catalog
+// can be written, and entered when they can. Another client CA gives power: it
+// is refused then, whatever else the file says. It used to be the other way
+// round for a CA in the same file.
+func TestReloadWhileTheLogIsDown(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	d.keySets() // nothing is about to be entered
+	c := d.http("issuer")
+	post(t, c, "/v1/sign/jwt", `{"keyset":"web","claims":{}}`).want(t, "before", "")
+	journal := filepath.Join(d.dir, "audit", "lifecycle", "journal-1")
+	if err := os.Rename(journal, journal+".away"); err != nil {
+		t.Fatal(err)
+	}
+	hangUp := func(outcome string) {
+		t.Helper()
+		before := d.reloads(outcome)
+		if err := d.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+		d.within(10*time.Second, "the reload was "+outcome, func() error {
+			if d.reloads(outcome) == before {
+				return errors.New(d.log.String())
+			}
+			return nil
+		})
+	}
+	anchor := filepath.Join(d.dir, "ca.crt")
+	whole := readOrEmpty(anchor)
+	if err := os.WriteFile(anchor, anotherRoot(t), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hangUp("failed")
+	if !strings.Contains(d.log.String(), "entering the new policy") {
+		t.Errorf("another CA was refused for another reason:\n%s", d.log)
+	}
+	if err := os.WriteFile(anchor, []byte(whole), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	spki := sha256.Sum256(readCertificate(t, d.cert("issuer")).RawSubjectPublicKeyInfo)
+	edit(t, d.configFile(), "spki: []", "spki: ['"+hex.EncodeToString(spki[:])+"']")
+	release := d.hold()
+	hangUp("ok")
+	release()
+	post(t, d.http("issuer"), "/v1/sign/jwt", `{"keyset":"web","claims":{}}`).want(t, "revoked", api.CodeCertificateRevoked)
+	if err := os.Rename(journal+".away", journal); err != nil {
+		t.Fatal(err)
+	}
+	d.within(20*time.Second, "both reloads are in the log", func() error {
+		var told []string
+		for _, e := range d.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActReload}) {
+			told = append(told, string(e.Outcome))
+		}
+		if slices.Sort(told); !slices.Equal(told, []string{"done", "failed"}) {
+			return fmt.Errorf("it tells of %v", told)
+		}
+		return nil
+	})
+}
+
 // TestS22Sockets: a socket that a dead daemon left is replaced; one of a living
 // daemon is not stolen, whatever data directory the second one has.
 func TestS22Sockets(t *testing.T) {
@@ -363,8 +424,18 @@ func TestS06CatalogHeld(t *testing.T) {
 		t.Errorf("refused after %v only", took)
 	}
 	d.sign(c, "web", `{}`)
+	// Readiness said that all is well while every token beyond the horizon was refused.
+	if ready, text := d.readyz(); ready || !strings.Contains(text, "[-]catalog") {
+		t.Errorf("ready %v:\n%s", ready, text)
+	}
 	release()
 	gone := time.Now()
+	d.within(5*time.Second, "it is ready again, though nobody asks", func() error {
+		if ready, text := d.readyz(); !ready {
+			return errors.New(text)
+		}
+		return nil
+	})
 	d.within(5*time.Second, "edge signs again", func() error {
 		_, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: json.RawMessage(`{}`)})
 		return err

@@ -135,6 +135,40 @@ func TestDevRefusesALongDirectory(t *testing.T) {
 	}
 }
 
+// Paths that SoftHSM's configuration cannot hold, and none at all, are refused
+// before anything is made; an unset variable used to make keys where it stood.
+func TestDevRefusesWhatIsNoDirectory(t *testing.T) {
+	t.Parallel()
+	for _, dir := range []string{"", filepath.Join(tempDir(t), "a#b"), filepath.Join(tempDir(t), "a\nb")} {
+		out, status := chancerydSays(t, "dev", "--dir", dir)
+		if status != exitUsage || !strings.Contains(out, "hint: ") {
+			t.Errorf("%q: exit status %d\n%s", dir, status, out)
+		}
+		if _, err := os.Stat(dir); dir != "" && !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%q: something was made: %v", dir, err)
+		}
+	}
+}
+
+// A directory that was moved names files where it was; that is what is said.
+func TestDevWasMoved(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, filepath.Join(tempDir(t), "here"))
+	d.stop()
+	there := filepath.Join(filepath.Dir(d.dir), "there")
+	if err := os.Rename(d.dir, there); err != nil {
+		t.Fatal(err)
+	}
+	out, status := chancerydSays(t, "dev", "--dir", there)
+	if status != exitFailed || !strings.Contains(out, "was made as "+d.dir) || !strings.Contains(out, "hint: move it back") {
+		t.Errorf("exit status %d\n%s", status, out)
+	}
+	if err := os.Rename(there, d.dir); err != nil {
+		t.Fatal(err)
+	}
+	startDev(t, d.dir)
+}
+
 // A served directory that has lost its dev.json used to be given new ports, and
 // was then refused by its own log, whose name holds the old one.
 func TestDevMissesItsState(t *testing.T) {

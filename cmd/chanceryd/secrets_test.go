@@ -23,9 +23,7 @@ func asNobody(t *testing.T, gid string, args ...string) *exec.Cmd {
 	if os.Getuid() != 0 {
 		t.Skip("needs root, to be somebody else")
 	}
-	if _, err := exec.LookPath("setpriv"); err != nil {
-		t.Skip(err)
-	}
+	needTool(t, "setpriv", "util-linux")
 	return exec.Command("setpriv", append([]string{fmt.Sprintf("--reuid=%d", nobodyUID), "--regid=" + gid, "--clear-groups"}, args...)...)
 }
 
