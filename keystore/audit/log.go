@@ -117,6 +117,7 @@ type Log struct {
 	lifecycle *stream
 	acts      *stream
 	refusals  *refusals
+	requests  sync.Pool // of *request: what they need between uses
 
 	stop    context.CancelFunc // of the keeper, by Close
 	stopped chan struct{}      // closed by the keeper
@@ -141,6 +142,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 		return nil, err
 	}
 	l := &Log{cfg: cfg, stopped: make(chan struct{}), publishing: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	l.requests.New = emptyRequest
 	l.lifecycle, l.acts = newStream(l, false), newStream(l, true)
 	l.refusals = newRefusals(cfg.Refusals, cfg.Now)
 	known := map[string]Head{}
@@ -256,13 +258,13 @@ func (l *Log) letGo() {
 // an error wrapping keystore.ErrUnavailable if it was not entered, and one
 // wrapping keystore.ErrUncertain if ctx ended while it was being written.
 func (l *Log) Act(ctx context.Context, rec keystore.Record) (Receipt, error) {
-	return l.acts.enter(ctx, newRequest(&rec))
+	return l.acts.enter(ctx, l.newRequest(&rec))
 }
 
 // Lifecycle is Act for the lifecycle log. The memory has the new head before it
 // returns, unless the memory cannot be written.
 func (l *Log) Lifecycle(ctx context.Context, rec keystore.Record) (Receipt, error) {
-	return l.lifecycle.enter(ctx, newRequest(&rec))
+	return l.lifecycle.enter(ctx, l.newRequest(&rec))
 }
 
 // Health returns nil, or why nothing can be released now.

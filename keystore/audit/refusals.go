@@ -155,7 +155,7 @@ func (l *Log) Refuse(rec keystore.Record) {
 	if !l.refusals.admit(&rec) {
 		return
 	}
-	q := newRequest(&rec)
+	q := l.newRequest(&rec)
 	q.refused = &rec
 	if err := l.acts.submit(q); err != nil {
 		l.refusals.written(&rec, err)
@@ -168,7 +168,7 @@ func (l *Log) flushRefusals() {
 		l.refusals.mu.Lock()
 		l.refusals.unwritten++
 		l.refusals.mu.Unlock()
-		q := newRequest(&rec)
+		q := l.newRequest(&rec)
 		q.refused = &rec
 		if err := l.acts.submit(q); err != nil {
 			l.refusals.written(&rec, err)

@@ -23,11 +23,10 @@ type request struct {
 	err     error
 }
 
-// requests keeps what requests need between uses.
-var requests = sync.Pool{New: func() any { return &request{done: make(chan struct{}, 1)} }}
+func emptyRequest() any { return &request{done: make(chan struct{}, 1)} }
 
-func newRequest(r *keystore.Record) *request {
-	q := requests.Get().(*request)
+func (l *Log) newRequest(r *keystore.Record) *request {
+	q := l.requests.Get().(*request)
 	q.rest = appendRest(q.rest[:0], r)
 	q.refused, q.err = nil, nil
 	return q
@@ -111,7 +110,7 @@ func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 	if err == nil {
 		r.Entry = entryName(q.origin, q.index)
 	}
-	requests.Put(q)
+	s.log.requests.Put(q)
 	return r, err
 }
 
@@ -201,7 +200,7 @@ func (s *stream) release(batch []*request, err error) {
 		if q.refused != nil { // nobody waits for it
 			s.log.refusals.written(q.refused, err)
 			q.refused = nil
-			requests.Put(q)
+			s.log.requests.Put(q)
 			continue
 		}
 		q.err = err

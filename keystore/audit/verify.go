@@ -150,7 +150,6 @@ func (v *verification) conclude() {
 		case l.Key == "":
 			v.problem(l.Name, -1, "it has no checkpoint, so that nothing proves its entries")
 		case !ours: // otherwise what is wrong has been told
-
 			v.problem(l.Name, -1, "its checkpoint is signed by "+l.Key+", which is none of the keys given")
 		}
 	}
