@@ -41,7 +41,7 @@ func (l *Log) keepOnce(ctx context.Context) {
 	round, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	l.flushNotes(round)
-	switch err := l.publish(round); {
+	switch err := l.Checkpoint(round); {
 	case err == nil:
 		l.say(&l.unsigned, nil, "checkpoints are made again")
 	case ctx.Err() == nil:
@@ -72,12 +72,10 @@ func (l *Log) say(state *error, err error, what string) {
 	}
 }
 
-// Checkpoint signs and publishes the logs as they stand now.
-func (l *Log) Checkpoint(ctx context.Context) error { return l.publish(ctx) }
-
-// publish makes the checkpoints that are due: of months that ended, which then
-// get their entry in lifecycle, of acts, and last of lifecycle.
-func (l *Log) publish(ctx context.Context) error {
+// Checkpoint makes the checkpoints that are due, of the logs as they stand now:
+// of months that ended, which then get their entry in lifecycle, of acts, and
+// last of lifecycle. The keeper calls it every Config.Interval.
+func (l *Log) Checkpoint(ctx context.Context) error {
 	select {
 	case l.publishing <- struct{}{}:
 		defer func() { <-l.publishing }()
@@ -130,9 +128,7 @@ func (l *Log) publishShard(ctx context.Context, s *shard) error {
 	if err := replace(filepath.Join(s.dir, "checkpoint"), signed); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
-	s.mu.Lock()
-	s.signed, s.signedAt = t.size, l.cfg.Now()
-	s.mu.Unlock()
+	s.signed = t.size
 	return nil
 }
 

@@ -349,40 +349,12 @@ func (l *Log) Close(ctx context.Context) error {
 		<-l.stopped
 		health := l.Health()
 		l.acts.close()
-		err = l.publish(ctx) // may enter the end of a month into lifecycle
+		err = l.Checkpoint(ctx) // may enter the end of a month into lifecycle
 		l.lifecycle.close()
 		if err == nil {
-			err = l.publish(ctx)
+			err = l.Checkpoint(ctx)
 		}
 		err = errors.Join(health, err)
 	})
 	return err
-}
-
-// A Status tells how a log stands.
-type Status struct {
-	Origin   string    `json:"origin"`
-	Entries  int64     `json:"entries"`
-	Signed   int64     `json:"signed"`              // entries under the last checkpoint signed
-	SignedAt time.Time `json:"signed_at,omitempty"` // by this process
-}
-
-// Status returns the state of the logs that are being written.
-func (l *Log) Status() []Status {
-	var all []Status
-	for _, s := range l.writing() {
-		s.mu.Lock()
-		all = append(all, Status{s.origin, s.tree.size, max(s.signed, 0), s.signedAt})
-		s.mu.Unlock()
-	}
-	return all
-}
-
-// writing returns the shards that entries go to now.
-func (l *Log) writing() []*shard {
-	shards := []*shard{l.lifecycle.current()}
-	if s := l.acts.current(); s != nil {
-		shards = append(shards, s)
-	}
-	return shards
 }

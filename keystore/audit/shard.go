@@ -43,10 +43,8 @@ type shard struct {
 	tree  tree   // of what is acknowledged
 	tiles []tile // full and not yet written
 
-	// The rest belongs to whoever has Log.publishing, who writes the first two
-	// under mu.
-	signed     int64
-	signedAt   time.Time
+	// The rest belongs to whoever has Log.publishing.
+	signed     int64 // entries under the last checkpoint; -1: none
 	remembered int64
 }
 
