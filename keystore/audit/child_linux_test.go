@@ -169,6 +169,8 @@ func childFillsDisk(dir string) error {
 	}
 	ctx := context.Background()
 	cfg := childConfig(filepath.Join(dir, "audit"))
+	d := newFaultyDisk() // which only counts
+	cfg.disk = d
 	l, err := Open(ctx, cfg)
 	if err != nil {
 		return err
@@ -197,10 +199,15 @@ func childFillsDisk(dir string) error {
 	if err := errors.Join(f.Close(), os.Remove(ballast)); err != nil {
 		return err
 	}
-	for end := time.Now().Add(1500 * time.Millisecond); l.Health() != nil; time.Sleep(time.Millisecond) {
+	tries := d.count("create")
+	for end := time.Now().Add(time.Minute); l.Health() != nil; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			return fmt.Errorf("space is back, and it did not recover: %w", l.Health())
 		}
+	}
+	// How long it waits between two tries is told by TestS09NoSpaceForTheNextJournal.
+	if n := d.count("create") - tries; n > 1 {
+		return fmt.Errorf("space was back, and it took %d tries more to recover", n)
 	}
 	if _, err := l.Act(ctx, signed(n)); err != nil {
 		return err
