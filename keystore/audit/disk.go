@@ -26,8 +26,9 @@ type file interface {
 // A disk makes and opens journals. Tests put one between that fails.
 type disk interface {
 	// Create makes a new file of the given size with its space reserved and
-	// content at its beginning, all of it on stable storage with its name. It
-	// leaves nothing under that name if it fails.
+	// content at its beginning, all of it on stable storage with its name. If
+	// the name is taken it returns an error wrapping fs.ErrExist and leaves what
+	// is there as it is; if it fails otherwise it leaves nothing under that name.
 	Create(path string, size int64, content []byte) (file, error)
 	// Open opens a file for reading and writing. What is read from it comes
 	// from the device, not from what a failed write left in memory.
@@ -38,13 +39,17 @@ type osDisk struct{}
 
 func (osDisk) Create(path string, size int64, content []byte) (_ file, err error) {
 	unfinished := path + newSuffix
-	f, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	// What a crash left there may be a second name of path: it is never opened.
+	if err := removeIfThere(unfinished); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(unfinished, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o640)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(unfinished))
+			err = errors.Join(err, f.Close(), removeIfThere(unfinished))
 		}
 	}()
 	if err := reserve(f, size); err != nil {
@@ -56,10 +61,11 @@ func (osDisk) Create(path string, size int64, content []byte) (_ file, err error
 	if err := f.Sync(); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(unfinished, path); err != nil {
+	// A link, because a rename would put it over what is there.
+	if err := os.Link(unfinished, path); err != nil {
 		return nil, err
 	}
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := errors.Join(os.Remove(unfinished), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(err, os.Remove(path))
 	}
 	return osFile{f}, nil

@@ -202,9 +202,9 @@ func (l *Log) load(known map[string]Head) error {
 		}
 		switch {
 		case i == 0:
-			l.lifecycle.shard, l.lifecycle.last = s, s.last
+			l.lifecycle.goOn(s)
 		case i == len(names)-1:
-			l.acts.shard, l.acts.last = s, s.last
+			l.acts.goOn(s)
 		default:
 			s.close()
 			l.finished = append(l.finished, s)

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -84,6 +86,9 @@ func (s *shard) grow() error {
 		header: header{size: s.size, first: s.tree.size, origin: s.origin},
 	}
 	f, err := s.disk.Create(j.path, s.size, j.encode())
+	if errors.Is(err, fs.ErrExist) {
+		f, err = s.adopt(j)
+	}
 	if err != nil {
 		return fmt.Errorf("making %s: %w", j.path, err)
 	}
@@ -94,6 +99,43 @@ func (s *shard) grow() error {
 	s.journals = append(s.journals, j)
 	s.file, s.off, s.mark, s.base, s.full = f, headerSize, nil, s.tree.clone(), false
 	return nil
+}
+
+// adopt opens what stands where j has to be made: what an attempt left that
+// failed behind its back, with this very header and not one record. It returns
+// an error wrapping ErrInconsistent for anything else, and leaves it.
+func (s *shard) adopt(j journal) (_ file, err error) {
+	f, err := s.disk.Open(j.path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	head := make([]byte, headerSize)
+	if _, err := f.ReadAt(head, 0); err != nil && err != io.EOF {
+		return nil, err
+	}
+	empty, err := newScanner(f, headerSize).restIsZero()
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() != j.size || !bytes.Equal(head, j.encode()) || !empty {
+		return nil, inconsistent(s.origin, "%s is there, and this log did not make it (hint: find out what did, and move it away)", j.path)
+	}
+	return f, syncDir(s.dir)
+}
+
+// begins returns the first moment an entry may have: that of the shard's month.
+func (s *shard) begins() time.Time {
+	month, _ := time.Parse(actsName+"/"+monthLayout, s.name) // lifecycle has none
+	return month
 }
 
 // room returns how many bytes of records still fit.

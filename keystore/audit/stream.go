@@ -47,7 +47,7 @@ type stream struct {
 	shard  *shard // set by the committer only; nil until the first act
 
 	// The rest belongs to the committer.
-	last   time.Time
+	last   time.Time     // no entry may be before it
 	since  time.Time     // when it failed
 	delay  time.Duration // until recovery is tried again
 	hasher leafHasher
@@ -249,16 +249,31 @@ func (s *stream) group(batch []*request) (int, error) {
 	return n, nil
 }
 
-// now returns the time of the next entry: never before the last one's.
+// now returns the time of the next entry: never before the last one's, nor
+// before the month that has begun.
 func (s *stream) now() time.Time {
-	now := s.log.cfg.Now().UTC().Truncate(time.Microsecond)
-	if now.Before(s.last) {
-		return s.last
-	}
-	return now
+	return later(s.log.cfg.Now().UTC().Truncate(time.Microsecond), s.last)
 }
 
-// turn makes sure that there is a shard for an entry at now.
+// goOn sets the shard that entries go to, and the time they cannot be before: a
+// clock put back to an earlier month finds that month closed, even if the new
+// one has no entry yet.
+func (s *stream) goOn(next *shard) {
+	s.mu.Lock()
+	s.shard = next
+	s.mu.Unlock()
+	s.last = later(s.last, later(next.last, next.begins()))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// turn makes sure that there is a shard for an entry at now, which is one that
+// now returned.
 func (s *stream) turn(now time.Time) error {
 	if !s.monthly {
 		return nil
@@ -273,9 +288,7 @@ func (s *stream) turn(now time.Time) error {
 		next.close()
 		return err
 	}
-	s.mu.Lock()
-	s.shard = next
-	s.mu.Unlock()
+	s.goOn(next)
 	s.log.opened(next)
 	if old != nil {
 		old.close()
