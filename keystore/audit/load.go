@@ -19,35 +19,53 @@ type Head struct {
 
 const restoreHint = "(hint: restore the audit directory and the catalog from one backup, or run `chancery audit verify` to see what is missing)"
 
-// load reads the shard as it stands and makes it ready to write. It refuses a
-// log that is shorter than, or different from, remembered or its own
-// checkpoint; it cuts a torn tail that was never acknowledged.
-func (s *shard) load(remembered Head) (repair, error) {
+// look reads the shard as it stands and changes nothing. It refuses a log that
+// is shorter than, or different from, remembered or its own checkpoint. What it
+// leaves is ready to settle.
+func (s *shard) look(remembered Head) error {
 	if err := s.list(); err != nil {
-		return repair{}, err
+		return err
 	}
 	published, err := s.checkpoint()
 	if err != nil {
-		return repair{}, err
+		return err
 	}
 	s.remembered = remembered.Size
 	if len(s.journals) == 0 {
 		if remembered.Size > 0 || published.Size > 0 {
-			return repair{}, inconsistent(s.origin, "its journals are gone; it had %d entries %s",
+			return inconsistent(s.origin, "its journals are gone; it had %d entries %s",
 				max(remembered.Size, published.Size), restoreHint)
 		}
-		return repair{}, s.grow()
+		return nil
 	}
 	start, err := s.fromTiles(published, remembered)
 	if err == nil && start.size > 0 {
 		// The short way: from the checkpoint's tiles on. Whatever is wrong, the
 		// long way tells better.
-		if cut, err := s.replay(start, published, remembered); err == nil {
+		if err := s.replay(start, published, remembered); err == nil {
 			s.signed = published.Size
-			return cut, nil
+			return nil
 		}
 	}
 	return s.replay(tree{}, published, remembered)
+}
+
+// settle makes the shard that look has read ready to write: it removes what was
+// never finished, makes the first journal of a log that has none, and cuts a
+// torn tail that was never acknowledged.
+func (s *shard) settle(base string) (repair, error) {
+	if err := makeDir(base, s.dir); err != nil {
+		return repair{}, fmt.Errorf("making the log's directory: %w", err)
+	}
+	if len(s.journals) == 0 {
+		return repair{}, s.grow()
+	}
+	for n := range 2 { // a crash leaves the last one's second name, or the next one's first
+		if err := removeIfThere(journalPath(s.dir, len(s.journals)+n) + newSuffix); err != nil {
+			return repair{}, fmt.Errorf("removing a journal that was never finished: %w", err)
+		}
+	}
+	return s.cut()
 }
 
 // list finds the journals and checks that none is missing, foreign or cut.
@@ -78,9 +96,6 @@ func (s *shard) list() error {
 			return inconsistent(s.origin, "%s begins with entry %d", j.path, j.first)
 		}
 		s.journals = append(s.journals, j)
-	}
-	if len(numbers) > 0 {
-		return removeIfThere(journalPath(s.dir, len(numbers)+1) + newSuffix)
 	}
 	return nil
 }
@@ -136,8 +151,8 @@ func readTile(dir string, level int, n int64, width int) (tile, error) {
 }
 
 // replay reads the journals from the tree start on and, if all is well, leaves
-// the shard ready to write.
-func (s *shard) replay(start tree, published Checkpoint, remembered Head) (_ repair, err error) {
+// the shard ready to settle.
+func (s *shard) replay(start tree, published Checkpoint, remembered Head) (err error) {
 	p := pass{
 		shard: s, tree: start.clone(), start: start.size, hasher: newLeafHasher(),
 		heads: []Head{{published.Size, published.Root}, remembered},
@@ -148,13 +163,13 @@ func (s *shard) replay(start tree, published Checkpoint, remembered Head) (_ rep
 	}
 	for ; k < len(s.journals)-1; k++ {
 		if err := p.whole(s.journals[k], s.journals[k+1].first); err != nil {
-			return repair{}, err
+			return err
 		}
 	}
 	j := s.journals[k]
 	f, err := s.disk.Open(j.path)
 	if err != nil {
-		return repair{}, fmt.Errorf("opening the log: %w", err)
+		return fmt.Errorf("opening the log: %w", err)
 	}
 	s.file = f
 	defer func() {
@@ -165,20 +180,20 @@ func (s *shard) replay(start tree, published Checkpoint, remembered Head) (_ rep
 	base := p.tree.clone()
 	sc := newScanner(f, headerSize)
 	if err := p.read(sc, j.first, -1); err != nil {
-		return repair{}, err
+		return err
 	}
 	if err := p.tail(sc); err != nil {
-		return repair{}, err
+		return err
 	}
 	if err := p.reached(); err != nil {
-		return repair{}, err
+		return err
 	}
 	if s.last, err = p.lastTime(); err != nil {
-		return repair{}, err
+		return err
 	}
 	s.base, s.off, s.mark, s.full = base, sc.off, p.lastHead, false
 	s.tree, s.tiles = p.tree, p.tiles
-	return s.cut(sc)
+	return nil
 }
 
 // A pass reads journals in order into a tree.

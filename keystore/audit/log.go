@@ -133,10 +133,10 @@ type Log struct {
 	kick       chan struct{} // holds one: there is a reason not to wait for the next tick
 }
 
-// Open opens or makes the logs under cfg.Dir. It reads what is there, cuts a
-// torn tail that was never acknowledged and enters that, and compares with the
-// memory. It returns an error wrapping ErrInconsistent, which says what is
-// wrong, if the logs are not what they were; nothing has been changed then.
+// Open opens or makes the logs under cfg.Dir. It reads what is there, compares
+// with the memory, cuts a torn tail that was never acknowledged and enters that.
+// It returns an error wrapping ErrInconsistent, which says what is wrong, if the
+// logs are not what they were; nothing that was there has been changed then.
 func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
@@ -155,16 +155,12 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := makeDir(filepath.Dir(cfg.Dir), cfg.Dir); err != nil {
 		return nil, fmt.Errorf("making the audit directory: %w", err)
 	}
-	if err := l.load(known); err != nil {
-		l.letGo()
+	if err := l.load(ctx, known); err != nil {
 		return nil, err
 	}
-	go l.lifecycle.run()
-	go l.acts.run()
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
 	go l.keep(keeping)
-	l.flushNotes(ctx)
 	return l, nil
 }
 
@@ -172,45 +168,75 @@ func (l *Log) newShard(name string) *shard {
 	return newShard(l.cfg.Dir, originator(keyName(l.cfg.Host, l.cfg.Node)), name, l.cfg.disk, l.cfg.JournalSize)
 }
 
-// load opens lifecycle and the newest month, and looks at the older ones.
-func (l *Log) load(known map[string]Head) error {
+// load looks at all that is there before it changes any of it.
+func (l *Log) load(ctx context.Context, known map[string]Head) error {
+	shards, err := l.look(known)
+	if err == nil {
+		err = l.settle(ctx, shards)
+	}
+	if err != nil {
+		for _, s := range shards {
+			s.close()
+		}
+	}
+	return err
+}
+
+// look reads lifecycle and every month that is not closed, the newest last, and
+// looks at the closed ones.
+func (l *Log) look(known map[string]Head) (shards []*shard, err error) {
 	months, err := listMonths(l.cfg.Dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names := []string{lifecycleName}
 	for _, m := range months {
 		names = append(names, actsName+"/"+m)
 	}
 	if err := l.none(names, known); err != nil {
-		return err
+		return nil, err
 	}
 	for i, name := range names {
 		s := l.newShard(name)
 		if i > 0 && i < len(names)-1 && s.isFinal() {
-			if err := s.loadFinal(known[s.origin]); err != nil {
-				return err
-			}
-			continue
+			err = s.loadFinal(known[s.origin])
+		} else {
+			shards = append(shards, s)
+			err = s.look(known[s.origin])
 		}
-		if err := makeDir(l.cfg.Dir, s.dir); err != nil {
-			return fmt.Errorf("making the log's directory: %w", err)
-		}
-		cut, err := s.load(known[s.origin])
 		if err != nil {
+			return shards, err
+		}
+	}
+	return shards, nil
+}
+
+// settle makes the shards ready to write and starts both streams. Lifecycle is
+// the first and takes the entry of each cut before there is another, so that
+// none goes untold when a later shard cannot be made ready.
+func (l *Log) settle(ctx context.Context, shards []*shard) error {
+	for i, s := range shards {
+		cut, err := s.settle(l.cfg.Dir)
+		if err != nil {
+			if i > 0 {
+				l.lifecycle.close()
+			}
 			return err
 		}
-		switch {
-		case i == 0:
+		switch i {
+		case 0:
 			l.lifecycle.goOn(s)
-		case i == len(names)-1:
+			go l.lifecycle.run()
+		case len(shards) - 1:
 			l.acts.goOn(s)
 		default:
 			s.close()
 			l.finished = append(l.finished, s)
 		}
 		l.repaired(s, cut)
+		l.flushNotes(ctx)
 	}
+	go l.acts.run()
 	return nil
 }
 
@@ -244,14 +270,6 @@ func listMonths(dir string) ([]string, error) {
 func isMonth(s string) bool {
 	t, err := time.Parse(monthLayout, s)
 	return err == nil && t.Format(monthLayout) == s
-}
-
-func (l *Log) letGo() {
-	for _, s := range []*stream{l.lifecycle, l.acts} {
-		if s.shard != nil {
-			s.shard.close()
-		}
-	}
 }
 
 // Act enters rec into acts and returns when it is on stable storage. It returns

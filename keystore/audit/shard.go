@@ -239,7 +239,7 @@ func (s *shard) recover() (repair, error) {
 		return repair{}, inconsistent(s.origin, "%s does not hold the %d entries acknowledged", j.path, s.tree.size)
 	}
 	s.off = sc.off
-	cut, err := s.cut(sc)
+	cut, err := s.cut()
 	if err != nil {
 		return repair{}, err
 	}
@@ -250,14 +250,14 @@ func (s *shard) recover() (repair, error) {
 	return cut, errors.Join(err, s.intact())
 }
 
-// cut zeroes what follows the scanner's place, if anything does.
-func (s *shard) cut(sc *scanner) (repair, error) {
-	clean, err := sc.restIsZero()
+// cut zeroes what follows the last record, if anything does.
+func (s *shard) cut() (repair, error) {
+	clean, err := newScanner(s.file, s.off).restIsZero()
 	if err != nil || clean {
 		return repair{}, err
 	}
-	n := s.journals[len(s.journals)-1].size - sc.off
-	if err := writeZeros(s.file, sc.off, n); err != nil {
+	n := s.journals[len(s.journals)-1].size - s.off
+	if err := writeZeros(s.file, s.off, n); err != nil {
 		return repair{}, fmt.Errorf("cutting what was never acknowledged: %w", err)
 	}
 	if err := s.file.Sync(); err != nil {
