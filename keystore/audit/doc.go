@@ -36,10 +36,17 @@
 //
 // A log's origin is HOST/audit/NODE/lifecycle or HOST/audit/NODE/acts/YYYY-MM;
 // an entry's name is its origin, '#', and its index from 0. Checkpoints are
-// signed by the key HOST/audit/NODE. Tiles and checkpoints are derived: they
-// are replaced without a sync, and made again from the journals when they do
-// not fit. The last checkpoint of a finished month is an entry of lifecycle
-// (audit.shard, with origin, size and root in its detail).
+// signed by the key HOST/audit/NODE. The last checkpoint of a finished month is
+// an entry of lifecycle (audit.shard, with origin, size and root in its detail).
+//
+// Tiles and checkpoints are derived: they are replaced without a sync, and made
+// again from the journals when they do not fit. Open finds that out for the logs
+// that go on, lifecycle and the last month, as long as they have no more than a
+// million entries: beyond that it looks only at the tiles that are not full, so
+// that a start stays fast, and at closed months it does not look either. Verify
+// always tells. Such tiles are made again at the next start when the log's
+// checkpoint, and final if there is one, have been moved away: then its journals
+// are read from the beginning, which takes some seconds for each million entries.
 //
 // A journal is preallocated. It begins with a header of 512 bytes and holds
 // records one after the other; zeros follow the last. All integers are

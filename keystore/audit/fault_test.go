@@ -373,11 +373,6 @@ func TestDerivedFilesAreMadeAgain(t *testing.T) {
 		if err := os.RemoveAll(filepath.Join(dir, lost)); err != nil {
 			t.Fatal(err)
 		}
-		if lost == "tile/0/000" { // the short way does not look at full tiles
-			if err := os.Remove(filepath.Join(dir, "checkpoint")); err != nil {
-				t.Fatal(err)
-			}
-		}
 		r.open()
 		r.act(1)
 		r.close()

@@ -39,6 +39,7 @@ func (s *shard) look(remembered Head) error {
 		return nil
 	}
 	start, err := s.fromTiles(published, remembered)
+	s.unfit = err
 	if err == nil && start.size > 0 {
 		// The short way: from the checkpoint's tiles on. Whatever is wrong, the
 		// long way tells better.
@@ -120,20 +121,24 @@ func (s *shard) checkpoint() (Checkpoint, error) {
 	return c, nil
 }
 
+// mostTilesChecked is the size in entries of the longest log whose full tiles are
+// looked at when it is opened, which takes some tenths of a second then.
+const mostTilesChecked = 1 << 20
+
 // fromTiles returns the tree at the checkpoint, from its tiles. The memory has
 // to be at or behind a point that replay passes.
 func (s *shard) fromTiles(c Checkpoint, remembered Head) (tree, error) {
 	if c.Size == 0 || remembered.Size > 0 && remembered.Size < c.Size {
 		return tree{}, nil
 	}
-	t, err := restoreTree(c.Size, func(level int, n int64, width int) (tile, error) {
-		return readTile(s.dir, level, n, width)
-	})
+	read := func(level int, n int64, width int) (tile, error) { return readTile(s.dir, level, n, width) }
+	t, err := restoreTree(c.Size, read)
 	if err != nil {
 		return tree{}, err
 	}
-	if t.root() != c.Root || remembered.Size == c.Size && remembered.Root != c.Root {
-		return tree{}, inconsistent(s.origin, "its tiles do not fit its checkpoint")
+	if t.root() != c.Root || remembered.Size == c.Size && remembered.Root != c.Root ||
+		c.Size <= mostTilesChecked && !t.fits(read) {
+		return tree{}, errors.New("its tiles do not fit its checkpoint")
 	}
 	return t, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -105,5 +106,58 @@ func TestS13ACutIsEnteredThoughOpenFails(t *testing.T) {
 		t.Errorf("repairs are entered for %q, want both logs", got)
 	}
 	r.close()
+	r.sound()
+}
+
+// It was: a tile with a flipped byte, or a lost full one, stayed as it was, and
+// the log did not verify until someone deleted the checkpoint too.
+func TestTilesThatDoNotFitAreMadeAgain(t *testing.T) {
+	r := newRig(t)
+	for i := range 600 {
+		r.act(i)
+	}
+	dir := r.log.acts.current().dir
+	r.close()
+	for _, name := range []string{"tile/0/000", "tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2"} {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		good := readFile(t, path)
+		for what, content := range map[string][]byte{
+			"flipped": append(bytes.Clone(good[:40]), append([]byte{good[40] ^ 1}, good[41:]...)...),
+			"cut":     good[:32],
+			"empty":   nil,
+		} {
+			writeFile(t, path, content)
+			if name == "tile/0/000" && r.verify().OK() {
+				t.Errorf("%s %s: not told", name, what)
+			}
+			r.open()
+			r.close()
+			if !bytes.Equal(readFile(t, path), good) {
+				t.Errorf("%s %s: not made again", name, what)
+			}
+			r.sound()
+		}
+	}
+}
+
+// Nobody looks at the tiles of a closed month at a start; see the package comment.
+func TestTilesOfAClosedMonthAreMadeAgain(t *testing.T) {
+	r := books(t)
+	r.open() // closes October if that waited
+	r.close()
+	dir := filepath.Join(r.cfg.Dir, "acts", "2026-10")
+	path := filepath.Join(dir, "tile", "0", "000")
+	good := readFile(t, path)
+	writeFile(t, path, good[:100])
+	for _, name := range []string{"checkpoint", finalName} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.open()
+	r.close()
+	if !bytes.Equal(readFile(t, path), good) || !exists(filepath.Join(dir, finalName)) {
+		t.Error("it is not as it was closed")
+	}
 	r.sound()
 }

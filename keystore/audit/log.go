@@ -233,6 +233,9 @@ func (l *Log) settle(ctx context.Context, shards []*shard) error {
 			s.close()
 			l.finished = append(l.finished, s)
 		}
+		if s.unfit != nil {
+			l.cfg.Log.Warn("the tiles of an audit log do not fit and are made again", "origin", s.origin, "err", s.unfit)
+		}
 		l.repaired(s, cut)
 		l.flushNotes(ctx)
 	}

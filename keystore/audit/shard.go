@@ -38,6 +38,7 @@ type shard struct {
 	base     tree      // the tree when its checked part began
 	full     bool      // the next entry needs a new journal
 	last     time.Time // of the last entry
+	unfit    error     // why the tiles that were there are made again
 	checked  time.Time // when all journals were last looked at
 	dirTime  time.Time // when the directory last changed, as last looked at
 

@@ -162,6 +162,25 @@ func restoreTree(size int64, read func(level int, n int64, width int) (tile, err
 	return t, nil
 }
 
+// fits reports whether the full tiles that read returns are those of the tree:
+// each holds what the level above it says, up to the tree itself.
+func (t *tree) fits(read func(level int, n int64, width int) (tile, error)) bool {
+	above := tree{} // of the hashes that the tiles of level 0 add up to
+	for n := range t.size >> tileHeight {
+		have, err := read(0, n, tileWidth)
+		if err != nil {
+			return false
+		}
+		for _, full := range above.add(subtree(have.hashes), nil) {
+			have, err := read(full.level+1, full.n, tileWidth)
+			if err != nil || !slices.Equal(have.hashes, full.hashes) {
+				return false
+			}
+		}
+	}
+	return above.size == 0 || slices.EqualFunc(above.levels, t.levels[1:], slices.Equal[[]tlog.Hash])
+}
+
 // A leafHasher makes leaf hashes (RFC 6962 Section 2.1) without allocating.
 type leafHasher struct{ h hash.Hash }
 

@@ -95,11 +95,27 @@ func TestTreeComesBackFromItsTiles(t *testing.T) {
 		for _, edge := range tr.edge() {
 			tiles[edge.path()] = edge
 		}
-		again, err := restoreTree(size, func(level int, n int64, width int) (tile, error) {
+		read := func(level int, n int64, width int) (tile, error) {
 			return parseTile(tiles[tilePath(level, n, width)].bytes(), level, n, width)
-		})
+		}
+		again, err := restoreTree(size, read)
 		if err != nil || again.root() != tr.root() || again.size != size {
 			t.Fatalf("%d leaves: %v", size, err)
+		}
+		if !again.fits(read) {
+			t.Fatalf("%d leaves: its own tiles do not fit", size)
+		}
+		if size < tileWidth {
+			return
+		}
+		level := 0
+		if size >= tileWidth*tileWidth {
+			level = rapid.IntRange(0, 1).Draw(t, "level")
+		}
+		n := rapid.Int64Range(0, size>>(tileHeight*(level+1))-1).Draw(t, "tile")
+		tiles[tilePath(level, n, tileWidth)].hashes[rapid.IntRange(0, tileWidth-1).Draw(t, "hash")][5] ^= 1
+		if again.fits(read) {
+			t.Fatalf("%d leaves: %s fits with another hash", size, tilePath(level, n, tileWidth))
 		}
 	})
 }
