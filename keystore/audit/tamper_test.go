@@ -346,3 +346,38 @@ func TestA25MissingMonthIsFound(t *testing.T) {
 		t.Errorf("%v", rep.Problems)
 	}
 }
+
+// It was: a kept checkpoint of a log that was not there any more was passed over
+// in silence, so that a directory put back to October verified against a
+// checkpoint of November.
+func TestA26LogOfAKeptCheckpointIsGone(t *testing.T) {
+	c := newClock(time.Date(2026, 10, 31, 12, 0, 0, 0, time.UTC))
+	r := newRig(t, func(cfg *Config) { cfg.Now = c.Now })
+	r.act(1)
+	r.close()
+	old := t.TempDir()
+	if err := os.CopyFS(old, os.DirFS(r.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+	c.set(c.Now().AddDate(0, 0, 1))
+	r.act(2)
+	r.close()
+	signed, err := os.ReadFile(filepath.Join(r.cfg.Dir, "acts", "2026-11", "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, _, err := OpenCheckpoint(signed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt := Options{Keys: []string{r.key.vkey(t)}, Kept: []Checkpoint{kept}}
+	if rep, err := Verify(t.Context(), r.cfg.Dir, opt); err != nil || !rep.OK() {
+		t.Errorf("the log that is there: %+v, %v", rep, err)
+	}
+	rep, err := Verify(t.Context(), old, opt)
+	if err != nil || rep.OK() || len(rep.Problems) != 1 || rep.Problems[0].Log != "acts/2026-11" ||
+		!strings.Contains(rep.Problems[0].What, kept.Origin) || !strings.Contains(rep.Problems[0].What, "hint") {
+		t.Errorf("the log that is gone: %+v, %v", rep, err)
+	}
+}

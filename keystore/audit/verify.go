@@ -95,7 +95,10 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 }
 
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
-	v := verification{ctx: ctx, dir: dir, opt: opt, pause: pause, seals: map[string]seal{}, opened: map[string]int64{}, report: &Report{Problems: []Problem{}}}
+	v := verification{
+		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept),
+		seals: map[string]seal{}, opened: map[string]int64{}, report: &Report{Problems: []Problem{}},
+	}
 	for _, k := range opt.Keys {
 		key, err := ParseVKey(k)
 		if err != nil {
@@ -137,6 +140,10 @@ func (v *verification) conclude() {
 			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
 		}
 	}
+	for _, k := range v.kept {
+		v.problem(nameOf(k.Origin), -1, fmt.Sprintf("it is not there, and the checkpoint kept of %s has %d entries "+
+			"(hint: restore the directory from a backup that has this log; if its removal was decided, verify without that checkpoint)", k.Origin, k.Size))
+	}
 	v.report.KeyVerified = len(v.keys) > 0
 	for _, l := range v.report.Logs {
 		v.report.KeyVerified = v.report.KeyVerified && (l.Verified || l.Entries == 0)
@@ -155,6 +162,15 @@ func (v *verification) conclude() {
 	}
 }
 
+// nameOf returns the name of the log with the given origin.
+func nameOf(origin string) string {
+	last := origin[strings.LastIndex(origin, "/")+1:]
+	if isMonth(last) {
+		return actsName + "/" + last
+	}
+	return last
+}
+
 // maxProblems is how many problems of one log are told; a log that is wrong
 // everywhere needs no longer list.
 const maxProblems = 100
@@ -166,6 +182,7 @@ type verification struct {
 	pause  time.Duration
 	keys   []note.Verifier
 	report *Report
+	kept   []Checkpoint     // those whose log was not met yet
 	seals  map[string]seal  // by origin
 	opened map[string]int64 // months that lifecycle says began, by origin: the entry
 	total  int64
@@ -224,11 +241,13 @@ func (v *verification) log(name string) error {
 	if c.signed, err = c.readCheckpoint(); err != nil {
 		return err
 	}
-	for _, k := range v.opt.Kept {
-		if strings.HasSuffix(k.Origin, "/"+name) {
+	v.kept = slices.DeleteFunc(v.kept, func(k Checkpoint) bool {
+		ours := strings.HasSuffix(k.Origin, "/"+name)
+		if ours {
 			c.kept = append(c.kept, k)
 		}
-	}
+		return ours
+	})
 	if err := c.journals(); err != nil {
 		return err
 	}
