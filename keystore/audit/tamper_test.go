@@ -381,3 +381,26 @@ func TestA26LogOfAKeptCheckpointIsGone(t *testing.T) {
 		t.Errorf("the log that is gone: %+v, %v", rep, err)
 	}
 }
+
+// It was: Verify panicked at an entry that closes lifecycle itself.
+func TestA25OnlyMonthsOfThisNodeAreClosed(t *testing.T) {
+	ours := keyName(host, node) + "/"
+	for _, origin := range []string{
+		"", "lifecycle", ours + "lifecycle", ours + "acts/2026-13", ours + "acts/", ours + "acts/2026-11/x",
+		"localhost:8443/audit/other/acts/2026-11", "acts/2026-11",
+	} {
+		for _, outcome := range []keystore.Outcome{keystore.OutcomeDone, keystore.OutcomeIntent} {
+			r := newRig(t)
+			r.lifecycle(keystore.Record{
+				Principal: self, Action: keystore.ActAuditShard, Outcome: outcome,
+				Detail: map[string]string{"origin": origin, "size": "0", "root": (&tree{}).root().String()},
+			})
+			r.close()
+			rep := r.verify()
+			want := fmt.Sprintf("lifecycle: entry 0: it opens or closes %q, which is no month of acts of this node", origin)
+			if rep.OK() || len(rep.Problems) != 1 || rep.Problems[0].String() != want {
+				t.Errorf("%q: %v", origin, rep.Problems)
+			}
+		}
+	}
+}

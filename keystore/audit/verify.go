@@ -377,11 +377,19 @@ func (c *check) meaning(r record, e *Entry) {
 	c.rep.Last = e.Time
 	switch {
 	case c.name != lifecycleName || e.Action != keystore.ActAuditShard:
+	case !c.isActs(e.Detail["origin"]):
+		c.problem(r.index, "it opens or closes %q, which is no month of acts of this node", e.Detail["origin"])
 	case e.Outcome == keystore.OutcomeIntent:
 		c.v.opened[e.Detail["origin"]] = e.Sequence
 	default:
 		c.seal(e)
 	}
+}
+
+// isActs reports whether origin is a log of acts beside this lifecycle.
+func (c *check) isActs(origin string) bool {
+	month, ok := strings.CutPrefix(origin, strings.TrimSuffix(c.rep.Origin, lifecycleName)+actsName+"/")
+	return ok && isMonth(month)
 }
 
 // seal keeps what lifecycle says of a month, for when the month is read.
@@ -457,8 +465,8 @@ func (c *check) conclude() {
 
 func (c *check) compareSeal() {
 	s, ok := c.v.seals[c.rep.Origin]
-	if !ok {
-		return
+	if !ok || c.name == lifecycleName {
+		return // lifecycle closes others, and is never closed
 	}
 	s.seen = true
 	c.v.seals[c.rep.Origin] = s
