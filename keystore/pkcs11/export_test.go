@@ -45,3 +45,9 @@ func (r *room) taken() int {
 
 // PlacesPerSigner is how many requests a signing thread has at most.
 const PlacesPerSigner = placesPerSigner
+
+func (g *generation) isShut() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shut
+}

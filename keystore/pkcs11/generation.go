@@ -41,6 +41,7 @@ type generation struct {
 	calls map[uint32]*call // asked, not answered
 	next  uint32
 	out   []byte // frames not written yet
+	shut  bool   // stop has begun: nothing more is asked
 	cause error  // why it ended
 }
 
@@ -150,6 +151,9 @@ func (g *generation) end(cause error) {
 
 // stop lets the worker finalise its module for a while, then kills it.
 func (g *generation) stop(grace time.Duration) {
+	g.mu.Lock()
+	g.shut = true
+	g.mu.Unlock()
 	if raw, err := g.conn.SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) { unix.Shutdown(int(fd), unix.SHUT_WR) })
 	}
@@ -223,6 +227,9 @@ func (g *generation) send(at *place, v verb, limit time.Duration, parts [][]byte
 	defer g.mu.Unlock()
 	if g.cause != nil {
 		return nil, fmt.Errorf("%w: %w: %w", errEnded, g.cause, errNotAsked)
+	}
+	if g.shut {
+		return nil, fmt.Errorf("%w: %w: %w", errEnded, errClosed, errNotAsked)
 	}
 	if len(g.out)+n > maxQueued {
 		return nil, fmt.Errorf("%w: too much is waiting for the token: %w", keystore.ErrUnavailable, errNotAsked)

@@ -97,8 +97,9 @@ func openLedger(cfg Config, serial string) (*ledger, error) {
 }
 
 // attempt offers p to login once if the ledger allows it. login's error must
-// wrap keystore.ErrPINRejected if the token said no, errEnded if its answer is
-// not known, and neither if the token was not asked or accepted the PIN.
+// wrap keystore.ErrPINRejected if the token said no, and errEnded, without
+// errFault and errNotAsked, if its answer is not known. After any other error
+// the token was not asked, or has accepted the PIN.
 func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
 	known := l.book.Accepted != nil && *l.book.Accepted == p.from
 	if !known {
@@ -117,11 +118,16 @@ func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
 	case errors.Is(err, keystore.ErrPINRejected):
 		l.book.Refused[len(l.book.Refused)-1].Answered = true
 		return errors.Join(err, l.save())
-	case !known && (errors.Is(err, errFault) || !errors.Is(err, errEnded)):
+	case !known && !isLost(err):
 		l.strike() // the trouble was before the login or after it
 		return errors.Join(err, l.save())
 	}
 	return err
+}
+
+// isLost reports whether err leaves open what the token made of the PIN.
+func isLost(err error) bool {
+	return errors.Is(err, errEnded) && !errors.Is(err, errFault) && !errors.Is(err, errNotAsked)
 }
 
 // begin refuses a PIN that was refused before, and writes down any other as

@@ -14,6 +14,7 @@ import (
 func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 	lost := errors.Join(errEnded, errors.New("killed"))
 	fault := errors.Join(errEnded, errFault)
+	unasked := errors.Join(errEnded, errNotAsked)
 	no := keystore.ErrPINRejected
 	type step struct {
 		pin     string
@@ -35,6 +36,7 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 		{"a lost answer to a PIN that was accepted", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, nil, true}}},
 		{"the PIN was changed on the token", false, []step{{"a", false, nil, true}, {"a", false, no, true}, {"a", false, nil, false}}},
 		{"trouble before the login is not the PIN's", false, []step{{"a", false, fault, true}, {"a", false, nil, true}}},
+		{"a PIN that was never offered", false, []step{{"a", false, unasked, true}, {"a", false, nil, true}}},
 		{"a rewritten file is another PIN until it is accepted", false, []step{{"a", false, nil, true}, {"a", true, lost, true}, {"a", false, nil, false}}},
 	} {
 		t.Run(v.name, func(t *testing.T) {
@@ -77,6 +79,49 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 			fi, err := os.Stat(filepath.Join(dir, "pin-ser%2Fial.json"))
 			if err != nil || fi.Mode().Perm() != 0o600 {
 				t.Errorf("ledger: %v, %v", fi, err)
+			}
+		})
+	}
+}
+
+// What it was: a worker that ended, or was stopped, while the ledger was being
+// written left the PIN refused, though nobody had been asked.
+func TestI7APINThatWasNeverOfferedIsNotRefused(t *testing.T) {
+	for name, end := range map[string]func(g *generation){
+		"the worker crashed": func(g *generation) { g.end(errors.New("crash")) },
+		"the provider is being closed": func(g *generation) {
+			go g.stop(time.Second)
+			for !g.isShut() {
+				time.Sleep(time.Millisecond)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "pin")
+			if err := os.WriteFile(file, []byte(secretOf("a")), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			busy, release := make(chan struct{}), make(chan struct{})
+			g := impostor(t, 7, func(frame) []byte { close(busy); <-release; return nil })
+			defer close(release)
+			if _, err := g.send(nil, verbHello, time.Minute, nil); err != nil {
+				t.Fatal(err)
+			}
+			<-busy // and does not notice that its socket was shut
+			p := &Provider{
+				uri: URI{PINFile: file},
+				cfg: Quick(Config{Name: "test", StateDir: t.TempDir(), Deadlines: Deadlines{}.withDefaults(),
+					Now: func() time.Time { end(g); return time.Now() }}), // the entry has a time
+			}
+			if _, err := p.login(g, tokenInfo{Serial: "1"}); !errors.Is(err, errNotAsked) {
+				t.Errorf("login: %v", err)
+			}
+			l, err := openLedger(p.cfg, "1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(l.book.Refused) != 0 {
+				t.Errorf("refused: %+v", l.book.Refused)
 			}
 		})
 	}

@@ -438,6 +438,6 @@ func (p *Provider) twice(ctx context.Context, r *room, f func(*generation, *plac
 		if failures == 2 {
 			return err
 		}
-		<-g.ended // which has its cause already
+		<-g.ended // which has its cause already, or is being stopped
 	}
 }
