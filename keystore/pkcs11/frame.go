@@ -103,7 +103,8 @@ func parseFrame(b []byte) (f frame, n int, err error) {
 	}, n, nil
 }
 
-// An inbox collects what was read until it is whole frames.
+// An inbox collects what was read until it is whole frames. It keeps nothing of
+// those that were taken once fill is called: one of them may have held a PIN.
 type inbox struct {
 	buf        []byte
 	start, end int // of the bytes not taken yet
@@ -121,15 +122,19 @@ func (in *inbox) next() (frame, error) {
 // fill makes room for the frame that has begun and reads once.
 func (in *inbox) fill(read func([]byte) (int, error)) error {
 	if in.start > 0 {
+		old := in.buf[:in.end]
 		in.end = copy(in.buf, in.buf[in.start:in.end])
 		in.start = 0
+		clear(old[in.end:])
 	}
 	want := 64 << 10
 	if _, n, err := parseFrame(in.buf[:in.end]); errors.Is(err, errPartial) && n > want {
 		want = n
 	}
 	if want > len(in.buf) {
-		in.buf = append(in.buf[:in.end:in.end], make([]byte, want-in.end)...)
+		old := in.buf[:in.end]
+		in.buf = append(old[:in.end:in.end], make([]byte, want-in.end)...)
+		clear(old)
 	}
 	n, err := read(in.buf[in.end:])
 	in.end += n

@@ -46,6 +46,51 @@ func TestFramesSurviveAnyCut(t *testing.T) {
 	})
 }
 
+// What it was: the bytes of a login lay in the worker's inbox until later
+// requests happened to overwrite them, also where a frame's beginning was moved
+// or its buffer grew.
+func TestI12AnInboxKeepsNothingThatWasTaken(t *testing.T) {
+	secret := bytes.Repeat([]byte("PIN-4711"), 4)
+	login := appendFrame(nil, frame{1, 2, byte(verbLogin), loginBody([]byte("{}"), secret)})
+	long := appendFrame(nil, frame{1, 1, byte(verbTokens), make([]byte, 100<<10)})
+	for name, before := range map[string][]byte{"alone": nil, "after another": appendFrame(nil, frame{1, 1, byte(verbHello), []byte{1}}), "after a long one": long} {
+		t.Run(name, func(t *testing.T) {
+			stream := append(bytes.Clone(before), login...)
+			for cut := len(before); cut <= len(stream); cut++ {
+				var in inbox
+				var all [][]byte // every buffer it ever had
+				parts := [][]byte{stream[:cut], stream[cut:], nil}
+				taken := 0
+				for len(parts) > 0 {
+					f, err := in.next()
+					if err == nil {
+						taken += len(f.body)
+						continue
+					}
+					if err := in.fill(func(b []byte) (int, error) {
+						n := copy(b, parts[0])
+						if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
+							parts = parts[1:]
+						}
+						return n, nil
+					}); err != nil {
+						t.Fatal(err)
+					}
+					all = append(all, in.buf[:cap(in.buf)])
+				}
+				if taken < len(secret) {
+					t.Fatalf("cut at %d: %d bytes taken", cut, taken)
+				}
+				for _, buf := range all {
+					if bytes.Contains(buf, secret[:8]) {
+						t.Fatalf("cut at %d: the PIN is still there", cut)
+					}
+				}
+			}
+		})
+	}
+}
+
 // Every error a worker answers with arrives as what it was.
 func TestErrorsCrossTheSocket(t *testing.T) {
 	for _, k := range statusErrors {

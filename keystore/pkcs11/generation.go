@@ -137,6 +137,7 @@ func (g *generation) end(cause error) {
 	}
 	g.cause = cause
 	calls := g.calls
+	clear(g.out) // one of the frames may have held a PIN
 	g.calls, g.out = nil, nil
 	g.mu.Unlock()
 	g.cmd.Process.Kill() // fails only if it has ended already
@@ -271,11 +272,12 @@ func (g *generation) write() {
 		frames := g.out
 		g.out = spare[:0]
 		g.mu.Unlock()
-		if _, err := g.conn.Write(frames); err != nil {
+		_, err := g.conn.Write(frames)
+		clear(frames) // one of them may have held a PIN
+		if err != nil {
 			g.end(fmt.Errorf("writing to the worker: %w", err))
 			return
 		}
-		clear(frames) // one of them may have held a PIN
 		spare = frames
 	}
 }

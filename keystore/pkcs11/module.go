@@ -106,6 +106,9 @@ func clean(s string) string { return strings.TrimRight(s, "\x00 ") }
 // login opens the token and logs in with pin. An error wraps
 // keystore.ErrPINRejected if the token may have counted an attempt.
 func (m *module) login(t tokenInfo, pin []byte) error {
+	// crypto11 keeps the PIN as a string, which nobody can clear, for as long as
+	// this process lives: other processes cannot read its memory, it dumps no
+	// core, and the daemon keeps no copy.
 	cfg := &crypto11.Config{
 		Path: m.path, Pin: string(pin),
 		MaxSessions: 2, PoolWaitTimeout: time.Minute,
