@@ -257,7 +257,7 @@ func (p *Provider) bring(g *generation) error {
 		return err
 	}
 	p.mu.Lock()
-	p.algs, p.probe = algs, probe
+	p.probe = probe
 	p.mu.Unlock()
 	return nil
 }

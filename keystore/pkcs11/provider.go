@@ -84,8 +84,7 @@ type Provider struct {
 	status  keystore.TokenStatus
 	reason  error         // why status is not ready
 	changed chan struct{} // closed when status changes
-	algs    []keystore.Algorithm
-	probe   *key // nil before the first login
+	probe   *key          // nil before the first login
 }
 
 var (
@@ -193,14 +192,6 @@ func (p *Provider) Status() []keystore.TokenStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return []keystore.TokenStatus{p.status}
-}
-
-// Algorithms returns what the token generates and signs with, as it said at the
-// last login; nil before the first.
-func (p *Provider) Algorithms() []keystore.Algorithm {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return slices.Clone(p.algs)
 }
 
 // ProbeKey names the token's probe key, which List shows like any other. It
