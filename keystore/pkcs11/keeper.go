@@ -159,7 +159,7 @@ func (p *Provider) setStatus(state keystore.TokenState, reason error, more func(
 	p.mu.Unlock()
 	if now.State != old.State || now.Err != old.Err {
 		level := slog.LevelInfo
-		if now.Err != "" {
+		if now.Err != "" && p.ctx.Err() == nil { // a close that was asked for is no trouble
 			level = slog.LevelWarn
 		}
 		p.cfg.Log.Log(p.ctx, level, "token state", "keystore", now.Keystore, "label", now.Label, "serial", now.Serial,

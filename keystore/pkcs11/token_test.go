@@ -159,6 +159,24 @@ func TestPINFileMustBeItsOwners(t *testing.T) {
 	waitFor(t, p, keystore.TokenReady) // by itself
 }
 
+// What it was: closing logged "token state unavailable: closed" as a warning.
+func TestACloseIsNoWarning(t *testing.T) {
+	for _, ready := range []bool{true, false} {
+		cfg := config(t, softhsmtest.New(t))
+		var log bytes.Buffer
+		var mu sync.Mutex
+		cfg.Log = slog.New(slog.NewTextHandler(&lockedWriter{&mu, &log}, nil))
+		p := open(t, cfg)
+		if ready {
+			waitFor(t, p, keystore.TokenReady)
+		}
+		p.Close()
+		if s := log.String(); strings.Contains(s, "WARN") || !strings.Contains(s, "closed") {
+			t.Errorf("ready %v:\n%s", ready, s)
+		}
+	}
+}
+
 func TestP14ModuleDoesNotLoad(t *testing.T) {
 	cfg := config(t, softhsmtest.New(t))
 	cfg.Module = "/nowhere/module.so"
