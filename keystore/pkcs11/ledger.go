@@ -27,8 +27,11 @@ import (
 // keeps an Argon2id hash with a salt of its own. So:
 //
 //   - A PIN from the file that was accepted last is offered at once, at the
-//     cost of one stat. If a crash hides the answer, that says nothing against
-//     the PIN, and it may be offered again.
+//     cost of one stat and of the mark: a byte beside the ledger, written before
+//     the PIN is offered and taken back when there is an answer. A worker that
+//     ends without one says nothing against the PIN, and it may be offered
+//     again. A mark that is found at a start tells of a daemon that died, or that
+//     could not write down what the token said; then the PIN is as any other.
 //   - Any other PIN is written down as refused, durably, before it is offered,
 //     and struck out when the token accepts it. If a crash hides the answer, it
 //     counts as refused, and an operator has to say that it may be tried again:
@@ -39,11 +42,19 @@ import (
 // A ledger belongs to one goroutine.
 type ledger struct {
 	path string
+	mark string // a file too
 	now  func() time.Time
 	own  bool // Config.OwnToken
 	cost hashCost
 	book book
 }
+
+// What the mark says. It is overwritten in place, which needs no room on a full
+// disk: an attempt is never made without a trace for want of it.
+const (
+	markIdle    = "-"
+	markOffered = "?" // the PIN from the accepted file, and no answer yet
+)
 
 type book struct {
 	Accepted *fileIdentity `json:"accepted,omitempty"`
@@ -88,7 +99,8 @@ var costOfRefused = hashCost{passes: 3, kibibytes: 12 << 10}
 // openLedger reads the ledger of the token with the given serial number (or
 // label, for a token without one) from cfg.StateDir.
 func openLedger(cfg Config, serial string) (*ledger, error) {
-	l := &ledger{path: filepath.Join(cfg.StateDir, "pin-"+escape(serial, "")+".json"), now: cfg.Now, own: cfg.OwnToken, cost: cfg.cost}
+	base := filepath.Join(cfg.StateDir, "pin-"+escape(serial, ""))
+	l := &ledger{path: base + ".json", mark: base + ".mark", now: cfg.Now, own: cfg.OwnToken, cost: cfg.cost}
 	err := readJSON(l.path, &l.book)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("PIN ledger: %w", err) // and no attempt without it
@@ -101,28 +113,64 @@ func openLedger(cfg Config, serial string) (*ledger, error) {
 // errFault and errNotAsked, if its answer is not known. After any other error
 // the token was not asked, or has accepted the PIN.
 func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
-	known := l.book.Accepted != nil && *l.book.Accepted == p.from
-	if !known {
-		if err := l.begin(p); err != nil {
-			return err
-		}
+	if l.isAccepted(p) {
+		return l.again(p, login)
+	}
+	if err := l.begin(p); err != nil {
+		return err
 	}
 	err := login(p.value)
 	switch {
-	case err == nil && known:
-		return nil
 	case err == nil:
 		return l.accept(p)
-	case errors.Is(err, keystore.ErrPINRejected) && known:
-		return errors.Join(err, l.refuse(p, true))
 	case errors.Is(err, keystore.ErrPINRejected):
 		l.book.Refused[len(l.book.Refused)-1].Answered = true
+		l.book.Accepted = nil
 		return errors.Join(err, l.save())
-	case !known && !isLost(err):
+	case !isLost(err):
 		l.strike() // the trouble was before the login or after it
 		return errors.Join(err, l.save())
 	}
 	return err
+}
+
+// again is attempt for the PIN that was accepted last.
+func (l *ledger) again(p pin, login func(pin []byte) error) error {
+	if err := l.setMark(markOffered); err != nil {
+		return err
+	}
+	err := login(p.value)
+	if errors.Is(err, keystore.ErrPINRejected) {
+		return errors.Join(err, l.refuse(p, true)) // the mark stays if this fails
+	}
+	l.setMark(markIdle) // one that stays costs a hash at the next start
+	return err
+}
+
+// isAccepted reports whether p is the PIN that was accepted last, as far as a
+// stat can tell, and nothing has been left open since.
+func (l *ledger) isAccepted(p pin) bool {
+	if l.book.Accepted == nil || *l.book.Accepted != p.from {
+		return false
+	}
+	mark, err := os.ReadFile(l.mark)
+	return err == nil && string(mark) == markIdle
+}
+
+// setMark is durable where it must be: before the PIN is offered.
+func (l *ledger) setMark(mark string) error {
+	f, err := os.OpenFile(l.mark, os.O_WRONLY, 0)
+	if err != nil {
+		return fmt.Errorf("PIN ledger: %w", err)
+	}
+	_, err = f.WriteString(mark)
+	if err == nil && mark == markOffered {
+		err = unix.Fdatasync(int(f.Fd()))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("PIN ledger: %s: %w", l.mark, err)
+	}
+	return nil
 }
 
 // isLost reports whether err leaves open what the token made of the PIN.
@@ -168,7 +216,13 @@ func (l *ledger) refuse(p pin, answered bool) error {
 func (l *ledger) accept(p pin) error {
 	l.strike()
 	l.book.Accepted = &p.from
-	return l.save()
+	if err := l.save(); err != nil {
+		return err
+	}
+	if err := replace(l.mark, []byte(markIdle)); err != nil {
+		return fmt.Errorf("PIN ledger: %w", err)
+	}
+	return nil
 }
 
 // strike takes back what begin wrote: the last entry.
@@ -249,18 +303,22 @@ func readJSON(path string, v any) error {
 	return nil
 }
 
-// writeJSON replaces a file of mode 0600, durably.
 func writeJSON(path string, v any) error {
 	b, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		return err
 	}
+	return replace(path, append(b, '\n'))
+}
+
+// replace replaces a file of mode 0600, durably.
+func replace(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-") // 0600
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
-	_, err = f.Write(append(b, '\n'))
+	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}

@@ -61,7 +61,8 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 				err = l.attempt(p, func(value []byte) error {
 					asked = string(value) == secretOf(s.pin)
 					onDisk, _ := os.ReadFile(l.path)
-					if l.book.Accepted == nil && !strings.Contains(string(onDisk), `"answered": false`) {
+					mark, _ := os.ReadFile(l.mark)
+					if string(mark) != markOffered && !strings.Contains(string(onDisk), `"answered": false`) {
 						t.Errorf("step %d: not written down before it is offered", i)
 					}
 					return s.answer
@@ -81,6 +82,89 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 				t.Errorf("ledger: %v, %v", fi, err)
 			}
 		})
+	}
+}
+
+// What it was: of the PIN that was accepted last the attempt was written down
+// after it was made. Where that failed, as on a full disk, each restart spent
+// another of the token's attempts.
+func TestI7AnAttemptThatCannotBeWrittenDownIsMadeOnce(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "pin")
+	if err := os.WriteFile(file, []byte(secretOf("a")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := readPIN(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restart := func(full bool) *ledger {
+		l, err := openLedger(Quick(Config{StateDir: dir, Now: time.Now}), "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if full {
+			l.path = filepath.Join(dir, "missing", "pin-1.json")
+		}
+		return l
+	}
+	if err := restart(false).attempt(p, func([]byte) error { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	// A full disk is no reason not to use a PIN that is right.
+	if err := restart(true).attempt(p, func([]byte) error { return nil }); err != nil {
+		t.Error(err)
+	}
+	asked := 0
+	no := func([]byte) error { asked++; return keystore.ErrPINRejected }
+	for range 5 {
+		if err := restart(true).attempt(p, no); err == nil {
+			t.Error("logged in")
+		}
+	}
+	if asked != 1 {
+		t.Errorf("asked %d times on a full disk, want 1", asked)
+	}
+	for range 5 { // there is room again: what was not written down is asked anew, once
+		if err := restart(false).attempt(p, no); !errors.Is(err, keystore.ErrPINRejected) {
+			t.Error(err)
+		}
+	}
+	if asked != 2 {
+		t.Errorf("asked %d times in all, want 2", asked)
+	}
+}
+
+// A daemon that dies while it asks for the accepted PIN may ask once more.
+func TestI7AnAcceptedPINSurvivesADeath(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "pin")
+	if err := os.WriteFile(file, []byte(secretOf("a")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p, err := readPIN(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	attempt := func(dies bool) (asked bool) {
+		l, err := openLedger(Quick(Config{StateDir: dir, Now: time.Now}), "1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { recover() }()
+		l.attempt(p, func([]byte) error {
+			asked = true
+			if dies {
+				panic("killed")
+			}
+			return nil
+		})
+		return asked
+	}
+	for i, dies := range []bool{false, true, false, true, false, false} {
+		if !attempt(dies) {
+			t.Errorf("not asked at start %d", i)
+		}
 	}
 }
 
