@@ -114,7 +114,8 @@ type TokenStatus struct {
 
 // A Retrier is a Provider that may be waiting for an operator.
 type Retrier interface {
-	// Retry forgets what stopped the token with the given serial or label and
-	// tries once more. It returns the outcome of that try.
+	// Retry tries the token with the given serial or label once more, over what
+	// stopped it, and returns the outcome. A PIN that the token is known to have
+	// refused is not tried: the error wraps ErrPINRejected as that of a try would.
 	Retry(ctx context.Context, token string) error
 }

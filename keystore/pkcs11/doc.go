@@ -23,7 +23,9 @@
 //   - A key is held ready only after the worker has signed a challenge with it
 //     that verifies here. A signature that does not verify here is never
 //     returned, and ends the generation.
-//   - One wrong PIN is one attempt, across restarts. See ledger.go.
+//   - One wrong PIN is one attempt, across restarts and retries: an operator who
+//     retries has it offered once more only from a file written anew since. See
+//     ledger.go.
 //
 // A frame, in either direction, is
 //

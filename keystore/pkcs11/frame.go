@@ -212,7 +212,7 @@ var (
 	errFault     = errors.New("token fault")
 )
 
-// An answerError is an error that came as an answer.
+// An answerError is an error that came as an answer, or is given as one.
 type answerError struct {
 	kind error
 	text string

@@ -29,7 +29,7 @@ func NewInProcess(cfg Config) (*InProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	token, err := choose(tokens, uri, identity{})
+	token, err := choose(tokens, uri, identity{}, cfg.Name)
 	if err != nil {
 		return nil, err
 	}

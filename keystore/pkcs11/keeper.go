@@ -43,27 +43,28 @@ func (t *trouble) waits() bool {
 func (p *Provider) keep() {
 	runtime.LockOSThread()
 	defer close(p.done)
-	var outcome chan<- error // an operator's retry that waits to hear
+	var order chan<- error // an operator's retry that waits to hear
 	failures := 0
 	for number := uint32(1); p.ctx.Err() == nil; number++ {
-		served, err := p.live(number, func(err error) {
-			if outcome != nil {
-				outcome <- err
-				outcome = nil
+		served, err := p.live(number, func() {
+			if order != nil {
+				order <- nil
+				order = nil
 			}
 		})
 		failures++
 		if served >= goodService {
 			failures = 1
 		}
-		outcome = p.rest(err, served, failures)
+		order = p.rest(err, served, failures, order)
 	}
 	p.setStatus(keystore.TokenUnavailable, errClosed, func(s *keystore.TokenStatus) { s.Workers = 0 })
 }
 
-// rest waits until it is time for another generation. It returns the operator's
-// retry that ended the wait, if one did.
-func (p *Provider) rest(err error, served time.Duration, failures int) chan<- error {
+// rest waits until it is time for another generation. An operator's retry that
+// is still to hear hears what it came to. rest returns the one that ended the
+// wait, if one did.
+func (p *Provider) rest(err error, served time.Duration, failures int, order chan<- error) chan<- error {
 	pause := time.Duration(0)
 	if failures > 1 {
 		longest := longPause
@@ -79,29 +80,33 @@ func (p *Provider) rest(err error, served time.Duration, failures int) chan<- er
 		timer = time.After(pause)
 	}
 	// A worker that only died is as good as starting; callers wait for it.
-	if t.waits() || failures > 1 && served == 0 {
+	if t.waits() || failures > 1 && served == 0 || order != nil {
 		p.setStatus(t.state, t.err, func(s *keystore.TokenStatus) { s.Workers = 0 })
 	}
-	select {
-	case <-timer:
-		return nil
-	case <-p.ctx.Done():
-		return nil
-	case outcome := <-p.orders:
-		if err := p.forget(t.state); err != nil {
-			outcome <- err
+	if order != nil {
+		order <- p.refusal(t.err)
+	}
+	for {
+		select {
+		case <-timer:
 			return nil
+		case <-p.ctx.Done():
+			return nil
+		case order := <-p.orders:
+			err := p.permit(t.state)
+			if err == nil {
+				return order
+			}
+			order <- p.refusal(err)
 		}
-		return outcome
 	}
 }
 
 // live runs one generation from its start until its process is gone, and
-// returns how long it served. tried hears once how bringing it up went.
-func (p *Provider) live(number uint32, tried func(error)) (served time.Duration, err error) {
+// returns how long it served. up is called once it does.
+func (p *Provider) live(number uint32, up func()) (served time.Duration, err error) {
 	g, err := startGeneration(number, p.cfg.Signers, p.cfg.Env)
 	if err != nil {
-		tried(err)
 		return 0, err
 	}
 	stopped := make(chan struct{})
@@ -120,13 +125,12 @@ func (p *Provider) live(number uint32, tried func(error)) (served time.Duration,
 		if errors.Is(err, errEnded) {
 			err = cause
 		}
-		tried(err)
 		return 0, err
 	}
-	tried(nil)
 	began := time.Now()
 	p.ready.Store(g)
 	p.setStatus(keystore.TokenReady, nil, func(s *keystore.TokenStatus) { s.Workers, s.Restarts = 1, int(number)-1 })
+	up() // not before: whoever has heard of it may count on it
 	<-g.ended
 	p.ready.Store(nil)
 	p.setStatus(keystore.TokenStarting, nil, func(s *keystore.TokenStatus) { s.Workers = 0 })
@@ -145,7 +149,7 @@ func (p *Provider) setStatus(state keystore.TokenState, reason error, more func(
 	more(&p.status)
 	if reason != nil {
 		p.status.Err = reason.Error()
-		p.reason = p.refusal(state, reason)
+		p.reason = p.refusal(reason)
 	}
 	if p.status.State != old.State {
 		p.status.Since = p.cfg.Now()
@@ -170,19 +174,21 @@ func (p *Provider) setStatus(state keystore.TokenState, reason error, more func(
 	}
 }
 
-// refusal is the error of operations while the token is in a state.
-func (p *Provider) refusal(state keystore.TokenState, reason error) error {
-	kind := keystore.ErrUnavailable
-	switch state {
-	case keystore.TokenPINRejected, keystore.TokenPINLocked:
-		kind = keystore.ErrPINRejected
-	case keystore.TokenChanged:
-		kind = keystore.ErrTokenChanged
+// refusal is what reason is to callers: an error that wraps ErrUnavailable, and
+// of the other sentinels the one that says why. The sentinels that reason may
+// wrap besides would be about another thing to them than they are here: a probe
+// key that is not found is no key of theirs.
+func (p *Provider) refusal(reason error) error {
+	for _, kind := range []error{keystore.ErrPINRejected, keystore.ErrTokenChanged, keystore.ErrAmbiguous, keystore.ErrUnsupported} {
+		if errors.Is(reason, kind) {
+			return &answerError{errors.Join(keystore.ErrUnavailable, kind), fmt.Sprintf("keystore %s: %v", p.cfg.Name, reason)}
+		}
 	}
-	if errors.Is(reason, kind) {
-		return fmt.Errorf("keystore %s: %w", p.cfg.Name, reason)
+	text := reason.Error()
+	if !errors.Is(reason, keystore.ErrUnavailable) {
+		text = keystore.ErrUnavailable.Error() + ": " + text
 	}
-	return fmt.Errorf("keystore %s: %w: %w", p.cfg.Name, kind, reason)
+	return &answerError{keystore.ErrUnavailable, fmt.Sprintf("keystore %s: %s", p.cfg.Name, text)}
 }
 
 // An identity is what a keystore's token was when it was last used.
@@ -209,8 +215,9 @@ func (p *Provider) loadIdentity() (identity, error) {
 	return id, nil
 }
 
-// forget makes a retry of what an operator has looked into.
-func (p *Provider) forget(state keystore.TokenState) error {
+// permit makes way for a retry, by an operator who has looked into what stopped
+// the token.
+func (p *Provider) permit(state keystore.TokenState) error {
 	switch state {
 	case keystore.TokenPINRejected, keystore.TokenPINLocked:
 		p.mu.Lock()
@@ -220,9 +227,14 @@ func (p *Provider) forget(state keystore.TokenState) error {
 		if err != nil {
 			return err
 		}
-		return l.forget()
+		secret, err := readPIN(p.uri.PINFile)
+		if err != nil {
+			return err
+		}
+		defer clear(secret.value)
+		return l.permit(secret)
 	case keystore.TokenChanged:
-		return writeJSON(p.identityFile(), identity{})
+		p.anew = true
 	}
 	return nil
 }
@@ -234,6 +246,9 @@ func (p *Provider) bring(g *generation) error {
 	known, err := p.loadIdentity()
 	if err != nil {
 		return err
+	}
+	if p.anew { // as long as there is none, what is known stays on record
+		known, p.anew = identity{}, false
 	}
 	token, err := p.findToken(g, known)
 	if err != nil {
@@ -274,43 +289,45 @@ func (p *Provider) findToken(g *generation, known identity) (tokenInfo, error) {
 	if err := unmarshalAnswer(body, &tokens); err != nil {
 		return tokenInfo{}, err
 	}
-	return choose(tokens, p.uri, known)
+	return choose(tokens, p.uri, known, p.cfg.Name)
 }
 
-// choose returns the one token that uri means, if it is the one known.
-func choose(tokens []tokenInfo, uri URI, known identity) (tokenInfo, error) {
+// choose returns the one token that uri means, if it is the one known to the
+// keystore of that name.
+func choose(tokens []tokenInfo, uri URI, known identity, name string) (tokenInfo, error) {
 	fitting := slices.DeleteFunc(slices.Clone(tokens), func(t tokenInfo) bool { return !uri.fits(t) })
 	switch {
 	case len(fitting) > 1:
 		return tokenInfo{}, &trouble{keystore.TokenAmbiguous,
 			fmt.Errorf("%w: %d tokens fit (hint: name the token by its serial number)", keystore.ErrAmbiguous, len(fitting))}
 	case len(fitting) == 1 && known.Serial != "" && known.Serial != fitting[0].Serial:
-		return tokenInfo{}, changedTo(fitting[0], known)
+		return tokenInfo{}, changedTo(fitting[0], known, fmt.Sprintf("`chancery token retry %s`", name))
 	case len(fitting) == 1:
 		return fitting[0], nil
 	}
 	for _, t := range tokens {
 		if known.Label != "" && t.Label == known.Label {
-			return tokenInfo{}, changedTo(t, known)
+			return tokenInfo{}, changedTo(t, known, fmt.Sprintf("name it in the keystore's URI, then `chancery token retry %s`", name))
 		}
 	}
 	return tokenInfo{}, &trouble{keystore.TokenUnavailable, errors.New("token not found in any slot")}
 }
 
-func changedTo(t tokenInfo, known identity) error {
+func changedTo(t tokenInfo, known identity, toUse string) error {
 	return &trouble{keystore.TokenChanged, fmt.Errorf(
-		"%w: token %q has serial %q, the keys were on %q (hint: put that token back, or `chancery token retry` to use this one)",
-		keystore.ErrTokenChanged, t.Label, t.Serial, known.Serial)}
+		"%w: token %q has serial %q, the keys were on %q (hint: put that token back; or, to go on with this one and new keys, %s)",
+		keystore.ErrTokenChanged, t.Label, t.Serial, known.Serial, toUse)}
 }
 
 // login logs in, if flags, file and ledger allow it.
 func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, error) {
 	if token.Locked {
-		return nil, &trouble{keystore.TokenPINLocked, errPINLocked}
+		return nil, p.locked(errPINLocked)
 	}
 	if token.FinalTry {
 		return nil, &trouble{keystore.TokenPINLocked, fmt.Errorf(
-			"%w: one wrong PIN more would lock the token (hint: log in once with the vendor's tool)", keystore.ErrPINRejected)}
+			"%w: one wrong PIN more would lock the token (hint: log in once with the vendor's tool, then `chancery token retry %s`)",
+			keystore.ErrPINRejected, p.cfg.Name)}
 	}
 	l, err := openLedger(p.cfg, cmp.Or(token.Serial, token.Label))
 	if err != nil {
@@ -333,11 +350,16 @@ func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, 
 	})
 	switch {
 	case errors.Is(err, errPINLocked):
-		return nil, &trouble{keystore.TokenPINLocked, err}
+		return nil, p.locked(err)
 	case errors.Is(err, keystore.ErrPINRejected):
 		return nil, &trouble{keystore.TokenPINRejected, err}
 	}
 	return answer.Algorithms, err
+}
+
+func (p *Provider) locked(err error) error {
+	return &trouble{keystore.TokenPINLocked, fmt.Errorf(
+		"%w (hint: reset it with the security officer's, then `chancery token retry %s`)", err, p.cfg.Name)}
 }
 
 // proveProbe returns the token's probe key, proven by a challenge. A probe key
@@ -356,8 +378,8 @@ func (p *Provider) proveProbe(g *generation, known identity, algs []keystore.Alg
 	for _, gone := range []error{keystore.ErrNotFound, keystore.ErrAmbiguous, keystore.ErrAttributes} {
 		if errors.Is(err, gone) {
 			return nil, &trouble{keystore.TokenChanged, fmt.Errorf(
-				"%w: its probe key is not what it was: %w (hint: put the token back, or `chancery token retry` to use it as it is)",
-				keystore.ErrTokenChanged, err)}
+				"%w: its probe key is not what it was: %w (hint: put the token back as it was; or, to go on with it as it is, `chancery token retry %s`)",
+				keystore.ErrTokenChanged, err, p.cfg.Name)}
 		}
 	}
 	return k, err

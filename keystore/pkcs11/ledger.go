@@ -38,13 +38,21 @@ import (
 //     the alternative would be to spend another of the token's few attempts.
 //     (Config.OwnToken says that the alternative costs nothing.)
 //   - Whatever the token answers to a login but yes, the PIN counts as refused.
+//     If it answers that the PIN is locked, that says nothing about this one,
+//     which then counts as one whose answer is not known.
+//   - An operator's retry offers a PIN whose answer is not known once more. One
+//     that was refused it offers once more only if the PIN file was written anew
+//     since: that is how an operator says that the PIN is right after all, the
+//     token's having been set to it. So each attempt takes a PIN that was never
+//     tried, or a deliberate act; retrying alone spends none.
 //
 // A ledger belongs to one goroutine.
 type ledger struct {
 	path string
 	mark string // a file too
 	now  func() time.Time
-	own  bool // Config.OwnToken
+	name string // of the keystore, for hints
+	own  bool   // Config.OwnToken
 	cost hashCost
 	book book
 }
@@ -62,10 +70,11 @@ type book struct {
 }
 
 type refusedPIN struct {
-	At       time.Time `json:"at"`
-	Salt     []byte    `json:"salt"`
-	Hash     []byte    `json:"hash"`
-	Answered bool      `json:"answered"` // false: the answer is not known
+	At       time.Time    `json:"at"`
+	Salt     []byte       `json:"salt"`
+	Hash     []byte       `json:"hash"`
+	Answered bool         `json:"answered"` // false: the answer is not known
+	From     fileIdentity `json:"from"`     // as it was when the PIN was offered
 }
 
 // A fileIdentity tells whether a PIN file is the one that was read before.
@@ -100,7 +109,7 @@ var costOfRefused = hashCost{passes: 3, kibibytes: 12 << 10}
 // label, for a token without one) from cfg.StateDir.
 func openLedger(cfg Config, serial string) (*ledger, error) {
 	base := filepath.Join(cfg.StateDir, "pin-"+escape(serial, ""))
-	l := &ledger{path: base + ".json", mark: base + ".mark", now: cfg.Now, own: cfg.OwnToken, cost: cfg.cost}
+	l := &ledger{path: base + ".json", mark: base + ".mark", now: cfg.Now, name: cfg.Name, own: cfg.OwnToken, cost: cfg.cost}
 	err := readJSON(l.path, &l.book)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("PIN ledger: %w", err) // and no attempt without it
@@ -124,7 +133,7 @@ func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
 	case err == nil:
 		return l.accept(p)
 	case errors.Is(err, keystore.ErrPINRejected):
-		l.book.Refused[len(l.book.Refused)-1].Answered = true
+		l.book.Refused[len(l.book.Refused)-1].Answered = !errors.Is(err, errPINLocked)
 		l.book.Accepted = nil
 		return errors.Join(err, l.save())
 	case !isLost(err):
@@ -141,7 +150,8 @@ func (l *ledger) again(p pin, login func(pin []byte) error) error {
 	}
 	err := login(p.value)
 	if errors.Is(err, keystore.ErrPINRejected) {
-		return errors.Join(err, l.refuse(p, true)) // the mark stays if this fails
+		l.book.Accepted = nil
+		return errors.Join(err, l.refuse(p, !errors.Is(err, errPINLocked))) // the mark stays if this fails
 	}
 	l.setMark(markIdle) // one that stays costs a hash at the next start
 	return err
@@ -181,35 +191,53 @@ func isLost(err error) bool {
 // begin refuses a PIN that was refused before, and writes down any other as
 // refused until the token says otherwise.
 func (l *ledger) begin(p pin) error {
-	for i, r := range l.book.Refused {
-		if !r.is(p.value, l.cost) {
-			continue
-		}
-		if !r.Answered && l.own {
-			l.book.Refused = slices.Delete(l.book.Refused, i, i+1)
-			break
-		}
-		if !r.Answered {
-			return fmt.Errorf("%w: the token's answer to this PIN at %s is not known, so it counts as wrong (hint: check the PIN, then `chancery token retry`)",
-				keystore.ErrPINRejected, r.At.UTC().Format(time.RFC3339))
-		}
-		return fmt.Errorf("%w at %s, and not offered again (hint: correct the PIN file, then `chancery token retry`)",
-			keystore.ErrPINRejected, r.At.UTC().Format(time.RFC3339))
+	i := l.find(p)
+	if i >= 0 && !l.book.Refused[i].Answered && l.own {
+		l.book.Refused = slices.Delete(l.book.Refused, i, i+1)
+		i = -1
 	}
-	if len(l.book.Refused) >= maxRefused {
-		return fmt.Errorf("%w: %d different PINs were (hint: `chancery token retry` forgets them)", keystore.ErrPINRejected, maxRefused)
+	switch {
+	case i >= 0 && !l.book.Refused[i].Answered:
+		return fmt.Errorf("%w: what the token makes of this PIN, offered at %s, is not known, so it counts as wrong (hint: check the PIN, then `chancery token retry %s`)",
+			keystore.ErrPINRejected, l.book.Refused[i].when(), l.name)
+	case i >= 0:
+		return fmt.Errorf("%w at %s, and not offered again (hint: correct the PIN file, then `chancery token retry %s`)",
+			keystore.ErrPINRejected, l.book.Refused[i].when(), l.name)
+	case len(l.book.Refused) >= maxRefused:
+		return fmt.Errorf("%w: %d different PINs were (hint: check the PIN, then `chancery token retry %s`)",
+			keystore.ErrPINRejected, maxRefused, l.name)
 	}
 	return l.refuse(p, false)
 }
 
+// permit is an operator's word that p may be offered once more. The error wraps
+// keystore.ErrPINRejected if that would only be the attempt that failed.
+func (l *ledger) permit(p pin) error {
+	i := l.find(p)
+	switch {
+	case i < 0 && len(l.book.Refused) < maxRefused:
+		return nil
+	case i < 0:
+		i = 0 // the oldest makes room
+	case l.book.Refused[i].Answered && l.book.Refused[i].From == p.from:
+		return fmt.Errorf("%w: the PIN file still holds the PIN that was refused at %s, which is not offered again "+
+			"(hint: correct the file; if it is right and the token's PIN was set to it, write the file anew; then `chancery token retry %s`)",
+			keystore.ErrPINRejected, l.book.Refused[i].when(), l.name)
+	}
+	l.book.Refused = slices.Delete(l.book.Refused, i, i+1)
+	return l.save()
+}
+
+// find returns the entry of p, or -1.
+func (l *ledger) find(p pin) int {
+	return slices.IndexFunc(l.book.Refused, func(r refusedPIN) bool { return r.is(p.value, l.cost) })
+}
+
 func (l *ledger) refuse(p pin, answered bool) error {
-	r := refusedPIN{At: l.now(), Salt: make([]byte, 16), Answered: answered}
+	r := refusedPIN{At: l.now(), Salt: make([]byte, 16), Answered: answered, From: p.from}
 	rand.Read(r.Salt)
 	r.Hash = r.hash(p.value, l.cost)
 	l.book.Refused = append(l.book.Refused, r)
-	if answered {
-		l.book.Accepted = nil
-	}
 	return l.save()
 }
 
@@ -228,18 +256,14 @@ func (l *ledger) accept(p pin) error {
 // strike takes back what begin wrote: the last entry.
 func (l *ledger) strike() { l.book.Refused = l.book.Refused[:len(l.book.Refused)-1] }
 
-// forget lets every PIN be offered again.
-func (l *ledger) forget() error {
-	l.book.Refused = nil
-	return l.save()
-}
-
 func (l *ledger) save() error {
 	if err := writeJSON(l.path, l.book); err != nil {
 		return fmt.Errorf("PIN ledger: %w", err)
 	}
 	return nil
 }
+
+func (r refusedPIN) when() string { return r.At.UTC().Format(time.RFC3339) }
 
 func (r refusedPIN) hash(value []byte, cost hashCost) []byte {
 	return argon2.IDKey(value, r.Salt, cost.passes, cost.kibibytes, 1, hashSize)

@@ -85,6 +85,65 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 	}
 }
 
+// A retry offers what was refused only from a file that was written anew since.
+func TestI7ARetryIsNoAttemptByItself(t *testing.T) {
+	no, lost := keystore.ErrPINRejected, errors.Join(errEnded, errors.New("killed"))
+	for _, v := range []struct {
+		name      string
+		answer    error // to the first attempt
+		next      string
+		rewrite   bool
+		permitted bool
+	}{
+		{"the refused PIN in the file as it was", no, "a", false, false},
+		{"the refused PIN in a file written anew", no, "a", true, true},
+		{"another PIN", no, "b", true, true},
+		{"a PIN whose answer is not known", lost, "a", false, true},
+		{"a PIN that was locked", errPINLocked, "a", false, true},
+	} {
+		t.Run(v.name, func(t *testing.T) {
+			dir := t.TempDir()
+			file := filepath.Join(dir, "pin")
+			write := func(secret string) {
+				os.Remove(file)
+				if err := os.WriteFile(file, []byte(secretOf(secret)), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			read := func() (*ledger, pin) {
+				p, err := readPIN(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				l, err := openLedger(Quick(Config{Name: "test", StateDir: dir, Now: time.Now}), "1")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return l, p
+			}
+			write("a")
+			l, p := read()
+			l.attempt(p, func([]byte) error { return v.answer })
+			for round := range 2 { // the second time, the file is as it was
+				if round == 0 && v.rewrite {
+					write(v.next)
+				}
+				want := v.permitted && (round == 0 || v.answer != no)
+				l, p = read()
+				if err := l.permit(p); want != (err == nil) || err != nil && !errors.Is(err, keystore.ErrPINRejected) {
+					t.Errorf("retry %d: %v, want permission %v", round, err, want)
+				}
+				asked := false
+				l, p = read()
+				l.attempt(p, func([]byte) error { asked = true; return v.answer })
+				if asked != want {
+					t.Errorf("retry %d: asked %v, want %v", round, asked, want)
+				}
+			}
+		})
+	}
+}
+
 // What it was: of the PIN that was accepted last the attempt was written down
 // after it was made. Where that failed, as on a full disk, each restart spent
 // another of the token's attempts.
@@ -242,7 +301,7 @@ func TestTokenIsChosenOrRefused(t *testing.T) {
 		{"another of that label", []tokenInfo{b}, label, identity{Serial: "1", Label: "x"}, "changed"},
 		{"initialised again, named by serial", []tokenInfo{b}, serial, identity{Serial: "1", Label: "x"}, "changed"},
 	} {
-		got, err := choose(v.tokens, v.uri, v.known)
+		got, err := choose(v.tokens, v.uri, v.known, "test")
 		said := got.Serial
 		if tr := (*trouble)(nil); errors.As(err, &tr) {
 			said = string(tr.state)

@@ -79,6 +79,7 @@ type Provider struct {
 	done   chan struct{}              // closed when the keeper has ended
 	orders chan chan<- error          // operators' retries; the keeper answers with the outcome
 	ready  atomic.Pointer[generation] // the one that serves, or nil
+	anew   bool                       // the keeper's: the next try takes whichever token is there
 
 	mu      sync.Mutex
 	status  keystore.TokenStatus
@@ -347,7 +348,7 @@ func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
 	return err
 }
 
-// Retry implements keystore.Retrier.
+// Retry implements keystore.Retrier. Its errors wrap one of keystore's.
 func (p *Provider) Retry(ctx context.Context, token string) error {
 	s := p.Status()[0]
 	if token == "" || !slices.Contains([]string{s.Serial, s.Label, p.uri.Serial, p.uri.Label}, token) {
