@@ -26,6 +26,7 @@
 //   - One wrong PIN is one attempt, across restarts and retries: an operator who
 //     retries has it offered once more only from a file written anew since. See
 //     ledger.go.
+//   - A token is one provider's at a time, however it is named. See claim.go.
 //
 // A frame, in either direction, is
 //

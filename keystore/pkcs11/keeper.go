@@ -43,6 +43,7 @@ func (t *trouble) waits() bool {
 func (p *Provider) keep() {
 	runtime.LockOSThread()
 	defer close(p.done)
+	defer p.release()
 	var order chan<- error // an operator's retry that waits to hear
 	failures := 0
 	for number := uint32(1); p.ctx.Err() == nil; number++ {
@@ -240,7 +241,7 @@ func (p *Provider) permit(state keystore.TokenState) error {
 }
 
 // bring makes a new worker ready to serve: it loads the module, finds the one
-// token that is meant, logs in if the ledger allows it, and proves by the probe
+// token that is meant, claims it, logs in if the ledger allows it, and proves by the probe
 // key that this is the token that was used before.
 func (p *Provider) bring(g *generation) error {
 	known, err := p.loadIdentity()
@@ -257,6 +258,9 @@ func (p *Provider) bring(g *generation) error {
 	p.mu.Lock()
 	p.status.Serial, p.status.Label = token.Serial, token.Label
 	p.mu.Unlock()
+	if err := p.claim(token); err != nil {
+		return err
+	}
 	algs, err := p.login(g, token)
 	if err != nil {
 		return err

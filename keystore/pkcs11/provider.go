@@ -79,7 +79,10 @@ type Provider struct {
 	done   chan struct{}              // closed when the keeper has ended
 	orders chan chan<- error          // operators' retries; the keeper answers with the outcome
 	ready  atomic.Pointer[generation] // the one that serves, or nil
-	anew   bool                       // the keeper's: the next try takes whichever token is there
+
+	// The keeper's own.
+	anew    bool // the next try takes whichever token is there
+	claimed claim
 
 	mu      sync.Mutex
 	status  keystore.TokenStatus

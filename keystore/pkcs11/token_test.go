@@ -225,6 +225,37 @@ func TestP17TwoTokensOfOneLabel(t *testing.T) {
 	waitFor(t, open(t, cfg), keystore.TokenReady) // by serial number
 }
 
+// What it was: two keystores that name one token differently both offered it a
+// wrong PIN, and both made keys on it.
+func TestP17OneTokenUnderTwoNames(t *testing.T) {
+	token := softhsmtest.New(t)
+	first, calls := spied(t, token)
+	logins := func() int { return strings.Count(calls(), "C_Login\n") }
+	first.Name = "first"
+	p := open(t, first)
+	waitFor(t, p, keystore.TokenReady)
+	kill(t, p)
+	before := logins()
+	second := first
+	second.Name, second.URI = "second", "pkcs11:token="+token.Label+"?pin-source="+token.PINFile
+	q := open(t, second)
+	s := waitFor(t, q, keystore.TokenUnavailable)
+	if !strings.Contains(s.Err, "keystore first") || !strings.Contains(s.Err, "hint") {
+		t.Errorf("state says %q", s.Err)
+	}
+	if err := q.Retry(t.Context(), token.Label); !errors.Is(err, keystore.ErrUnavailable) || !strings.Contains(err.Error(), "keystore first") {
+		t.Errorf("retry: %v", err)
+	}
+	if n := logins() - before; n != 0 {
+		t.Errorf("%d logins to a token that is in use", n)
+	}
+	if err := p.Probe(t.Context()); err != nil {
+		t.Errorf("the first one: %v", err)
+	}
+	p.Close()
+	waitFor(t, q, keystore.TokenReady) // by itself
+}
+
 func TestP30TokenReplaced(t *testing.T) {
 	token := softhsmtest.New(t)
 	twin := softhsmtest.New(t)
