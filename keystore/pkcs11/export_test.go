@@ -51,3 +51,14 @@ func (g *generation) isShut() bool {
 	defer g.mu.Unlock()
 	return g.shut
 }
+
+// deadlines returns those of what is asked and not answered.
+func (g *generation) deadlines() []time.Time {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var all []time.Time
+	for _, c := range g.calls {
+		all = append(all, c.deadline)
+	}
+	return all
+}
