@@ -213,7 +213,7 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token st
 			err = api.Errorf(api.CodeNotFound, "no token of that name").Because(err)
 		}
 		if errors.Is(err, keystore.ErrPINRejected) {
-			err = api.Errorf(api.CodeConflict, "the token refused the PIN again: correct the PIN file before the next try").Because(err)
+			err = api.Errorf(api.CodeConflict, "the PIN in the file is one that the token has refused: correct the PIN file before the next try").Because(err)
 		}
 		return api.TokenList{}, s.fail(act, err)
 	}
