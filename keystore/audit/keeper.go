@@ -252,6 +252,18 @@ func (l *Log) opened(s *shard) {
 	l.hurry()
 }
 
+// tellOf notes that a month has begun if lifecycle does not tell: the process
+// may have ended between the two.
+func (l *Log) tellOf(ctx context.Context, s *shard) error {
+	_, told, err := l.find(ctx, []byte(keystore.ActAuditShard), func(r *keystore.Record) bool {
+		return r.Action == keystore.ActAuditShard && r.Detail["origin"] == s.origin
+	})
+	if err == nil && !told {
+		l.opened(s)
+	}
+	return err
+}
+
 // repaired notes a cut.
 func (l *Log) repaired(s *shard, cut repair) {
 	if cut.bytes == 0 {

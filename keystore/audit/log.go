@@ -237,6 +237,12 @@ func (l *Log) settle(ctx context.Context, shards []*shard) error {
 			l.cfg.Log.Warn("the tiles of an audit log do not fit and are made again", "origin", s.origin, "err", s.unfit)
 		}
 		l.repaired(s, cut)
+		if i > 0 {
+			if err := l.tellOf(ctx, s); err != nil {
+				l.lifecycle.close()
+				return err
+			}
+		}
 		l.flushNotes(ctx)
 	}
 	go l.acts.run()
@@ -303,26 +309,34 @@ func (l *Log) Unsigned() error {
 
 // Find returns the receipt of the last lifecycle entry whose Record.ID is id.
 func (l *Log) Find(ctx context.Context, id string) (Receipt, bool, error) {
-	return l.find(ctx, func(r *keystore.Record) bool { return r.ID == id }, id)
+	return l.find(ctx, withID(id), func(r *keystore.Record) bool { return r.ID == id })
 }
 
 // Entered returns the receipt of the last lifecycle entry that has rec's ID,
 // action, outcome, key set and version: it tells an outcome from the intent
 // that shares its ID.
 func (l *Log) Entered(ctx context.Context, rec keystore.Record) (Receipt, bool, error) {
-	return l.find(ctx, func(r *keystore.Record) bool {
+	return l.find(ctx, withID(rec.ID), func(r *keystore.Record) bool {
 		return r.ID == rec.ID && r.Action == rec.Action && r.Outcome == rec.Outcome &&
 			r.KeySet == rec.KeySet && r.Version == rec.Version
-	}, rec.ID)
+	})
 }
 
-func (l *Log) find(ctx context.Context, is func(*keystore.Record) bool, id string) (Receipt, bool, error) {
+// withID returns what an entry with that ID holds; nil for none.
+func withID(id string) []byte {
+	if id == "" {
+		return nil
+	}
+	return appendText(nil, `,"id":"`, id, limitName)
+}
+
+// find returns the last lifecycle entry that holds needle and is the one meant.
+func (l *Log) find(ctx context.Context, needle []byte, is func(*keystore.Record) bool) (Receipt, bool, error) {
 	s := l.lifecycle.current()
 	limit := s.length()
-	needle := appendText(nil, `,"id":"`, id, limitName)
 	var found Receipt
 	ok := false
-	if id == "" {
+	if needle == nil {
 		return found, false, nil
 	}
 	for at, err := range entries(s.dir, 0) {

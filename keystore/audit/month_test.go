@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"chancery/keystore"
 )
 
 var (
@@ -131,5 +133,29 @@ func TestAForeignJournalThatIsThereStays(t *testing.T) {
 		}
 		c.set(october)
 		r.healthy()
+	}
+}
+
+// A process that ended after the first act of a month and before lifecycle had
+// heard of it never told: a month whose files are all gone later was not missed.
+func TestAnUntoldMonthIsToldAtTheNextStart(t *testing.T) {
+	r := newRig(t)
+	r.act(1)
+	r.monthBegan()
+	r.close()
+	untold := newRig(t)
+	untold.lifecycle(keystore.Record{Principal: self, Action: keystore.ActStart, Outcome: keystore.OutcomeDone})
+	untold.close()
+	if err := os.CopyFS(filepath.Join(untold.cfg.Dir, actsName), os.DirFS(filepath.Join(r.cfg.Dir, actsName))); err != nil {
+		t.Fatal(err)
+	}
+	untold.key = r.key // which signed the month's checkpoint
+	for range 2 {
+		untold.open()
+		untold.close()
+	}
+	told := untold.all(Filter{Action: keystore.ActAuditShard, Outcome: keystore.OutcomeIntent})
+	if len(told) != 1 || !strings.Contains(told[0].Entry.Detail["origin"], "/acts/") {
+		t.Errorf("told: %+v", told)
 	}
 }
