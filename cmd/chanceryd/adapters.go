@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -74,32 +73,6 @@ func (m memory) Recall(ctx context.Context) (map[string]audit.Head, error) {
 	return out, nil
 }
 
-// tokens is the keystores as signer sees them.
-type tokens struct{ providers map[string]keystore.Provider }
-
-func (t *tokens) Status() []keystore.TokenStatus {
-	var all []keystore.TokenStatus
-	for _, name := range sortedKeys(t.providers) {
-		all = append(all, t.providers[name].Status()...)
-	}
-	return all
-}
-
-func (t *tokens) Retry(ctx context.Context, token string) error {
-	for name, p := range t.providers {
-		retrier, ok := p.(keystore.Retrier)
-		if !ok {
-			continue
-		}
-		for _, s := range p.Status() {
-			if token == name || token == s.Serial || token == s.Label {
-				return retrier.Retry(ctx, cmp.Or(s.Serial, s.Label))
-			}
-		}
-	}
-	return fmt.Errorf("token %q: %w", token, keystore.ErrNotFound)
-}
-
 // entries reads this node's logs for auditors.
 type entries struct{ node, dir string }
 
@@ -129,17 +102,4 @@ func (e entries) WriteEntries(ctx context.Context, w io.Writer, node, log string
 
 func sortedKeys[V any](m map[string]V) []string {
 	return slices.Sorted(maps.Keys(m))
-}
-
-// isProbe reports whether an object that is no version's key belongs on a token
-// all the same: it is the probe key in use.
-func (n *node) isProbe(keystoreName string, o keystore.Object) bool {
-	p, ok := n.providers[keystoreName].(interface {
-		ProbeKey() (keystore.KeyRef, bool)
-	})
-	if !ok {
-		return false
-	}
-	ref, made := p.ProbeKey()
-	return made && o.ID == ref.ID.String()
 }

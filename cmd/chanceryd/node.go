@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -129,20 +128,6 @@ func (n *node) openKeystores(context.Context) error {
 		n.providers[name] = p
 	}
 	return nil
-}
-
-// tokenState has a token's change of state entered. It never waits: a provider
-// calls it. While the log cannot be written the newest state of each token is
-// kept.
-func (n *node) tokenState(s keystore.TokenStatus) {
-	n.owed.owe("token "+s.Keystore, keystore.Record{
-		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
-		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
-	})
-	if n.running.Load() {
-		n.comparing.Token(s)
-	}
-	n.changed()
 }
 
 // changed has everyone who waits for a token look again.
@@ -379,55 +364,6 @@ func (n *node) run(ctx context.Context) error {
 	n.wg.Go(func() { n.doors.sweep(ctx, n.gates.all, n.now) })
 	n.publisher.Kick()
 	return nil
-}
-
-// How often each token makes a real signature, and how long that may take. Some
-// devices drop a session after 15 idle seconds.
-const (
-	probeEvery  = 10 * time.Second
-	probeWithin = 5 * time.Second
-)
-
-// probe has a token's probe key sign now and then until ctx ends, so that a
-// token that fails while nobody asks is noticed: an open session is not health.
-// What comes of it is the token's state.
-func (n *node) probe(ctx context.Context, name string, p keystore.Provider) {
-	tick := time.NewTicker(probeEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			within, cancel := context.WithTimeout(ctx, probeWithin)
-			if err := p.Probe(within); err != nil && ctx.Err() == nil {
-				n.log.Debug("a probe failed", "keystore", name, "err", err)
-			}
-			cancel()
-		}
-	}
-}
-
-// tokensWithin is how long rotation waits at the start for tokens to come up.
-const tokensWithin = 5 * time.Second
-
-// awaitTokens waits until no token is starting any more, or for tokensWithin.
-func (n *node) awaitTokens(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, tokensWithin)
-	defer cancel()
-	starting := func() bool {
-		return slices.ContainsFunc((&tokens{n.providers}).Status(), func(s keystore.TokenStatus) bool {
-			return s.State == keystore.TokenStarting
-		})
-	}
-	for tick := time.NewTicker(5 * time.Millisecond); starting(); {
-		select {
-		case <-ctx.Done():
-			tick.Stop()
-			return
-		case <-tick.C:
-		}
-	}
 }
 
 // rotate finishes what a crash left, and then rotates.

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"chancery/keystore"
+)
+
+// tokens is the keystores as signer sees them.
+type tokens struct{ providers map[string]keystore.Provider }
+
+func (t *tokens) Status() []keystore.TokenStatus {
+	var all []keystore.TokenStatus
+	for _, name := range sortedKeys(t.providers) {
+		all = append(all, t.providers[name].Status()...)
+	}
+	return all
+}
+
+func (t *tokens) Retry(ctx context.Context, token string) error {
+	for name, p := range t.providers {
+		retrier, ok := p.(keystore.Retrier)
+		if !ok {
+			continue
+		}
+		for _, s := range p.Status() {
+			if token == name || token == s.Serial || token == s.Label {
+				return retrier.Retry(ctx, cmp.Or(s.Serial, s.Label))
+			}
+		}
+	}
+	return fmt.Errorf("token %q: %w", token, keystore.ErrNotFound)
+}
+
+// tokenState has a token's change of state entered. It never waits: a provider
+// calls it. While the log cannot be written the newest state of each token is
+// kept.
+func (n *node) tokenState(s keystore.TokenStatus) {
+	n.owed.owe("token "+s.Keystore, keystore.Record{
+		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
+		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
+	})
+	if n.running.Load() {
+		n.comparing.Token(s)
+	}
+	n.changed()
+}
+
+// isProbe reports whether an object that is no version's key belongs on a token
+// all the same: it is the probe key in use.
+func (n *node) isProbe(keystoreName string, o keystore.Object) bool {
+	p, ok := n.providers[keystoreName].(interface {
+		ProbeKey() (keystore.KeyRef, bool)
+	})
+	if !ok {
+		return false
+	}
+	ref, made := p.ProbeKey()
+	return made && o.ID == ref.ID.String()
+}
+
+// How often each token makes a real signature, and how long that may take. Some
+// devices drop a session after 15 idle seconds.
+const (
+	probeEvery  = 10 * time.Second
+	probeWithin = 5 * time.Second
+)
+
+// probe has a token's probe key sign now and then until ctx ends, so that a
+// token that fails while nobody asks is noticed: an open session is not health.
+// What comes of it is the token's state.
+func (n *node) probe(ctx context.Context, name string, p keystore.Provider) {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			within, cancel := context.WithTimeout(ctx, probeWithin)
+			if err := p.Probe(within); err != nil && ctx.Err() == nil {
+				n.log.Debug("a probe failed", "keystore", name, "err", err)
+			}
+			cancel()
+		}
+	}
+}
+
+// tokensWithin is how long rotation waits at the start for tokens to come up.
+const tokensWithin = 5 * time.Second
+
+// awaitTokens waits until no token is starting any more, or for tokensWithin.
+func (n *node) awaitTokens(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, tokensWithin)
+	defer cancel()
+	starting := func() bool {
+		return slices.ContainsFunc((&tokens{n.providers}).Status(), func(s keystore.TokenStatus) bool {
+			return s.State == keystore.TokenStarting
+		})
+	}
+	for tick := time.NewTicker(5 * time.Millisecond); starting(); {
+		select {
+		case <-ctx.Done():
+			tick.Stop()
+			return
+		case <-tick.C:
+		}
+	}
+}
