@@ -17,7 +17,8 @@ import (
 )
 
 // deletePrivateKey deletes the private half of a version's key from the token,
-// as someone who has the PIN can, with a program of their own.
+// as someone who has the PIN can, with a program of their own, and ends the
+// worker.
 func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) keystore.KID {
 	d.t.Helper()
 	tool := needTool(d.t, "pkcs11-tool", "opensc")
@@ -53,6 +54,7 @@ func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) keysto
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Fatalf("%v\n%s", err, out)
 	}
+	d.killWorker() // SoftHSM may miss what another process does; a fresh one does not
 	return found[0].KID
 }
 
@@ -64,6 +66,7 @@ func TestAKeyIsDeletedFromTheToken(t *testing.T) {
 	operator, issuer := d.client("operator"), d.client("issuer")
 	d.keySets() // every successor is published
 	d.deletePrivateKey("web", keystore.Published)
+	d.within(10*time.Second, "the token is up again", d.servedFor(0))
 	rotated, err := operator.Rotate(t.Context(), "web", rotateFor("a drill"))
 	if err != nil || rotated.To.Version != 3 {
 		t.Errorf("version 2 has lost its key; the rotation is to version %d, %v", rotated.To.Version, err)

@@ -435,10 +435,10 @@ func TestP27NothingIsSearchedToSign(t *testing.T) {
 
 func TestP25KeysNotAsRequired(t *testing.T) {
 	token := softhsmtest.New(t)
-	p := open(t, config(t, token))
 	label := pkcs11.LabelOf(keystore.PurposeJWT, keystore.ES256)
 	id := keystore.NewKeyID()
 	tool(t, token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", id.String(), "--label", label, "--usage-sign", "--usage-derive")
+	p := open(t, config(t, token)) // only now: SoftHSM may miss what another process makes meanwhile
 	_, err := p.Find(t.Context(), id, keystore.PurposeJWT, keystore.ES256)
 	if !errors.Is(err, keystore.ErrAttributes) || !strings.Contains(err.Error(), "CKA_DERIVE") {
 		t.Errorf("a key that derives: %v", err)
@@ -458,7 +458,9 @@ func TestP17TwoKeysOfOneID(t *testing.T) {
 	p := open(t, config(t, token))
 	ref, _ := newKey(t, p, keystore.ES256)
 	label := pkcs11.LabelOf(keystore.PurposeJWT, keystore.ES256)
+	p.Close()
 	tool(t, token, "--keypairgen", "--key-type", "EC:prime256v1", "--id", ref.ID.String(), "--label", label, "--usage-sign")
+	p = open(t, config(t, token)) // SoftHSM may miss what another process makes meanwhile
 	if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeJWT, keystore.ES256); !errors.Is(err, keystore.ErrAmbiguous) {
 		t.Errorf("%v, want %v", err, keystore.ErrAmbiguous)
 	}
