@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -321,6 +322,100 @@ func TestSuspendDuringASwap(t *testing.T) {
 		s, err = w.Suspend(t.Context(), "olga", "web", set.Versions[0].KID, "doubt")
 		if err != nil || s.Version != 1 || w.isBraked(set.Versions[1].KID) {
 			t.Errorf("the version that has retired: %+v, %v; the one that signs is braked: %v", s, err, w.isBraked(set.Versions[1].KID))
+		}
+	})
+}
+
+// overlaid is a catalog seen as the node sees it: with the brake laid over it.
+type overlaid struct {
+	*memory
+	brake *pedal
+}
+
+func (o overlaid) View(ctx context.Context) (*keystore.View, error) {
+	view, err := o.memory.View(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, ks := range view.KeySets() {
+		for kid, fact := range o.brake.Suspended() {
+			if v, ok := ks.ByKID(kid); ok && v.Suspended == nil {
+				v.Suspended = &fact
+			}
+		}
+	}
+	return view, nil
+}
+
+// A suspension made while the catalog could not be written never came there, nor
+// into the log: what settles it took the brake's word for the catalog's.
+func TestSettleSeesThroughTheBrake(t *testing.T) {
+	w := newWorld(t, slow)
+	w.settle(t)
+	w.cfg.Catalog = overlaid{w.catalog, w.pedal}
+	w.catalog.down = fmt.Errorf("%w: disk full", keystore.ErrUnavailable)
+	if s, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil || !s.Durable || s.Entry != "" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	w.catalog.down = nil
+	for range 2 {
+		if err := w.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 0
+	for _, e := range w.catalog.entries() {
+		if e.Record.Action == keystore.ActSuspend && e.Record.Principal == "olga" {
+			n++
+		}
+	}
+	if v := w.catalog.set("web").Versions[0]; n != 1 || v.Suspended == nil {
+		t.Errorf("%d entries; the catalog says %+v", n, v.Suspended)
+	}
+}
+
+// A swap that came to nothing left its version suspended for good: a resumption
+// lifted the suspension of the active one alone.
+func TestResumeLiftsWhoWasAboutToTakeOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _, _ := newHanging(t)
+		time.Sleep(slow.CacheFor + slow.Skew)
+		committing, commit := make(chan struct{}), make(chan struct{})
+		w.catalog.hold = func() {
+			close(committing)
+			<-commit
+			w.catalog.mu.Lock()
+			w.catalog.left, w.catalog.dead = 1, true // nothing is written
+			w.catalog.mu.Unlock()
+		}
+		rotated := make(chan error, 1)
+		go func() {
+			_, err := w.rotate(true)
+			rotated <- err
+		}()
+		<-committing
+		if _, err := w.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil {
+			t.Fatal(err)
+		}
+		close(commit)
+		if err := <-rotated; err == nil {
+			t.Fatal("it was written")
+		}
+		w.catalog.mu.Lock()
+		w.catalog.left, w.catalog.dead = 0, false
+		w.catalog.mu.Unlock()
+		w.Wait()
+		if err := w.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r, err := w.Resume(t.Context(), "olga", "web", "", "no doubt")
+		if err != nil || r.Version != 1 || len(w.pedal.Suspended()) != 0 {
+			t.Errorf("%+v, %v; the brake keeps %v", r, err, w.pedal.Suspended())
+		}
+		for _, v := range w.catalog.set("web").Versions {
+			if v.Suspended != nil {
+				t.Errorf("version %d is suspended", v.Number)
+			}
 		}
 	})
 }

@@ -38,9 +38,9 @@ type Facts struct {
 	// Proven reports whether this node has seen the token sign a challenge that
 	// verifies under the version's public key. Nil: every version is taken to be.
 	Proven func(keystore.KID) bool
-	// Gone returns why the private key of a version can never be used again as far
-	// as anyone knows, such as that its keystore does not have it, or "". Nil: none
-	// is gone.
+	// Gone returns why the private key of a version cannot be used, such as that
+	// its keystore does not have it, once that has been seen more than once, or "".
+	// Nil: none is gone.
 	Gone func(keystore.KID) string
 	// Rotate is a rotation an operator asks for, in place of the set's RotateBy.
 	Rotate *keystore.Fact
@@ -178,13 +178,16 @@ func (p planner) remove(v *keystore.Version) (Why, bool) {
 
 // discard removes a published version that the configuration no longer wants,
 // or that has lost its key, once another one is served. It has signed nothing.
+// One that has lost its key before anyone served it need not wait.
 func (p planner) discard(v *keystore.Version) (Why, bool) {
 	next, _ := p.successor()
-	if p.fits(v) || next == nil || next.ServedAt.IsZero() {
+	replaced := next != nil && !next.ServedAt.IsZero()
+	gone := p.gone(v)
+	if p.fits(v) || !replaced && (gone == "" || !v.ServedAt.IsZero()) {
 		return Why{}, false
 	}
 	step := Step{Kind: Remove, Version: v.Number}
-	if gone := p.gone(v); gone != "" {
+	if gone != "" {
 		return Why{Step: step, At: p.now, Rule: 8, Text: "rule 8: never used; " + gone}, true
 	}
 	return Why{
@@ -278,14 +281,20 @@ func (p planner) generate() (Why, bool) {
 	return w, true
 }
 
-// givenUp spaces attempts whose keys never came to be, from the catalog alone,
-// so that a crash loop makes no heap of rows and keys either: the first is
-// repeated at once, the following after a second, two, four, … up to an hour.
+// givenUp spaces attempts whose keys never came to be, or were lost before they
+// signed, so that a crash loop or a token that loses what it has made makes no
+// heap of rows and keys: the first is repeated at once, the following after a
+// second, two, four, … up to an hour.
 func (p planner) givenUp() (until time.Time, attempts int) {
 	var last time.Time
-	for i := len(p.Set.Versions) - 1; i >= 0 && p.Set.Versions[i].State == keystore.Abandoned; i-- {
+	for i := len(p.Set.Versions) - 1; i >= 0; i-- {
+		v := &p.Set.Versions[i]
+		unused := v.State == keystore.Retired || v.State == keystore.Published && p.gone(v) != ""
+		if v.State != keystore.Abandoned && !(unused && v.ActivatedAt.IsZero()) {
+			break
+		}
 		attempts++
-		last = later(last, p.Set.Versions[i].DestroyedAt)
+		last = later(last, later(v.DestroyedAt, later(v.PublishedAt, v.RetiredAt)))
 	}
 	// A last attempt that lies ahead was made before the clock was set back.
 	if attempts < 2 || last.After(p.now) {

@@ -109,10 +109,16 @@ func (r *Rotator) compare(ctx context.Context, name string, rows map[string]row,
 	if err != nil {
 		return err
 	}
+	// Rows precede keys: a key that was made meanwhile has one by now.
+	view, err := r.view(ctx)
+	if err != nil {
+		return err
+	}
+	newer := rowsByKeystore(view)[name]
 	held := map[string]bool{}
 	for _, o := range objects {
 		// A key that is there though its row was abandoned is an orphan too.
-		if at, ok := rows[o.ID]; ok && at.version.State != keystore.Abandoned {
+		if at, ok := newer[o.ID]; ok && at.version.State != keystore.Abandoned {
 			held[o.ID] = !slices.Contains(o.Missing, "private half")
 			continue
 		}

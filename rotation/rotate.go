@@ -87,8 +87,8 @@ func (r *Rotator) Rotate(ctx context.Context, req Request) (Rotation, error) {
 // rotateSoon makes sure of a successor, and records the request. Its caller
 // holds the set's lock.
 func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.Fact) (Rotation, error) {
-	// A pending row of an earlier attempt is finished first; if it comes to
-	// nothing another is made.
+	// A pending row of an earlier attempt is finished first, and a successor that
+	// has lost its key is left; if it comes to nothing another is made.
 	const attempts = 4
 	for range attempts {
 		ks, spec, err := r.keySet(ctx, name)
@@ -105,7 +105,10 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 			case !settles(err):
 				return Rotation{}, err
 			}
-			continue // it has lost its key: another one is made
+			if err := r.doubt(ctx, ks, next); err != nil {
+				return Rotation{}, err
+			}
+			continue // it has lost its key, and another one is made; or it was found
 		}
 		if err := r.prepare(ctx, ks, spec, p, asked); err != nil && !errors.Is(err, keystore.ErrOvertaken) {
 			return Rotation{}, err

@@ -223,10 +223,10 @@ func TestASuccessorThatLostItsKeyIsReplaced(t *testing.T) {
 				}
 				time.Sleep(4 * time.Second)
 				synctest.Wait()
-				if gone := w.Gone(lost.KID); !strings.Contains(gone, "cannot be used") {
-					t.Errorf("of version 2 it says %q", gone)
+				if trouble := w.Trouble(lost.KID); !strings.Contains(trouble, "cannot be used") {
+					t.Errorf("of version 2 it says %q", trouble)
 				}
-				time.Sleep(10 * time.Second)
+				time.Sleep(15 * time.Second)
 				synctest.Wait()
 				if v, ok := w.catalog.set("web").Active(); !ok || v.Number != 3 {
 					t.Errorf("active: %+v", v)
@@ -239,6 +239,70 @@ func TestASuccessorThatLostItsKeyIsReplaced(t *testing.T) {
 	}
 }
 
+// One flaky answer used to cost a good successor, and stuck to a key that signed.
+func TestOneFlakyAnswerCostsNoKey(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(8 * time.Second)
+		synctest.Wait()
+		set := w.catalog.set("web")
+		for _, v := range set.Versions {
+			w.Lost(v.KID, keystore.ErrNotFound)
+			if w.Trouble(v.KID) == "" {
+				t.Errorf("version %d: nothing is told", v.Number)
+			}
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		for _, v := range set.Versions {
+			if trouble := w.Trouble(v.KID); trouble != "" {
+				t.Errorf("version %d: still %q", v.Number, trouble)
+			}
+		}
+		w.want(t, "1 active, 2 published")
+	})
+}
+
+// A token that loses each key it makes used to be asked for another one at once,
+// until as many versions were known as may be, and then for ever stayed so.
+func TestATokenThatLosesKeysMakesNoHeap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		w.tick = 200 * time.Millisecond
+		stop := w.run(t)
+		defer stop()
+		time.Sleep(8 * time.Second)
+		synctest.Wait()
+		for range 300 { // five minutes
+			set := w.catalog.set("web")
+			w.token.mu.Lock()
+			for _, v := range set.InState(keystore.Published) {
+				delete(w.token.keys, v.KeyID)
+			}
+			w.token.mu.Unlock()
+			for _, v := range set.InState(keystore.Published) {
+				w.Lost(v.KID, keystore.ErrNotFound)
+			}
+			time.Sleep(time.Second)
+		}
+		synctest.Wait()
+		set := w.catalog.set("web")
+		if n, known := len(set.Versions), len(set.Known()); n > 14 || known > 4 {
+			t.Errorf("after five minutes there are %d versions, %d known", n, known)
+		}
+		if v, ok := set.Active(); !ok || v.Number != 1 {
+			t.Errorf("active: %+v", v)
+		}
+		time.Sleep(10 * time.Minute) // it keeps what it makes again
+		synctest.Wait()
+		if v, ok := w.catalog.set("web").Active(); !ok || v.Number == 1 {
+			t.Errorf("rotation does not go on: version %d is active", v.Number)
+		}
+	})
+}
+
 // While its keystore is down a rotation is refused, and nothing is lost.
 func TestRotateWhileTheKeystoreIsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -248,7 +312,7 @@ func TestRotateWhileTheKeystoreIsDown(t *testing.T) {
 		if _, err := w.rotate(false); !errors.Is(err, keystore.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
-		if gone := w.Gone(w.catalog.set("web").Versions[1].KID); gone != "" {
+		if gone := w.Trouble(w.catalog.set("web").Versions[1].KID); gone != "" {
 			t.Errorf("of a key that cannot be reached it says %q", gone)
 		}
 		w.token.down = nil

@@ -76,10 +76,10 @@ type Rotator struct {
 	records chan struct{} // capacity 1: full while brake and catalog are brought in line
 	looks   chan struct{} // capacity 1: full while someone who cannot wait looks
 
-	last   *keystore.View          // guarded by mu: the last view read
-	lost   map[keystore.KID]string // guarded by mu: why their keys cannot be used
-	asides int                     // guarded by mu: goroutines that Wait waits for
-	idle   sync.Cond               // on mu: asides has changed
+	last   *keystore.View            // guarded by mu: the last view read
+	lost   map[keystore.KID]*lostKey // guarded by mu
+	asides int                       // guarded by mu: goroutines that Wait waits for
+	idle   sync.Cond                 // on mu: asides has changed
 
 	brake   sync.Mutex // guards what follows; the disk is never waited for under it
 	puts    map[keystore.KID]*putting
@@ -124,7 +124,7 @@ func New(cfg Config) *Rotator {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Rotator{
-		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{}, lost: map[keystore.KID]string{},
+		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{}, lost: map[keystore.KID]*lostKey{},
 		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1),
 		records: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 	}
@@ -296,10 +296,11 @@ func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) 
 			return 0, err
 		}
 		r.known(ks)
+		again := r.confirm(ctx, ks)
 		now := r.now()
 		step, why := Plan(r.facts(ks), spec.Schedule, now)
 		if step == NoStep {
-			return untilNext(why, now), nil
+			return min(untilNext(why, now), again), nil
 		}
 		if stepped[step.Version] {
 			return time.Millisecond, nil // the next pass begins anew
@@ -356,7 +357,7 @@ func (r *Rotator) keySet(ctx context.Context, name string) (*keystore.KeySet, Sp
 // facts returns what to plan by: the set, with the suspensions that only the
 // brake knows yet.
 func (r *Rotator) facts(ks *keystore.KeySet) Facts {
-	f := Facts{Set: ks, Proven: r.cfg.Proven, Gone: r.Gone}
+	f := Facts{Set: ks, Proven: r.cfg.Proven, Gone: r.gone}
 	for kid, fact := range r.suspended() {
 		if v, ok := f.Set.ByKID(kid); ok && v.Suspended == nil {
 			f.Set = f.Set.Clone()
@@ -365,38 +366,6 @@ func (r *Rotator) facts(ks *keystore.KeySet) Facts {
 		}
 	}
 	return f
-}
-
-// Lost tells the rotator that the private key of a version did not do what it
-// was asked. What err says for certain of the key keeps the version from being
-// activated, and has another one made in its place; errors that may pass are
-// not about the key.
-func (r *Rotator) Lost(kid keystore.KID, err error) {
-	if !settles(err) {
-		return
-	}
-	r.mu.Lock()
-	_, known := r.lost[kid]
-	r.lost[kid] = "its key cannot be used: " + brief(err)
-	r.mu.Unlock()
-	if !known {
-		r.cfg.Log.Error("a version has lost its private key", "kid", kid, "err", err)
-		r.Changed()
-	}
-}
-
-// Found takes back what Lost was told: the key has done what it was asked.
-func (r *Rotator) Found(kid keystore.KID) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.lost, kid)
-}
-
-// Gone returns why the private key of a version cannot be used, or "".
-func (r *Rotator) Gone(kid keystore.KID) string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.lost[kid]
 }
 
 // Facts returns what is planned by for a configured key set, and its schedule,

@@ -1,7 +1,6 @@
 package rotation
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -55,27 +54,6 @@ func (r *Rotator) replan(ks *keystore.KeySet, spec Spec, step Step) ([]keystore.
 		return nil, fmt.Errorf("%s version %d is not the next step any more: %w", step.Kind, step.Version, keystore.ErrOvertaken)
 	}
 	return apply(ks, spec.Schedule, step, why, now)
-}
-
-// prove has the keystore show that it can sign with v before v becomes active
-// (rule 8).
-func (r *Rotator) prove(ctx context.Context, ks *keystore.KeySet, v *keystore.Version) error {
-	p, err := r.cfg.Keys.Provider(v.Keystore)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, findWithin)
-	defer cancel()
-	spki, err := p.Find(ctx, v.KeyID, ks.Purpose, v.Algorithm)
-	if err == nil && !bytes.Equal(spki, v.SPKI) {
-		err = fmt.Errorf("keystore %s holds another public key for it than the catalog: %w", v.Keystore, keystore.ErrSignature)
-	}
-	if err != nil {
-		r.Lost(v.KID, err)
-		return fmt.Errorf("the key that is to be activated: %w", err)
-	}
-	r.Found(v.KID)
-	return nil
 }
 
 // generate records a pending version, has its key made, and publishes it. The

@@ -3,6 +3,7 @@ package rotation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -213,6 +214,46 @@ func (r *Rotator) Resume(ctx context.Context, by, name string, kid keystore.KID,
 		return Suspension{}, fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	}
 	defer r.releaseRecords()
+	was := v.Suspended
+	if braked, ok := r.suspended()[v.KID]; ok {
+		was = &braked
+	}
+	s, err := r.lift(ctx, name, v, by, reason)
+	if err != nil {
+		return s, err
+	}
+	for _, heir := range r.heirs(ctx, name, v, was) {
+		if _, err := r.lift(ctx, name, heir, by, reason); err != nil {
+			return s, fmt.Errorf("resuming version %d as well: %w", heir.Number, err)
+		}
+	}
+	r.Changed()
+	return s, nil
+}
+
+// heirs returns the published versions of a key set that were suspended
+// together with v, the active one, because a swap to them was under way that
+// came to nothing.
+func (r *Rotator) heirs(ctx context.Context, name string, v *keystore.Version, was *keystore.Fact) []*keystore.Version {
+	view, err := r.view(ctx)
+	if err != nil || was == nil || v.State != keystore.Active {
+		return nil
+	}
+	ks, ok := view.KeySet(name)
+	if !ok {
+		return nil
+	}
+	return slices.DeleteFunc(ks.InState(keystore.Published), func(u *keystore.Version) bool {
+		fact := u.Suspended
+		if braked, ok := r.suspended()[u.KID]; ok {
+			fact = &braked
+		}
+		return fact == nil || !fact.At.Equal(was.At) || fact.By != was.By
+	})
+}
+
+// lift resumes one version. Its caller has acquired the records.
+func (r *Rotator) lift(ctx context.Context, name string, v *keystore.Version, by, reason string) (Suspension, error) {
 	l, err := r.beginLift(v.KID)
 	if err != nil {
 		return Suspension{}, err
@@ -229,7 +270,6 @@ func (r *Rotator) Resume(ctx context.Context, by, name string, kid keystore.KID,
 	if err := r.letGo(l); err != nil {
 		return Suspension{}, err
 	}
-	r.Changed()
 	return Suspension{Ref: Ref{v.Number, v.KID}, Durable: true, Entry: entry}, nil
 }
 
@@ -275,9 +315,11 @@ func (r *Rotator) Settle(ctx context.Context) error {
 			case !ok:
 			case !v.State.Known():
 				err = r.takeOff(kid)
-			case v.Suspended == nil:
-				_, err = r.recordSuspension(ctx, ks.Name, kid, fact)
-				r.step(ks.Name)
+			default: // what is seen may have the brake laid over it; the swap sees the catalog
+				var entry string
+				if entry, err = r.recordSuspension(ctx, ks.Name, kid, fact); entry != "" {
+					r.step(ks.Name)
+				}
 			}
 			if err != nil {
 				return fmt.Errorf("settling the suspension of %s: %w", kid, err)

@@ -40,6 +40,11 @@ def run(chancery, directory, *args):
     return out.stdout
 
 
+def sign(chancery, directory):
+    token = run(chancery, directory, "sign", "jwt", "--keyset", "web", "--ttl", "6", "--claims", '{"sub":"watch"}').strip()
+    return token, jwt.get_unverified_header(token)["kid"]
+
+
 def show(keyset, started):
     states = "  ".join(f"v{v['version']} {v['state']}" for v in keyset["versions"] if v["state"] not in ("retired", "abandoned"))
     print(f"  {time.monotonic() - started:5.1f} s  {states}")
@@ -48,17 +53,17 @@ def show(keyset, started):
 def main(chancery, directory, issuer):
     url = issuer + "/jwks.json"
     cached, fresh = Cached(url), Cached(url)
+    tokens = [sign(chancery, directory)]  # before anyone asks for a rotation
     reply = json.loads(run(chancery, directory, "rotation", "now", "web", "--reason", "quickstart", "--json"))
-    start = reply["from"]["kid"]
+    start = tokens[0][1]
     print(f"  version {reply['from']['version']} signs; version {reply['to']['version']} signs from {reply['signs_from']}")
-    tokens, states, checks, started, shown = [], set(), 0, time.monotonic(), None
+    checks, started, shown = 0, time.monotonic(), None
     signing_until = None
     while True:
         now = time.time()
         if signing_until is None or time.monotonic() < signing_until:
-            token = run(chancery, directory, "sign", "jwt", "--keyset", "web", "--ttl", "6", "--claims", '{"sub":"watch"}').strip()
-            kid = jwt.get_unverified_header(token)["kid"]
-            tokens.append((token, kid))
+            tokens.append(sign(chancery, directory))
+            kid = tokens[-1][1]
             if kid != start and signing_until is None:
                 signing_until = time.monotonic() + 2
                 print(f"  {time.monotonic() - started:5.1f} s  signed by the successor now")
@@ -82,6 +87,8 @@ def main(chancery, directory, issuer):
             sys.exit("the rotation did not end within 90 s")
         time.sleep(max(0, 0.5 - (time.time() - now)))
     kids = {kid for _, kid in tokens}
+    if len(kids) < 2:
+        sys.exit("all tokens were signed by one version: no rotation was seen")
     print(f"  {len(tokens)} tokens by {len(kids)} versions: {checks} verifications until the last expired, none failed")
 
 

@@ -209,11 +209,13 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token st
 		return api.TokenList{}, auditUnavailable(err)
 	}
 	if err := s.Tokens.Retry(ctx, token); err != nil {
-		if errors.Is(err, keystore.ErrNotFound) {
+		switch {
+		case errors.Is(err, keystore.ErrNotFound):
 			err = api.Errorf(api.CodeNotFound, "no token of that name").Because(err)
-		}
-		if errors.Is(err, keystore.ErrPINRejected) {
+		case errors.Is(err, keystore.ErrPINRejected):
 			err = api.Errorf(api.CodeConflict, "the PIN in the file is one that the token has refused: correct the PIN file before the next try").Because(err)
+		case errors.Is(err, keystore.ErrUnavailable), errors.Is(err, keystore.ErrTokenChanged), errors.Is(err, keystore.ErrAmbiguous):
+			err = s.stillDown(token, err)
 		}
 		return api.TokenList{}, s.fail(act, err)
 	}
@@ -222,6 +224,18 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token st
 		return api.TokenList{}, auditUnavailable(err)
 	}
 	return s.TokenList(ctx, who)
+}
+
+// stillDown is why a token that was tried once more does not serve, as its state
+// tells whoever may read that.
+func (s *Service) stillDown(token string, cause error) error {
+	e := unavailable(cause)
+	for _, t := range s.Tokens.Status() {
+		if (token == t.Keystore || token == t.Serial || token == t.Label) && t.Err != "" {
+			e.Detail = "the token is " + string(t.State) + ": " + t.Err
+		}
+	}
+	return e
 }
 
 // ReadAudit allows who to read entries, and enters that it did.

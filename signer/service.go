@@ -202,7 +202,8 @@ func publicError(err error) *api.Error {
 // others, and nothing else is wrong. While its time lasts, otherwise says what
 // err is.
 func overdue(ctx context.Context, err error, otherwise func(error) *api.Error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	late := errors.Is(ctx.Err(), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded)
+	if late && !errors.Is(err, keystore.ErrSignature) {
 		return overloaded(err)
 	}
 	return otherwise(err)

@@ -77,7 +77,7 @@ func (a *app) keysShow(ctx context.Context, name string) error {
 			whenKnown(v.SignsFrom, now), whenKnown(v.SignsUntil, now), whenKnown(v.RetiresAt, now), whenKnown(v.ExpHorizon, now),
 		})
 	}
-	a.printTable([]string{"version", "state", "NIST state", "kid", "published", "signs from", "signs until", "retires", "last exp"}, rows)
+	a.printTable([]string{"version", "state", "NIST state", "kid", "published", "signs from", "signs until", "retires", "exp horizon"}, rows)
 	for _, v := range ks.Versions {
 		for _, alarm := range v.Alarms {
 			a.printf("alarm: version %s: %s\n", strconv.Itoa(v.Version), alarm)

@@ -96,6 +96,7 @@ type authorities struct {
 	mu      sync.Mutex // guards what follows
 	certs   map[caVersion]*x509.Certificate
 	busy    bool                       // certificates are being made
+	again   bool                       // someone has asked meanwhile
 	retries map[caVersion]*certRetries // of those that could not be made
 	wg      sync.WaitGroup
 }
@@ -151,13 +152,15 @@ func (a *authorities) Make(ctx context.Context, view *keystore.View) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.busy {
+		a.again = true
 		return
 	}
-	a.busy = true
+	a.busy, a.again = true, false
 	a.wg.Go(func() {
 		made := a.makeAll(ctx, view)
 		a.mu.Lock()
 		a.busy = false
+		made = made || a.again
 		a.mu.Unlock()
 		if made {
 			a.changed()

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
@@ -12,14 +13,14 @@ import (
 )
 
 // comparing compares the catalog with what the keystores hold: at the start,
-// and whenever a token is up again that was not, since it may be another one or
-// have lost keys.
+// whenever a token is up again that was not, since it may be another one or have
+// lost keys, and now and then.
 type comparing struct {
 	rotator *rotation.Rotator
 	log     *slog.Logger
 	wake    chan struct{} // capacity 1
 
-	orphans, missing atomic.Int64 // as last compared
+	orphans atomic.Int64 // as last compared
 
 	mu   sync.Mutex      // guards down
 	down map[string]bool // keystores that were not up since they were last compared
@@ -29,8 +30,8 @@ func newComparing(r *rotation.Rotator, m *telemetry.Metrics, log *slog.Logger) *
 	c := &comparing{rotator: r, log: log, wake: make(chan struct{}, 1), down: make(map[string]bool)}
 	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared.", nil,
 		func() float64 { return float64(c.orphans.Load()) })
-	m.Gauge("chancery_missing_keys", "Versions whose keys their keystores do not have, as last compared.", nil,
-		func() float64 { return float64(c.missing.Load()) })
+	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
+		func() float64 { return float64(r.Troubled()) })
 	return c
 }
 
@@ -54,15 +55,21 @@ func (c *comparing) Token(s keystore.TokenStatus) {
 	}
 }
 
+// compareEvery is how often keystores are compared when nothing has happened.
+const compareEvery = 10 * time.Minute
+
 // Run compares when there is reason to, until ctx ends.
 func (c *comparing) Run(ctx context.Context) {
+	tick := time.NewTicker(compareEvery)
+	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.wake:
-			c.compare(ctx)
+		case <-tick.C:
 		}
+		c.compare(ctx)
 	}
 }
 
@@ -81,5 +88,4 @@ func (c *comparing) compare(ctx context.Context) {
 		c.log.Error("a version's private key is not on its token", "keyset", m.KeySet, "version", m.Version, "keystore", m.Keystore)
 	}
 	c.orphans.Store(int64(len(found.Orphans)))
-	c.missing.Store(int64(len(found.Missing)))
 }

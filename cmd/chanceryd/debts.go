@@ -83,6 +83,20 @@ func (d *debts) Run(ctx context.Context, log *audit.Log) {
 	}
 }
 
+// pay enters all that is owed now.
+func (d *debts) pay(ctx context.Context, log *audit.Log) error {
+	for {
+		name, rec, ok := d.next()
+		if !ok {
+			return nil
+		}
+		if _, err := log.Lifecycle(ctx, rec); err != nil {
+			d.giveBack(name, rec)
+			return err
+		}
+	}
+}
+
 // giveBack puts a record back at the front, unless a newer one is owed.
 func (d *debts) giveBack(name string, rec keystore.Record) {
 	d.mu.Lock()

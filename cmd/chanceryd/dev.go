@@ -99,8 +99,8 @@ func (d devOptions) directory() (string, error) {
 		}}
 	}
 	// SoftHSM's configuration file has no way to write these.
-	if strings.ContainsFunc(dir, func(r rune) bool { return r == '#' || r < ' ' || r == 0x7f }) {
-		return "", usageError{hinted{fmt.Errorf("the directory's path %q holds '#' or a control character", dir), "use another --dir"}}
+	if strings.ContainsFunc(dir, func(r rune) bool { return r == '#' || r == '=' || r < ' ' || r == 0x7f }) {
+		return "", usageError{hinted{fmt.Errorf("the directory's path %q holds '#', '=' or a control character", dir), "use another --dir"}}
 	}
 	return dir, nil
 }
@@ -218,7 +218,7 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return s, false, fmt.Errorf("reading dev.json: %w", err)
 	}
-	if s.Dir != dir {
+	if s.Dir != "" && !sameDir(s.Dir, dir) { // the first builds did not keep it
 		return s, false, hinted{fmt.Errorf("the directory was made as %s, and its configuration names files there", s.Dir), "move it back, or use another --dir"}
 	}
 	if d.fast && !s.Fast {
@@ -230,6 +230,27 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 		}
 	}
 	return s, false, nil
+}
+
+// shellWord returns s as a shell reads it back.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return r < 0x80 && (r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("_./-", r))
+	}
+	if !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// sameDir reports whether two paths are of one directory.
+func sameDir(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
 }
 
 // The ports chanceryd dev chooses from lie below those that systems give to
@@ -287,7 +308,7 @@ func (d devOptions) announce(ctx context.Context, dir string, cfg *config.Config
 	if err := d.write(dir, cfg); err != nil {
 		return err
 	}
-	fmt.Print(strings.ReplaceAll(welcome, "DIR", d.dir))
+	fmt.Print(strings.ReplaceAll(welcome, "DIR", shellWord(d.dir)))
 	return nil
 }
 

@@ -31,7 +31,7 @@ type keyring struct {
 	// lost is told of each error of a key of a version, what it may mean for the
 	// version is for lost to say.
 	lost func(keystore.KID, error)
-	// found is told that a key that lost was told of has signed.
+	// found is told that a key has done what it was asked.
 	found func(keystore.KID)
 
 	mu      sync.Mutex // guards what follows
@@ -75,6 +75,7 @@ func (k *keyring) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Ve
 		k.lost(v.KID, err)
 		return nil, err
 	}
+	k.found(v.KID)
 	key = k.watched(key, v.KID)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -98,8 +99,8 @@ func (w watchedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	sig, err := w.Key.Sign(ctx, message)
 	switch {
 	case err != nil:
-		w.failed.Store(true)
 		w.ring.lost(w.kid, err)
+		w.failed.Store(true) // after that: whoever sees it takes it back
 	case w.failed.Load():
 		w.failed.Store(false)
 		w.ring.found(w.kid)
@@ -189,6 +190,8 @@ func (k *keyring) Prove(ctx context.Context, view *keystore.View) {
 				err := k.prove(ctx, c.set, c.v)
 				if err != nil {
 					k.lost(c.v.KID, err)
+				} else {
+					k.found(c.v.KID)
 				}
 				k.report(name, c.v.KID, err)
 				some = some || err == nil

@@ -1,47 +1,35 @@
 package main
 
 import (
+	"database/sql"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"chancery/keystore"
-	"chancery/keystore/catalog"
 	"chancery/signer/api"
 )
 
 // deletePrivateKey deletes the private half of a version's key from the token,
 // as someone who has the PIN can, with a program of their own, and ends the
 // worker.
-func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) keystore.KID {
+func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) {
 	d.t.Helper()
 	tool := needTool(d.t, "pkcs11-tool", "opensc")
-	copied := filepath.Join(tempDir(d.t), "catalog.db")
-	for _, suffix := range []string{"", "-wal"} {
-		copyFile(d.t, filepath.Join(d.dir, "catalog.db"+suffix), copied+suffix)
-	}
-	if err := os.Chmod(copied, 0o600); err != nil {
-		d.t.Fatal(err)
-	}
-	c, err := catalog.Open(d.t.Context(), catalog.Config{Path: copied})
+	db, err := sql.Open("sqlite3", "file:"+filepath.Join(d.dir, "catalog.db")+"?mode=ro&_busy_timeout=10000")
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	defer c.Close()
-	view, err := c.View(d.t.Context())
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	set, _ := view.KeySet(keyset)
-	found := set.InState(state)
-	if len(found) != 1 {
-		d.t.Fatalf("%d versions of %s are %v", len(found), keyset, state)
+	defer db.Close()
+	var id []byte
+	if err := db.QueryRowContext(d.t.Context(), "SELECT key_id FROM version WHERE keyset = ? AND state = ?", keyset, state.String()).Scan(&id); err != nil {
+		d.t.Fatalf("the %v version of %s: %v", state, keyset, err)
 	}
 	token := devToken(d.t, d.dir)
 	pin, err := os.ReadFile(token.PINFile)
@@ -49,13 +37,12 @@ func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) keysto
 		d.t.Fatal(err)
 	}
 	cmd := exec.CommandContext(d.t.Context(), tool, "--module", token.Module, "--token-label", token.Label, "--login", "--pin", "env:TOKEN_PIN",
-		"--delete-object", "--type", "privkey", "--id", hex.EncodeToString(found[0].KeyID[:]))
+		"--delete-object", "--type", "privkey", "--id", hex.EncodeToString(id))
 	cmd.Env = []string{"SOFTHSM2_CONF=" + token.Conf, "TOKEN_PIN=" + strings.TrimSpace(string(pin))}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Fatalf("%v\n%s", err, out)
 	}
 	d.killWorker() // SoftHSM may miss what another process does; a fresh one does not
-	return found[0].KID
 }
 
 // A key that had been deleted from its token left its key set stuck, and
@@ -100,12 +87,12 @@ func TestAKeyIsDeletedFromTheToken(t *testing.T) {
 	d.stop()
 
 	again := startDevUnready(t, d.dir) // it is known again after a restart
-	again.within(10*time.Second, "the missing keys are told", func() error {
+	again.within(30*time.Second, "the missing keys are told", func() error {
 		if ok, text := again.readyz(); ok || !strings.Contains(text, "[-]keyset edge") {
 			return errors.New(text)
 		}
 		if _, metrics := again.get(again.endpoints.Admin + "/metrics"); !strings.Contains(metrics, "chancery_missing_keys 2\n") {
-			return fmt.Errorf("the metric of missing keys is not 2")
+			return errors.New("the metric of missing keys is not 2")
 		}
 		return nil
 	})
@@ -137,8 +124,10 @@ func TestAKeySetThatIsNotConfiguredStaysPublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	d = startDev(t, d.dir)
-	if now := d.published("edge"); strings.Join(now, " ") != strings.Join(before, " ") {
-		t.Errorf("published %v, before %v", now, before)
+	for _, kid := range before { // a successor may have come since
+		if now := d.published("edge"); !slices.Contains(now, kid) {
+			t.Errorf("published %v, before %v", now, before)
+		}
 	}
 	if _, err := d.verifier("edge").Verify(t.Context(), token.Token); err != nil {
 		t.Errorf("a token from before: %v", err)

@@ -277,11 +277,7 @@ func (n *node) introduce(ctx context.Context) error {
 
 // lost and found tell the rotator of keys that do not do what they are asked,
 // and of those that do again.
-func (n *node) lost(kid keystore.KID, err error) {
-	if n.rotator != nil {
-		n.rotator.Lost(kid, err)
-	}
-}
+func (n *node) lost(kid keystore.KID, err error) { n.rotator.Lost(kid, err) }
 
 func (n *node) found(kid keystore.KID) { n.rotator.Found(kid) }
 
@@ -323,7 +319,7 @@ func (n *node) warnOfLeftSets() {
 		return
 	}
 	for _, set := range view.KeySets() {
-		if _, ok := n.config.Load().KeySets[set.Name]; !ok && len(set.Known()) > 0 {
+		if _, ok := n.config.Load().KeySets[set.Name]; !ok && set.Purpose == keystore.PurposeJWT && len(set.Known()) > 0 {
 			n.log.Warn("a key set is not in the configuration any more: it stays published, and neither signs nor rotates", "keyset", set.Name)
 		}
 	}

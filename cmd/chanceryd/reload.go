@@ -70,7 +70,7 @@ func (n *node) tryReload(ctx context.Context, path string) error {
 		return err
 	}
 	rec := reloadRecord(cfg, next.policy.Hash())
-	if onlyRevokes(before, cfg) && slices.EqualFunc(n.gates.current.Load().keys, next.keys, sameKey) {
+	if onlyRevokes(before, cfg) && slices.Equal(n.gates.current.Load().keys, next.keys) {
 		n.putInForce(cfg, next)
 		n.owed.owe("reload "+rec.Policy, rec)
 		return nil
@@ -78,14 +78,16 @@ func (n *node) tryReload(ctx context.Context, path string) error {
 	if err := n.refuseOurOwn(ctx, cfg); err != nil {
 		return err
 	}
-	if _, err := n.audit.Lifecycle(ctx, rec); err != nil {
+	err = n.owed.pay(ctx, n.audit) // so that the entries are in the order of what they tell
+	if err == nil {
+		_, err = n.audit.Lifecycle(ctx, rec)
+	}
+	if err != nil {
 		return fmt.Errorf("entering the new policy: %w", err)
 	}
 	n.putInForce(cfg, next)
 	return nil
 }
-
-func sameKey(a, b keystore.SPKIHash) bool { return a == b }
 
 func (n *node) putInForce(cfg *config.Config, next *inForce) {
 	n.gates.current.Store(next)

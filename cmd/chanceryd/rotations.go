@@ -95,7 +95,9 @@ func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySe
 		f, schedule = rotation.Facts{Set: set, Proven: r.keys.Proven}, rotation.Schedule{}
 	}
 	now := r.now()
-	windows, alarms := rotation.Windows(f, schedule, now), rotation.Alarms(f, schedule, now)
+	windows := rotation.Windows(f, schedule, now)
+	f.Gone = r.rotator.Trouble // one answer is enough to tell
+	alarms := rotation.Alarms(f, schedule, now)
 	for i := range set.Versions {
 		v := &set.Versions[i]
 		w := windows[v.Number]

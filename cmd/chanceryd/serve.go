@@ -242,8 +242,8 @@ func (n *node) keySetTrouble(name string) error {
 		return errSuspended
 	case !n.keys.Proven(v.KID):
 		return errors.New("the active version has not been seen signing by this node")
-	case n.rotator.Gone(v.KID) != "":
-		return fmt.Errorf("the active version: %s", n.rotator.Gone(v.KID))
+	case n.rotator.Trouble(v.KID) != "":
+		return fmt.Errorf("the active version: %s", n.rotator.Trouble(v.KID))
 	}
 	if p, err := n.keys.Provider(v.Keystore); err != nil {
 		return err

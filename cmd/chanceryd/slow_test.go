@@ -29,7 +29,8 @@ func TestA13SlowClients(t *testing.T) {
 	c := d.client("issuer")
 	d.sign(c, "edge", `{}`)
 	pair := d.pair("issuer")
-	usual := d.signNow(20) // how long it takes on this machine, whatever else it does
+	usual := d.signNow(20) // how long it takes here, whatever else is going on
+	slices.Sort(usual)
 	const each = 160
 	endpoint, err := url.Parse(d.endpoints.API)
 	if err != nil {
@@ -88,8 +89,8 @@ func TestA13SlowClients(t *testing.T) {
 	if cut.Load() < 3*each {
 		t.Errorf("%d of %d slow clients cut", cut.Load(), 3*each)
 	}
-	if p99, most := took[len(took)*99/100], max(2*time.Second, 10*slices.Max(usual)); p99 > most {
-		t.Errorf("p99 of signing is %v, and was %v at most before", p99, slices.Max(usual))
+	if p99, most := took[len(took)*99/100], max(2*time.Second, 10*usual[len(usual)/2]); p99 > most {
+		t.Errorf("p99 of signing is %v; half took %v at most before", p99, usual[len(usual)/2])
 	}
 }
 

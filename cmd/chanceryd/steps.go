@@ -76,8 +76,12 @@ func (s *steps) advance(ctx context.Context) error {
 		return err
 	}
 	before, installed := s.views.Install(view)
-	if !installed {
-		return nil // by someone who read later
+	switch {
+	case installed:
+	case s.views.Newer(view.Revision()): // someone has read later
+		return nil
+	default:
+		return errStale
 	}
 	s.keys.Dropped(ctx, before, view)
 	if before == nil || before.Revision() != view.Revision() {

@@ -45,7 +45,7 @@ func (v *views) Current() (*keystore.View, error) {
 	return v.current, nil
 }
 
-// Published returns the last snapshot that was in force, or nil. Publishing
+// Published returns the last snapshot that was installed, or nil. Publishing
 // has a longer lease than signing: a catalog that cannot be read leaves the key
 // sets published.
 func (v *views) Published() *keystore.View {
@@ -70,6 +70,13 @@ func (v *views) Install(base *keystore.View) (before *keystore.View, installed b
 	v.base = base
 	v.lay()
 	return before, true
+}
+
+// Newer reports whether a newer snapshot than of this revision was installed.
+func (v *views) Newer(revision int64) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.base != nil && v.base.Revision() > revision
 }
 
 // Stale takes the snapshot out of force until one of this revision is
