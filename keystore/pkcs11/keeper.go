@@ -310,6 +310,12 @@ func choose(tokens []tokenInfo, uri URI, known identity, name string) (tokenInfo
 		return fitting[0], nil
 	}
 	for _, t := range tokens {
+		if known.Serial != "" && t.Serial == known.Serial { // nothing has changed but the URI
+			return tokenInfo{}, &trouble{keystore.TokenUnavailable, fmt.Errorf(
+				"no token fits the keystore's URI; the one its keys are on is there, with label %q and serial %q (hint: correct the URI)", t.Label, t.Serial)}
+		}
+	}
+	for _, t := range tokens {
 		if known.Label != "" && t.Label == known.Label {
 			return tokenInfo{}, changedTo(t, known, fmt.Sprintf("name it in the keystore's URI, then `chancery token retry %s`", name))
 		}

@@ -299,6 +299,7 @@ func TestTokenIsChosenOrRefused(t *testing.T) {
 		{"gone for now", nil, serial, identity{Serial: "1", Label: "x"}, "unavailable"},
 		{"the one known", []tokenInfo{a}, label, identity{Serial: "1", Label: "x"}, "1"},
 		{"another of that label", []tokenInfo{b}, label, identity{Serial: "1", Label: "x"}, "changed"},
+		{"a URI with a mistake", []tokenInfo{b, a}, URI{Label: "z"}, identity{Serial: "1", Label: "x"}, "unavailable"},
 		{"initialised again, named by serial", []tokenInfo{b}, serial, identity{Serial: "1", Label: "x"}, "changed"},
 	} {
 		got, err := choose(v.tokens, v.uri, v.known, "test")
