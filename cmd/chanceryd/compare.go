@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +21,7 @@ type comparing struct {
 	log     *slog.Logger
 	wake    chan struct{} // capacity 1
 
-	orphans atomic.Int64 // as last compared
+	orphans atomic.Int64 // as last compared; -1: not compared yet
 
 	mu   sync.Mutex      // guards down
 	down map[string]bool // keystores that were not up since they were last compared
@@ -28,8 +29,14 @@ type comparing struct {
 
 func newComparing(r *rotation.Rotator, m *telemetry.Metrics, log *slog.Logger) *comparing {
 	c := &comparing{rotator: r, log: log, wake: make(chan struct{}, 1), down: make(map[string]bool)}
-	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared.", nil,
-		func() float64 { return float64(c.orphans.Load()) })
+	c.orphans.Store(-1)
+	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil,
+		func() float64 {
+			if n := c.orphans.Load(); n >= 0 {
+				return float64(n)
+			}
+			return math.NaN()
+		})
 	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
 		func() float64 { return float64(r.Troubled()) })
 	return c

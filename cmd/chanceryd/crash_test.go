@@ -277,6 +277,7 @@ func await(lines <-chan string, n int, limit time.Duration) bool {
 // has one active version, which relying parties know and which signs.
 func (d *chanceryd) wantSound() {
 	d.t.Helper()
+	d.compared()
 	list, err := d.client("operator").KeySets(d.t.Context())
 	if err != nil {
 		d.t.Fatal(err)
@@ -352,6 +353,18 @@ func (d *chanceryd) wantAccounted() {
 			d.t.Errorf("key %s of a version that is %v is not on the token", id, state)
 		}
 	}
+}
+
+// compared waits until what a crash left has been finished and the catalog
+// compared with the token, which a daemon that is ready may still be at.
+func (d *chanceryd) compared() {
+	d.t.Helper()
+	d.within(30*time.Second, "the token has been compared", func() error {
+		if _, metrics := d.get(d.endpoints.Admin + "/metrics"); !strings.Contains(metrics, "\nchancery_orphan_keys ") || strings.Contains(metrics, "\nchancery_orphan_keys NaN") {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 // toldStates returns the last state of each version that the lifecycle log tells.

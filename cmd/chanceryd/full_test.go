@@ -61,7 +61,7 @@ func fill(t *testing.T, dir string) (free func()) {
 func TestS09LogsFileSystemFull(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
-	smallFileSystem(t, filepath.Join(dir, "audit"), "20m")
+	smallFileSystem(t, filepath.Join(dir, "audit"), "32m") // room for a second journal of acts
 	d := startDev(t, dir)
 	c := d.crowd(4, 0, "web", "legacy")
 	edge, operator := d.client("issuer"), d.client("operator")
@@ -118,6 +118,7 @@ func TestS09LogsFileSystemFull(t *testing.T) {
 	c.stop()
 	wantUnavailable(t, c.problems(false), api.CodeAuditUnavailable)
 	d.wantVerified(c.replies())
+	d.compared()
 	d.stop()
 	d.proven()
 	d.wantRecorded(c.replies())

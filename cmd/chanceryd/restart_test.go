@@ -38,6 +38,7 @@ func TestRestartContinues(t *testing.T) {
 	}
 	answers := []answer{{keyset: "web", reply: before, answered: time.Now()}, {keyset: "web", reply: after, answered: time.Now()}}
 	d.wantVerified(answers)
+	d.compared()
 	d.stop()
 	if now := d.proven().Entries(); now <= entries {
 		t.Errorf("%d entries, before the restart %d", now, entries)
@@ -72,6 +73,7 @@ func TestRestartAfterATornToken(t *testing.T) {
 	if !strings.Contains(d.log.String(), "was put back") {
 		t.Error("the daemon's output does not say so")
 	}
+	d.compared()
 	d.stop()
 	d.wantAccounted()
 }
