@@ -206,7 +206,7 @@ func (n *node) checks() []server.Check {
 func tokenTrouble(status []keystore.TokenStatus) error {
 	for _, s := range status {
 		if s.State != keystore.TokenReady {
-			return fmt.Errorf("token %s is %s", s.Label, s.State)
+			return fmt.Errorf("token %s is %s", cmp.Or(s.Label, s.Serial, s.Keystore), s.State)
 		}
 	}
 	return nil
@@ -219,7 +219,7 @@ func (n *node) operatorNeeded() error {
 		switch s.State {
 		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable:
 		default:
-			return fmt.Errorf("token %s is %s: %s", s.Label, s.State, s.Err)
+			return fmt.Errorf("token %s is %s: %s", cmp.Or(s.Label, s.Serial, s.Keystore), s.State, s.Err)
 		}
 	}
 	return nil

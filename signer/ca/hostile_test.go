@@ -258,8 +258,7 @@ func TestA09RequestBombs(t *testing.T) {
 					t.Errorf("error %v, want code %q", err, c.code)
 				}
 			}
-			// The race detector included; the signature of the worst of these takes
-			// hundreds of milliseconds to verify.
+			// The worst of these signatures takes hundreds of milliseconds to verify.
 			if fastest > 100*time.Millisecond {
 				t.Errorf("refused after %v", fastest)
 			}
