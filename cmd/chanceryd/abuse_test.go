@@ -160,7 +160,7 @@ func TestA04BodiesAreBounded(t *testing.T) {
 				continue
 			}
 			resp.Body.Close()
-			if took := time.Since(start); resp.StatusCode != http.StatusRequestEntityTooLarge || took > 8*time.Second || sent.n.Load() > 8<<20 {
+			if took := time.Since(start); resp.StatusCode != http.StatusRequestEntityTooLarge || took > 3*time.Second || sent.n.Load() > 8<<20 {
 				t.Errorf("%s: status %d after %v and %d bytes", path, resp.StatusCode, took, sent.n.Load())
 			}
 		}
@@ -188,7 +188,7 @@ func TestA04BodiesAreBounded(t *testing.T) {
 			continue
 		}
 		resp.Body.Close()
-		if took := time.Since(start); resp.StatusCode != http.StatusForbidden || took > 8*time.Second {
+		if took := time.Since(start); resp.StatusCode != http.StatusForbidden || took > 3*time.Second {
 			t.Errorf("nobody's body of %d bytes was waited for: %d after %v", length, resp.StatusCode, took)
 		}
 	}

@@ -34,7 +34,7 @@ func TestWorkerKilledUnderLoad(t *testing.T) {
 	for range 2 { // each after a good service: one that dies again at once is started with a pause
 		d.within(10*time.Second, "the worker has served for a while", d.servedFor(1200*time.Millisecond))
 		at := d.killWorker()
-		recoveries = append(recoveries, c.successAfter(at, 10*time.Second))
+		recoveries = append(recoveries, c.successAfter(at, 2*time.Second))
 		c.atLeast(len(c.replies()) + 100)
 	}
 	c.stop()

@@ -146,11 +146,7 @@ func (n *node) openLog(ctx context.Context) error {
 		Memory: memory{n.catalog}, Key: n.auditKey,
 	})
 	if err != nil {
-		err = fmt.Errorf("opening the log: %w", err)
-		if strings.Contains(err.Error(), "belongs to") {
-			err = hinted{err, "a log's name holds `node` and the host of `public_url`: put them back as they were, or use another data directory"}
-		}
-		return err
+		return fmt.Errorf("opening the log: %w", err)
 	}
 	n.keys = &keyring{
 		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,

@@ -91,7 +91,8 @@ func (s *shard) list() error {
 			return err
 		}
 		if j.origin != s.origin {
-			return inconsistent(s.origin, "%s belongs to %s", j.path, j.origin)
+			return inconsistent(s.origin, "%s belongs to %s "+
+				"(hint: a log's name holds the node and the public host: put them back as they were, or use another directory)", j.path, j.origin)
 		}
 		if i == 0 && j.first != 0 || i > 0 && j.first < s.journals[i-1].first {
 			return inconsistent(s.origin, "%s begins with entry %d", j.path, j.first)
