@@ -50,6 +50,15 @@ type Provider interface {
 	// has left active. Signing with it again is not an error.
 	Drop(ctx context.Context, id KeyID) error
 
+	// Destroy removes both halves of the key pair that ref names, and every copy
+	// of it that the backend holds ready, and proves by an enumeration that sees
+	// the backend afresh that nothing of it is left. Nothing brings the key back.
+	// Destroying what is gone already is not an error, so that an interrupted
+	// destruction can be run again. It returns an error wrapping ErrAmbiguous,
+	// and destroys nothing, if what goes by that id is not that pair alone;
+	// ErrUncertain if the key may or may not be there still.
+	Destroy(ctx context.Context, ref KeyRef) error
+
 	io.Closer
 }
 

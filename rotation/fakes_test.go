@@ -392,6 +392,19 @@ func (s *software) Status() []keystore.TokenStatus {
 
 func (s *software) Probe(context.Context) error { return nil }
 
+func (s *software) Destroy(ctx context.Context, ref keystore.KeyRef) error {
+	if err := s.wait(ctx); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.down != nil {
+		return s.down
+	}
+	delete(s.keys, ref.ID)
+	return nil
+}
+
 func (s *software) Drop(_ context.Context, id keystore.KeyID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Provider) {
 	t.Run("list shows every key", func(t *testing.T) { list(t, open(t)) })
 	t.Run("a probe is a signature", func(t *testing.T) { probe(t, open(t)) })
 	t.Run("drop is not destroy", func(t *testing.T) { drop(t, open(t)) })
+	t.Run("destroy leaves nothing", func(t *testing.T) { destroy(t, open(t)) })
 	t.Run("a closed provider says so", func(t *testing.T) { closed(t, open(t)) })
 }
 
@@ -289,6 +290,45 @@ func drop(t *testing.T, p keystore.Provider) {
 	}
 	if err := p.Drop(t.Context(), keystore.NewKeyID()); err != nil {
 		t.Errorf("dropping what was never held: %v", err)
+	}
+}
+
+func destroy(t *testing.T, p keystore.Provider) {
+	ref, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+	other, kept := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+	message := Message(keystore.PurposeJWT, keystore.ES256)
+	if _, err := k.Sign(t.Context(), message); err != nil {
+		t.Fatal(err)
+	}
+	wrong := keystore.KeyRef{ID: ref.ID, Algorithm: ref.Algorithm, SPKI: other.SPKI}
+	if err := p.Destroy(t.Context(), wrong); !errors.Is(err, keystore.ErrAmbiguous) {
+		t.Errorf("destroying by another's public key: %v, want %v", err, keystore.ErrAmbiguous)
+	}
+	if _, err := k.Sign(t.Context(), message); err != nil {
+		t.Errorf("after that was refused: %v", err)
+	}
+	for range 2 {
+		if err := p.Destroy(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := k.Sign(t.Context(), message); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("signing with what was destroyed: %v, want %v", err, keystore.ErrNotFound)
+		}
+		if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeJWT, ref.Algorithm); !errors.Is(err, keystore.ErrNotFound) {
+			t.Errorf("finding what was destroyed: %v, want %v", err, keystore.ErrNotFound)
+		}
+	}
+	objects, err := p.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objects {
+		if o.ID == ref.ID.String() {
+			t.Errorf("listed still: %+v", o)
+		}
+	}
+	if _, err := kept.Sign(t.Context(), message); err != nil {
+		t.Errorf("the key beside it: %v", err)
 	}
 }
 

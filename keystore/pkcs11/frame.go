@@ -19,7 +19,8 @@ const (
 	verbGenerate                 // make a key pair and hold it
 	verbSign
 	verbList
-	verbDrop // body: CKA_ID
+	verbDrop    // body: CKA_ID
+	verbDestroy // body: the key's name
 )
 
 // A status is how a request went.

@@ -230,6 +230,11 @@ func (d *desk) do(j job) ([]byte, error) {
 		}
 		d.module.drop(keystore.KeyID(j.body))
 		return nil, nil
+	case verbDestroy:
+		if len(j.body) != nameSize {
+			return nil, errOrder
+		}
+		return nil, d.module.destroy(keyName(j.body))
 	}
 	return nil, fmt.Errorf("unknown verb %d", j.verb)
 }
