@@ -102,6 +102,7 @@ const (
 	TokenStarting    TokenState = "starting"     // not logged in yet
 	TokenReady       TokenState = "ready"        // signs
 	TokenUnavailable TokenState = "unavailable"  // tried again by itself
+	TokenFailed      TokenState = "failed"       // its workers crash as they start; tried again by itself, seldom
 	TokenPINRejected TokenState = "pin_rejected" // waits for an operator
 	TokenPINLocked   TokenState = "pin_locked"   // the token says so itself; waits for an operator
 	TokenChanged     TokenState = "changed"      // another token under this name; waits for an operator

@@ -3,7 +3,6 @@ package pkcs11
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/miekg/pkcs11"
@@ -15,7 +14,6 @@ import (
 // so that one cut short leaves a public key and never a key that signs unseen.
 func (m *module) destroy(name keyName) error {
 	id := keystore.KeyID(name[:len(keystore.KeyID{})])
-	m.drop(id)
 	private, err := m.search(pkcs11.CKO_PRIVATE_KEY, id)
 	if err != nil {
 		return err
@@ -42,28 +40,32 @@ func (m *module) destroy(name keyName) error {
 	return nil
 }
 
-// Destroy implements keystore.Provider.
+// Destroy implements keystore.Provider. The workers that hold the key go before
+// and, if one has come to hold it meanwhile, after: a session copy outlives the
+// object it was copied from, but not its process. That nothing is left is what a
+// process sees that was started afterwards.
 func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
-	turn, err := p.rooms.making.enter(ctx)
-	if err != nil {
+	if err := p.Drop(ctx, ref.ID); err != nil {
 		return err
 	}
-	defer turn.leave()
 	name := nameOf(ref.ID, ref.SPKI)
-	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+	err := p.errand(ctx, true, func(g *generation, at *place) error {
 		_, err := g.ask(ctx, at, verbDestroy, p.cfg.Deadlines.Find, name[:])
 		return err
 	})
 	if err != nil {
-		return err
+		return fmt.Errorf("destroying key %s: %w", ref.ID, err)
 	}
-	list, err := p.List(ctx)
+	if err := p.Drop(ctx, ref.ID); err != nil {
+		return fmt.Errorf("%w: key %s was destroyed on the token; %w", keystore.ErrUncertain, ref.ID, err)
+	}
+	list, err := p.list(ctx, true)
 	if err != nil {
 		return fmt.Errorf("%w: key %s was destroyed, and whether it is gone could not be seen: %w", keystore.ErrUncertain, ref.ID, err)
 	}
 	for _, o := range list {
 		if o.ID == ref.ID.String() || bytes.Equal(o.SPKI, ref.SPKI) {
-			return errors.Join(keystore.ErrUncertain, fmt.Errorf("key %s is on the token still", ref.ID))
+			return fmt.Errorf("%w: key %s is on the token still", keystore.ErrUncertain, ref.ID)
 		}
 	}
 	return nil

@@ -5,14 +5,24 @@ import (
 	"time"
 )
 
-// Quick returns cfg with a cheap PIN ledger and workers that follow each other soon.
+// Quick returns cfg with a cheap PIN ledger, workers that follow each other soon
+// and, if cfg does not say, one worker.
 func Quick(cfg Config) Config {
+	if cfg.Workers == 0 {
+		cfg.Workers = 1
+	}
 	cfg.cost, cfg.pause = hashCost{passes: 1, kibibytes: 64}, 20*time.Millisecond
 	return cfg
 }
 
 // Waiting returns how many wait to sign.
-func (p *Provider) Waiting() int { return p.rooms.signing.waiting() }
+func (p *Provider) Waiting() int { return p.hall.waiting() }
+
+func (h *hall) waiting() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.line.Len()
+}
 
 func (r *room) waiting() int {
 	r.mu.Lock()
@@ -20,12 +30,20 @@ func (r *room) waiting() int {
 	return r.line.Len()
 }
 
-// WorkerPID returns the process of the worker that serves, or 0.
+// WorkerPID returns the process of the one worker that serves, or 0.
 func (p *Provider) WorkerPID() int {
-	if g := p.ready.Load(); g != nil && !g.isEnded() {
-		return g.cmd.Process.Pid
+	if pids := p.WorkerPIDs(); len(pids) == 1 {
+		return pids[0]
 	}
 	return 0
+}
+
+// WorkerPIDs returns the processes of all that serve.
+func (p *Provider) WorkerPIDs() (pids []int) {
+	for _, g := range p.hall.workers() {
+		pids = append(pids, g.cmd.Process.Pid)
+	}
+	return pids
 }
 
 // SignalWorker sends a signal to the worker that serves.
@@ -36,21 +54,24 @@ func (p *Provider) SignalWorker(s syscall.Signal) error {
 // LabelOf is what a key's label must be.
 var LabelOf = labelOf
 
-// taken returns how many of a signing room's places are.
-func (r *room) taken() int {
+func (r *room) isFree() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return placesPerSigner - r.free
+	return r.free > 0
+}
+
+// taken returns how many of the workers' places are.
+func (h *hall) taken() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range h.open {
+		n += g.seats.taken
+	}
+	return n
 }
 
 // PlacesPerSigner is how many requests a signing thread has at most.
 const PlacesPerSigner = placesPerSigner
-
-func (g *generation) isShut() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.shut
-}
 
 // deadlines returns those of what is asked and not answered.
 func (g *generation) deadlines() []time.Time {

@@ -19,7 +19,7 @@ const (
 	verbGenerate                 // make a key pair and hold it
 	verbSign
 	verbList
-	verbDrop    // body: CKA_ID
+	verbProbe   // look after the session of the desk
 	verbDestroy // body: the key's name
 )
 
@@ -161,6 +161,7 @@ type (
 	}
 	loginRequest struct {
 		Token tokenInfo `json:"token"`
+		Clerk bool      `json:"clerk,omitempty"` // it will not sign for callers
 	}
 	loginAnswer struct {
 		Algorithms []keystore.Algorithm `json:"algorithms"`

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -27,22 +28,33 @@ const (
 // one reason, which every outstanding request then fails with.
 type generation struct {
 	number uint32
+	slot   int // which of the provider's workers it is
 	cmd    *exec.Cmd
 	conn   *os.File
 	stderr tail
+	onEnd  func()         // called once it has ended, before anyone hears of it; may be nil
 	ended  chan struct{}  // closed by end
+	reaped chan struct{}  // closed when its process is gone
 	loops  sync.WaitGroup // read, write, watch
+
+	seats  seats        // the hall's
+	desk   room         // for what its one desk does, one thing after the other
+	signed atomic.Int64 // verified signatures for callers
+	began  time.Time    // when it came to serve
 
 	wake chan struct{} // there is something to write
 	busy chan struct{} // there is something to watch
 	pool sync.Pool     // of *call
 
 	mu    sync.Mutex
-	calls map[uint32]*call // asked, not answered
+	held  map[keystore.KeyID]bool // keys it has found and may hold handles of
+	calls map[uint32]*call        // asked, not answered
 	next  uint32
-	out   []byte // frames not written yet
-	shut  bool   // stop has begun: nothing more is asked
-	cause error  // why it ended
+	used  time.Time // when it was last asked
+	asked bool      // it ended over something it was asked
+	out   []byte    // frames not written yet
+	shut  bool      // stop has begun: nothing more is asked
+	cause error     // why it ended
 }
 
 // A call is one request, asked.
@@ -61,18 +73,22 @@ var (
 	errEnded = fmt.Errorf("%w: worker ended", keystore.ErrUnavailable)
 	// errNotAsked is wrapped as well if the worker was never asked.
 	errNotAsked = errors.New("nothing was asked of it")
+	// errBlame is wrapped as well by the error of the one request that the
+	// generation ended for.
+	errBlame = errors.New("by this request")
 )
 
 // startGeneration executes a worker. The calling goroutine must be locked to
 // its thread and call reap before it ends: the kernel kills the worker when
 // that thread does.
-func startGeneration(number uint32, lanes int, env map[string]string) (*generation, error) {
+func startGeneration(number uint32, slot, lanes int, env map[string]string) (*generation, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer theirs.Close()
 	g := newGeneration(number, ours)
+	g.slot = slot
 	g.cmd = &exec.Cmd{
 		Path:       "/proc/self/exe", // this binary, even if its file has been replaced
 		Args:       []string{workerName},
@@ -99,10 +115,11 @@ func startGeneration(number uint32, lanes int, env map[string]string) (*generati
 
 func newGeneration(number uint32, conn *os.File) *generation {
 	return &generation{
-		number: number, conn: conn, ended: make(chan struct{}),
+		number: number, conn: conn, ended: make(chan struct{}), reaped: make(chan struct{}),
 		wake: make(chan struct{}, 1), busy: make(chan struct{}, 1),
-		calls: make(map[uint32]*call),
-		pool:  sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }},
+		desk: room{free: 1, limit: DefaultWaiting},
+		held: make(map[keystore.KeyID]bool), calls: make(map[uint32]*call), used: time.Now(),
+		pool: sync.Pool{New: func() any { return &call{done: make(chan struct{}, 1)} }},
 	}
 }
 
@@ -129,7 +146,10 @@ func socketpair() (ours, theirs *os.File, err error) {
 
 // end ends the generation for a reason, once, and kills its process. A module
 // that hangs does not hear SIGTERM.
-func (g *generation) end(cause error) {
+func (g *generation) end(cause error) { g.endFor(cause, nil) }
+
+// endFor is end when one request is to blame.
+func (g *generation) endFor(cause error, blame *call) {
 	g.mu.Lock()
 	if g.cause != nil {
 		g.mu.Unlock()
@@ -137,21 +157,29 @@ func (g *generation) end(cause error) {
 	}
 	g.cause = cause
 	calls := g.calls
+	g.asked = len(calls) > 0 || !errors.Is(cause, io.EOF)
 	clear(g.out) // one of the frames may have held a PIN
 	g.calls, g.out = nil, nil
 	g.mu.Unlock()
 	g.cmd.Process.Kill() // fails only if it has ended already
 	g.conn.Close()
+	if g.onEnd != nil {
+		g.onEnd()
+	}
 	close(g.ended)
 	for _, c := range calls {
 		c.err = fmt.Errorf("%w: %w", errEnded, cause)
+		if c == blame {
+			c.err = fmt.Errorf("%w: %w", c.err, errBlame)
+		}
 		c.at.leave()
 		c.done <- struct{}{}
 	}
 }
 
-// stop lets the worker finalise its module for a while, then kills it.
-func (g *generation) stop(grace time.Duration) {
+// stop lets the worker finalise its module for a while, then kills it. cause is
+// why it has to go.
+func (g *generation) stop(grace time.Duration, cause error) {
 	g.mu.Lock()
 	g.shut = true
 	g.mu.Unlock()
@@ -162,7 +190,7 @@ func (g *generation) stop(grace time.Duration) {
 	case <-g.ended:
 	case <-time.After(grace):
 	}
-	g.end(errClosed)
+	g.end(cause)
 }
 
 // reap waits until the process and all goroutines of an ended generation are
@@ -171,6 +199,7 @@ func (g *generation) reap() error {
 	<-g.ended
 	werr := g.cmd.Wait()
 	g.loops.Wait()
+	close(g.reaped)
 	if exit := new(exec.ExitError); errors.As(werr, &exit) && errors.Is(g.cause, io.EOF) {
 		return fmt.Errorf("worker ended: %s%s", exit, g.stderr.String())
 	}
@@ -212,7 +241,7 @@ func (g *generation) ask(ctx context.Context, at *place, v verb, limit time.Dura
 	if s == statusFault {
 		err := errorOf(s, body)
 		g.end(err) // whatever state the module is in now, nobody knows it
-		return nil, fmt.Errorf("%w: %w", errEnded, err)
+		return nil, fmt.Errorf("%w: %w: %w", errEnded, err, errBlame)
 	}
 	return body, errorOf(s, body)
 }
@@ -223,7 +252,8 @@ func (g *generation) send(at *place, v verb, limit time.Duration, parts [][]byte
 		n += len(p)
 	}
 	c := g.pool.Get().(*call)
-	c.deadline, c.at = time.Now().Add(limit), at
+	now := time.Now()
+	c.deadline, c.at = now.Add(limit), at
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause != nil {
@@ -236,6 +266,7 @@ func (g *generation) send(at *place, v verb, limit time.Duration, parts [][]byte
 		return nil, fmt.Errorf("%w: too much is waiting for the token: %w", keystore.ErrUnavailable, errNotAsked)
 	}
 	g.next++
+	g.used = now
 	if len(g.calls) == 0 {
 		poke(g.busy)
 	}
@@ -341,16 +372,51 @@ func (g *generation) watch() {
 func (g *generation) outstanding() bool {
 	now := time.Now()
 	g.mu.Lock()
-	overdue := false
-	for _, c := range g.calls {
-		overdue = overdue || now.After(c.deadline)
+	var first uint32 // of those overdue: the one it does not get past
+	for id, c := range g.calls {
+		if now.After(c.deadline) && (first == 0 || id < first) {
+			first = id
+		}
 	}
-	n := len(g.calls)
+	n, overdue := len(g.calls), g.calls[first]
 	g.mu.Unlock()
-	if overdue {
-		g.end(errors.New("the worker did not answer in time"))
+	if overdue != nil {
+		g.endFor(errLate, overdue)
 	}
 	return n > 0
+}
+
+var errLate = errors.New("the worker did not answer in time")
+
+// idle returns for how long nothing has been asked of it, 0 while something is.
+func (g *generation) idle() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.calls) > 0 {
+		return 0
+	}
+	return time.Since(g.used)
+}
+
+// isTold reports whether it was told to go.
+func (g *generation) isTold() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.shut
+}
+
+// holds reports whether the worker may hold a handle of that key.
+func (g *generation) holds(id keystore.KeyID) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held[id]
+}
+
+// finds says that the worker is about to look for that key.
+func (g *generation) finds(id keystore.KeyID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held[id] = true
 }
 
 // A tail keeps the end of what a worker wrote to its standard error.

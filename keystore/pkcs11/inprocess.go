@@ -42,7 +42,7 @@ func NewInProcess(cfg Config) (*InProcess, error) {
 		return nil, err
 	}
 	defer clear(secret.value)
-	if err := l.attempt(secret, func(value []byte) error { return m.login(token, value) }); err != nil {
+	if err := l.attempt(secret, func(value []byte) error { return m.login(loginRequest{Token: token}, value) }); err != nil {
 		return nil, err
 	}
 	return &InProcess{m}, nil

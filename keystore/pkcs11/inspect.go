@@ -29,14 +29,14 @@ func Inspect(ctx context.Context, cfg Config) (algs []keystore.Algorithm, err er
 }
 
 func inspect(ctx context.Context, p *Provider) ([]keystore.Algorithm, error) {
-	g, err := startGeneration(1, 1, p.cfg.Env)
+	g, err := startGeneration(1, clerkSlot, 1, p.cfg.Env)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { g.end(fmt.Errorf("inspecting the token: %w", context.Cause(ctx))) })
 	token, err := p.findToken(g, identity{})
 	stop()
-	g.stop(p.cfg.Deadlines.Close)
+	g.stop(p.cfg.Deadlines.Close, errTold)
 	g.reap() // why it ended is in err, if it matters
 	if err != nil {
 		return nil, err

@@ -7,22 +7,34 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"chancery/keystore"
 )
 
-// A key is a private key on the token, in whichever generation serves.
+// A key is a private key on the token, in whichever workers serve.
 type key struct {
 	p       *Provider
 	ref     keystore.KeyRef
 	purpose keystore.Purpose
 	public  crypto.PublicKey
 	name    keyName
+	slots   [clerkSlot + 1]holding
+	doubt   quarantine
 
-	turn   chan struct{} // one element while someone makes a worker hold it
-	heldBy atomic.Uint32 // the generation that holds it, proven; 0: none
+	mu      sync.Mutex
+	missing time.Time // when a clerk last found no such key
 }
+
+// A holding is whether the worker of one slot holds the key.
+type holding struct {
+	by atomic.Uint32 // the generation that does, proven; 0: none
+}
+
+// missingFor is how long it is believed that a key is missing.
+const missingFor = 2 * time.Second
 
 func (p *Provider) newKey(ref keystore.KeyRef, purpose keystore.Purpose) (*key, error) {
 	pub, err := keystore.ParsePublic(ref.SPKI)
@@ -32,25 +44,28 @@ func (p *Provider) newKey(ref keystore.KeyRef, purpose keystore.Purpose) (*key, 
 	if err := ref.Algorithm.Fits(pub); err != nil {
 		return nil, fmt.Errorf("key %s: %w", ref.ID, err)
 	}
-	return &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI), turn: make(chan struct{}, 1)}, nil
+	return &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI)}, nil
 }
 
 func (k *key) Public() crypto.PublicKey      { return k.public }
 func (k *key) Algorithm() keystore.Algorithm { return k.ref.Algorithm }
 
 // Sign implements keystore.Key.
-func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	return k.sign(ctx, &k.p.rooms.signing, message)
-}
-
-// sign is Sign for who waits in r.
-func (k *key) sign(ctx context.Context, r *room, message []byte) (sig []byte, err error) {
+func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
 	if err := keystore.CheckMessage(k.purpose, k.ref.Algorithm, message); err != nil {
 		return nil, err
 	}
-	err = k.p.twice(ctx, r, func(g *generation, at *place) error {
-		sig, err = k.signIn(ctx, g, at, message)
-		return err
+	if err := k.doubt.refuses(k.p.cfg.Now); err != nil {
+		return nil, err
+	}
+	err = k.sure(ctx, func() error {
+		return k.p.served(ctx, func(g *generation, at *place) error {
+			if sig, err = k.signIn(ctx, g, at, message); err == nil {
+				g.signed.Add(1)
+				k.doubt.signed() // not by a challenge: a worker signs one of those before it signs for callers
+			}
+			return err
+		})
 	})
 	if err != nil {
 		return nil, err
@@ -58,25 +73,56 @@ func (k *key) sign(ctx context.Context, r *room, message []byte) (sig []byte, er
 	return sig, nil
 }
 
+// open makes some worker hold the key, which proves it.
+func (k *key) open(ctx context.Context) error {
+	return k.sure(ctx, func() error {
+		return twice(ctx, func(bool) error {
+			g, err := k.p.anyWorker(ctx)
+			if err != nil {
+				return err
+			}
+			return k.holdOnce(ctx, g)
+		})
+	})
+}
+
+// sure has a key that a worker did not find looked for by a process that sees
+// the token afresh. If that one finds it, the workers show what they saw when
+// they started: they go, and f is done once more.
+func (k *key) sure(ctx context.Context, f func() error) error {
+	err := f()
+	if !errors.Is(err, keystore.ErrNotFound) {
+		return err
+	}
+	k.mu.Lock()
+	recent := time.Since(k.missing) < missingFor
+	k.mu.Unlock()
+	if recent {
+		return err
+	}
+	old := k.p.hall.workers()
+	fresh := k.p.errand(ctx, true, func(g *generation, at *place) error { return k.hold(ctx, g, at) })
+	if fresh != nil {
+		k.mu.Lock()
+		k.missing = time.Now()
+		k.mu.Unlock()
+		return err
+	}
+	k.p.cfg.Log.WarnContext(ctx, "workers do not see a key that is on the token, and are replaced", "keystore", k.p.cfg.Name, "key", k.ref.ID.String())
+	if err := k.p.relieve(ctx, old); err != nil {
+		return err
+	}
+	return f()
+}
+
 // signIn has g sign, making it hold the key first where it does not.
 func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
-	for {
-		if k.heldBy.Load() != g.number {
-			err := k.holdOnce(ctx, g)
-			if errors.Is(err, errNotHeld) && ctx.Err() == nil {
-				continue // it was dropped between its search and its challenge
-			}
-			if err != nil {
-				return nil, err
-			}
+	if k.slots[g.slot].by.Load() != g.number {
+		if err := k.holdOnce(ctx, g); err != nil {
+			return nil, err
 		}
-		sig, err := k.ask(ctx, g, at, message)
-		if errors.Is(err, errNotHeld) {
-			k.heldBy.CompareAndSwap(g.number, 0) // it was dropped
-			continue
-		}
-		return sig, err
 	}
+	return k.ask(ctx, g, at, message)
 }
 
 // ask has g sign with a key it holds, and verifies. What does not verify is
@@ -84,6 +130,9 @@ func (k *key) signIn(ctx context.Context, g *generation, at *place, message []by
 func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
 	sig, err := g.ask(ctx, at, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
 	if err != nil {
+		if errors.Is(err, errBlame) {
+			k.doubt.failed(k.p.cfg.Now, err, 1)
+		}
 		return nil, err
 	}
 	if k.purpose == keystore.PurposeDigest {
@@ -95,6 +144,7 @@ func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte)
 		err = fmt.Errorf("key %s: %w", k.ref.ID, err)
 		k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released",
 			"keystore", k.p.cfg.Name, "key", k.ref.ID.String(), "err", err)
+		k.doubt.failed(k.p.cfg.Now, err, 2)
 		g.end(err)
 		return nil, err
 	}
@@ -103,20 +153,15 @@ func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte)
 
 // holdOnce makes g hold the key, though many may want that now.
 func (k *key) holdOnce(ctx context.Context, g *generation) error {
-	select {
-	case k.turn <- struct{}{}:
-		defer func() { <-k.turn }()
-	case <-ctx.Done():
-		return fmt.Errorf("%w: waiting for the key: %w", keystore.ErrUnavailable, context.Cause(ctx))
-	}
-	if k.heldBy.Load() == g.number {
-		return nil
-	}
-	at, err := k.p.rooms.desk.enter(ctx)
+	h := &k.slots[g.slot]
+	at, err := g.desk.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer at.leave()
+	if h.by.Load() == g.number { // while this one waited for the desk
+		return nil
+	}
 	return k.hold(ctx, g, at)
 }
 
@@ -124,8 +169,12 @@ func (k *key) holdOnce(ctx context.Context, g *generation) error {
 // CKA_ID, its public half is compared with ours, and it signs a challenge. The
 // place is one at the desk.
 func (k *key) hold(ctx context.Context, g *generation, at *place) error {
+	g.finds(k.ref.ID)
 	spki, err := g.ask(ctx, at, verbFind, k.p.cfg.Deadlines.Find, keyBody(k.ref.ID, k.purpose, k.ref.Algorithm))
 	if err != nil {
+		if errors.Is(err, errBlame) {
+			k.doubt.failed(k.p.cfg.Now, err, 1)
+		}
 		return err
 	}
 	if nameOf(k.ref.ID, spki) != k.name {
@@ -134,7 +183,7 @@ func (k *key) hold(ctx context.Context, g *generation, at *place) error {
 	if err := k.challenge(ctx, g, at); err != nil {
 		return err
 	}
-	k.heldBy.Store(g.number)
+	k.slots[g.slot].by.Store(g.number)
 	return nil
 }
 

@@ -85,8 +85,12 @@ func (m *module) take(r keyRequest, private pkcs11.ObjectHandle, pub crypto.Publ
 	if err != nil {
 		return nil, err
 	}
+	handle, err := m.copied(private, r.Purpose)
+	if err != nil {
+		return nil, fmt.Errorf("session copy of key %s: %w", r.ID, err)
+	}
 	k := &heldKey{
-		id: r.ID, purpose: r.Purpose, alg: r.Algorithm, handle: private,
+		id: r.ID, purpose: r.Purpose, alg: r.Algorithm, handle: handle,
 		mech: []*pkcs11.Mechanism{signMechanism(r.Algorithm)}, spki: spki,
 	}
 	m.hold(k)

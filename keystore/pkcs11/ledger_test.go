@@ -233,8 +233,8 @@ func TestI7APINThatWasNeverOfferedIsNotRefused(t *testing.T) {
 	for name, end := range map[string]func(g *generation){
 		"the worker crashed": func(g *generation) { g.end(errors.New("crash")) },
 		"the provider is being closed": func(g *generation) {
-			go g.stop(time.Second)
-			for !g.isShut() {
+			go g.stop(time.Second, errClosed)
+			for !g.isTold() {
 				time.Sleep(time.Millisecond)
 			}
 		},

@@ -27,6 +27,7 @@ type module struct {
 	token  tokenInfo
 	slot   uint
 	quirks quirks
+	copies bool // sign with session copies, as the quirks have it
 	algs   []keystore.Algorithm
 	desk   pkcs11.SessionHandle
 
@@ -105,7 +106,8 @@ func clean(s string) string { return strings.TrimRight(s, "\x00 ") }
 
 // login opens the token and logs in with pin. An error wraps
 // keystore.ErrPINRejected if the token may have counted an attempt.
-func (m *module) login(t tokenInfo, pin []byte) error {
+func (m *module) login(r loginRequest, pin []byte) error {
+	t := r.Token
 	// crypto11 keeps the PIN as a string, which nobody can clear, for as long as
 	// this process lives: other processes cannot read its memory, it dumps no
 	// core, and the daemon keeps no copy.
@@ -123,6 +125,7 @@ func (m *module) login(t tokenInfo, pin []byte) error {
 		return loginError(err)
 	}
 	m.c11, m.token, m.quirks = c11, t, quirksOf(t)
+	m.copies = !r.Clerk && m.quirks.copyable != ""
 	if m.slot, err = m.findSlot(t); err != nil {
 		return err
 	}
@@ -186,6 +189,18 @@ func (m *module) algorithms(slot uint) []keystore.Algorithm {
 	return algs
 }
 
+// check returns an error unless the desk's session is open and logged in.
+func (m *module) check() error {
+	info, err := m.ctx.GetSessionInfo(m.desk)
+	if err != nil {
+		return fmt.Errorf("C_GetSessionInfo: %w", err)
+	}
+	if info.State != pkcs11.CKS_RW_USER_FUNCTIONS {
+		return fmt.Errorf("the session is not logged in any more: its state is %d", info.State)
+	}
+	return nil
+}
+
 // close ends the use of the module. It may hang or crash, as modules do.
 func (m *module) close() error {
 	if m.c11 != nil {
@@ -205,15 +220,4 @@ func (m *module) hold(k *heldKey) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.held[nameOf(k.id, k.spki)] = k
-}
-
-// drop forgets the handle of the key.
-func (m *module) drop(id keystore.KeyID) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name, k := range m.held {
-		if k.id == id {
-			delete(m.held, name)
-		}
-	}
 }

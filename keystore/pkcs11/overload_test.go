@@ -65,7 +65,7 @@ func TestManyCallersAreNotAModuleThatHangs(t *testing.T) {
 // each of them one of two tries, and a second one soon after failed them all.
 // Now it costs those at the worker, and the others do not notice.
 func TestP13KilledTwiceWhileHundredsWait(t *testing.T) {
-	const callers, places = 500, 2 * pkcs11.PlacesPerSigner
+	const callers, places = 500, pkcs11.PlacesPerSigner
 	cfg := config(t, softhsmtest.New(t))
 	cfg.Deadlines.Sign = time.Minute // it is the test that kills, when all have lined up
 	stopped := make(chan struct{})

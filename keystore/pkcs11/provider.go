@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -28,7 +29,8 @@ type Config struct {
 	Now       func() time.Time  // nil: time.Now
 	Deadlines Deadlines
 	OnState   func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
-	Signers   int                        // signing threads of the worker; 0: 2
+	Workers   int                        // processes that sign; 0: DefaultWorkers
+	Signers   int                        // signing threads of each; 0: 1
 	Waiting   int                        // how many may wait to sign before others are refused; 0: DefaultWaiting
 
 	// OwnToken says that this program made the token and its PIN file, so that a
@@ -69,26 +71,48 @@ func (d Deadlines) withDefaults() Deadlines {
 	return d
 }
 
+// How many processes a provider has.
+const (
+	DefaultWorkers = 2
+	MaxWorkers     = 8
+
+	clerkSlot = MaxWorkers // the slots below are those of workers that sign
+)
+
 // A Provider keeps keys on one PKCS#11 token.
 type Provider struct {
-	cfg    Config
-	uri    URI
-	rooms  *rooms
-	ctx    context.Context // ends at Close
-	cancel context.CancelFunc
-	done   chan struct{}              // closed when the keeper has ended
-	orders chan chan<- error          // operators' retries; the keeper answers with the outcome
-	ready  atomic.Pointer[generation] // the one that serves, or nil
+	cfg     Config
+	uri     URI
+	hall    hall
+	errands room            // for the clerk
+	probing room            // so that of many probes one is asked for
+	ctx     context.Context // ends at Close
+	cancel  context.CancelFunc
+	crew    sync.WaitGroup    // all its goroutines
+	done    chan struct{}     // closed when they have ended
+	orders  chan chan<- error // operators' retries, answered with the outcome
+	tripped chan struct{}     // the breaker has opened
+	numbers atomic.Uint32     // of generations
 
-	// The keeper's own.
-	anew    bool // the next try takes whichever token is there
-	claimed claim
+	// Whoever has put an element here starts a worker, and owns the next three.
+	starting chan struct{}
+	anew     bool // the next try takes whichever token is there
+	claimed  claim
+	budget   budget
+
+	clerk clerk // belongs to who has the place of the errands
+
+	telling sync.Mutex // one change of state after the other; taken before mu
 
 	mu      sync.Mutex
 	status  keystore.TokenStatus
 	reason  error         // why status is not ready
 	changed chan struct{} // closed when status changes
-	probe   *key          // nil before the first login
+	trouble *trouble      // why the leader does not serve; nil: it does, or is starting
+	breaker breaker
+	broken  error // why the breaker is open; nil: it is not
+	started int   // workers that have come to serve
+	probe   *key  // nil before the first login
 }
 
 var (
@@ -110,15 +134,27 @@ func Open(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
 	}
 	p := &Provider{
-		cfg: cfg, uri: uri, rooms: newRooms(cfg.Signers, cfg.Waiting),
+		cfg: cfg, uri: uri, hall: hall{limit: cfg.Waiting},
+		errands: room{free: 1, limit: cfg.Waiting}, probing: room{free: 1, limit: cfg.Waiting},
 		done: make(chan struct{}), orders: make(chan chan<- error), changed: make(chan struct{}),
+		tripped: make(chan struct{}, 1), starting: make(chan struct{}, 1),
 		status: keystore.TokenStatus{
 			Keystore: cfg.Name, Label: uri.Label, Serial: uri.Serial, Module: cfg.Module,
 			State: keystore.TokenStarting, Since: cfg.Now(),
 		},
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	go p.keep() // ends before Close returns
+	for slot := range cfg.Workers {
+		p.crew.Go(func() { p.keep(slot) })
+	}
+	p.crew.Go(p.guard)
+	go func() { // ends before Close returns
+		defer close(p.done)
+		<-p.ctx.Done()
+		p.crew.Wait()
+		p.release()
+		p.settle()
+	}()
 	return p, nil
 }
 
@@ -161,8 +197,14 @@ func check(cfg *Config) (URI, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Workers == 0 {
+		cfg.Workers = DefaultWorkers
+	}
+	if cfg.Workers < 1 || cfg.Workers > MaxWorkers {
+		return URI{}, fmt.Errorf("%d workers: want 1 to %d", cfg.Workers, MaxWorkers)
+	}
 	if cfg.Signers == 0 {
-		cfg.Signers = 2
+		cfg.Signers = 1
 	}
 	if cfg.Signers < 1 || cfg.Signers > 16 {
 		return URI{}, fmt.Errorf("%d signing threads: want 1 to 16", cfg.Signers)
@@ -183,8 +225,8 @@ func check(cfg *Config) (URI, error) {
 	return uri, nil
 }
 
-// Close lets the worker finalise its module, for Deadlines.Close at most, and
-// waits until it is gone. Operations fail from now on.
+// Close lets the workers finalise their modules, for Deadlines.Close at most, and
+// waits until they are gone. Operations fail from now on.
 func (p *Provider) Close() error {
 	p.cancel()
 	<-p.done
@@ -214,12 +256,7 @@ func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keys
 	if err := checkKey(id, purpose, alg); err != nil {
 		return nil, err
 	}
-	turn, err := p.rooms.making.enter(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer turn.leave()
-	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+	err = p.errand(ctx, false, func(g *generation, at *place) error {
 		spki, err = p.generate(ctx, g, at, id, purpose, alg)
 		return err
 	})
@@ -266,13 +303,17 @@ func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore
 	if err := checkKey(id, purpose, alg); err != nil {
 		return nil, err
 	}
-	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+	find := func(g *generation, at *place) error {
 		spki, err = g.ask(ctx, at, verbFind, p.cfg.Deadlines.Find, keyBody(id, purpose, alg))
 		if err != nil {
 			return err
 		}
 		return p.selfTest(ctx, g, at, id, purpose, alg, spki)
-	})
+	}
+	err = p.errand(ctx, false, find)
+	if errors.Is(err, keystore.ErrNotFound) {
+		err = p.errand(ctx, true, find) // a module may show a process what it saw at first
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -297,8 +338,7 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 	if err != nil {
 		return nil, err
 	}
-	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error { return k.hold(ctx, g, at) })
-	if err != nil {
+	if err := k.open(ctx); err != nil {
 		return nil, err
 	}
 	return k, nil
@@ -306,8 +346,10 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 
 // List implements keystore.Provider. It also shows public keys that have no
 // private half.
-func (p *Provider) List(ctx context.Context) (list []keystore.Object, err error) {
-	err = p.twice(ctx, &p.rooms.desk, func(g *generation, at *place) error {
+func (p *Provider) List(ctx context.Context) ([]keystore.Object, error) { return p.list(ctx, false) }
+
+func (p *Provider) list(ctx context.Context, fresh bool) (list []keystore.Object, err error) {
+	err = p.errand(ctx, fresh, func(g *generation, at *place) error {
 		body, err := g.ask(ctx, at, verbList, p.cfg.Deadlines.List)
 		if err != nil {
 			return err
@@ -318,37 +360,36 @@ func (p *Provider) List(ctx context.Context) (list []keystore.Object, err error)
 	return list, err
 }
 
-// Probe implements keystore.Provider.
+// Probe implements keystore.Provider: each worker makes a signature, and looks
+// after the session that is else used but seldom.
 func (p *Provider) Probe(ctx context.Context) error {
-	if _, err := p.serving(ctx); err != nil {
+	if err := p.awaitServing(ctx); err != nil {
 		return err
 	}
-	p.mu.Lock()
-	k := p.probe
-	p.mu.Unlock()
-	_, err := k.sign(ctx, &p.rooms.probing, newChallenge())
-	return err
-}
-
-// Drop implements keystore.Provider.
-func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
-	if p.ready.Load() == nil {
-		return nil // no worker holds anything
-	}
-	at, err := p.rooms.desk.enter(ctx)
+	at, err := p.probing.enter(ctx)
 	if err != nil {
 		return err
 	}
 	defer at.leave()
-	g := p.ready.Load()
-	if g == nil {
-		return nil
+	workers := p.hall.workers()
+	errs := make([]error, len(workers))
+	var all sync.WaitGroup
+	for i, g := range workers {
+		all.Go(func() { errs[i] = p.probeOn(ctx, g) })
 	}
-	_, err = g.ask(ctx, at, verbDrop, p.cfg.Deadlines.Find, id[:])
-	if errors.Is(err, errEnded) {
-		return nil // and with it all it held
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+// probeOn has one worker sign with the probe key.
+func (p *Provider) probeOn(ctx context.Context, g *generation) error {
+	p.mu.Lock()
+	k := p.probe
+	p.mu.Unlock()
+	if _, err := g.ask(ctx, nil, verbProbe, p.cfg.Deadlines.Sign); err != nil {
+		return err
 	}
-	return err
+	return k.challenge(ctx, g, nil)
 }
 
 // Retry implements keystore.Retrier. Its errors wrap one of keystore's.
@@ -388,42 +429,64 @@ func (p *Provider) state() (state keystore.TokenState, changed <-chan struct{}, 
 	return p.status.State, p.changed, p.reason
 }
 
-// serving returns the generation that serves, waiting while one is starting.
-func (p *Provider) serving(ctx context.Context) (*generation, error) {
+// awaitServing waits while the token is starting.
+func (p *Provider) awaitServing(ctx context.Context) error {
 	for {
-		if g := p.ready.Load(); g != nil && !g.isEnded() {
-			return g, nil
-		}
 		state, changed, reason := p.state()
-		if state != keystore.TokenReady && state != keystore.TokenStarting {
-			return nil, reason
+		switch {
+		case p.ctx.Err() != nil:
+			return errClosed
+		case ctx.Err() != nil:
+			return gaveUp(ctx)
+		case state == keystore.TokenReady:
+			return nil
+		case state != keystore.TokenStarting:
+			return reason
 		}
 		select {
 		case <-changed:
 		case <-p.ctx.Done():
-			return nil, errClosed
+			return errClosed
 		case <-ctx.Done():
-			return nil, gaveUp(ctx)
+			return gaveUp(ctx)
 		}
 	}
 }
 
-// twice does f with a place in r, and once more in the next generation if the
-// first one ended under it. If that was before anything was asked, it does not
-// count. f must be harmless to repeat unless its error wraps
-// keystore.ErrUncertain.
-func (p *Provider) twice(ctx context.Context, r *room, f func(*generation, *place) error) error {
-	at, err := r.enter(ctx)
-	if err != nil {
-		return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
+// anyWorker returns one that serves, the one with least to do.
+func (p *Provider) anyWorker(ctx context.Context) (*generation, error) {
+	for {
+		if err := p.awaitServing(ctx); err != nil {
+			return nil, err
+		}
+		if g := p.hall.idlest(); g != nil {
+			return g, nil
+		}
+		runtime.Gosched() // the state is about to follow
 	}
-	defer at.leave()
-	for failures := 0; ; {
-		g, err := p.serving(ctx)
+}
+
+// served has a worker do f, the one that has least to do, and another one once
+// more if the first ended under it. f must be harmless to repeat.
+func (p *Provider) served(ctx context.Context, f func(*generation, *place) error) error {
+	return twice(ctx, func(again bool) error {
+		at, err := p.hall.enter(ctx, again)
+		if errors.Is(err, keystore.ErrOverloaded) {
+			return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
+		}
 		if err != nil {
 			return err
 		}
-		err = f(g, at)
+		defer at.leave()
+		return f(at.worker, at)
+	})
+}
+
+// twice does f, and once more if the worker ended under it. If that was before
+// anything was asked, it does not count.
+func twice(ctx context.Context, f func(again bool) error) error {
+	for tries, failures := 0, 0; ; tries++ {
+		err := f(tries > 0)
 		if !errors.Is(err, errEnded) || errors.Is(err, keystore.ErrUncertain) || ctx.Err() != nil {
 			return err
 		}
@@ -433,6 +496,5 @@ func (p *Provider) twice(ctx context.Context, r *room, f func(*generation, *plac
 		if failures == 2 {
 			return err
 		}
-		<-g.ended // which has its cause already, or is being stopped
 	}
 }

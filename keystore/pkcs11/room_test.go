@@ -97,16 +97,16 @@ func slowly(t *testing.T) (k *key, g *generation, let chan struct{}, signed func
 		return appendAnswer(nil, 7, f.id, signature(t, priv, message), nil)
 	})
 	p := &Provider{
-		cfg:   Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{Sign: time.Minute}.withDefaults()},
-		rooms: newRooms(1, DefaultWaiting), ctx: t.Context(),
-		status: keystore.TokenStatus{State: keystore.TokenUnavailable}, reason: errEnded, // should g end
+		cfg:  Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{Sign: time.Minute}.withDefaults()},
+		hall: hall{limit: DefaultWaiting}, ctx: t.Context(),
+		status: keystore.TokenStatus{State: keystore.TokenReady},
 	}
-	p.ready.Store(g)
+	p.hall.add(g, placesPerSigner)
 	k, err := p.newKey(keystore.KeyRef{ID: keystore.NewKeyID(), Algorithm: keystore.ES256, SPKI: spki}, keystore.PurposeJWT)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.heldBy.Store(7)
+	k.slots[g.slot].by.Store(7)
 	return k, g, let, func() []string {
 		mu.Lock()
 		defer mu.Unlock()
@@ -124,7 +124,7 @@ func inLine(t *testing.T, k *key, all *sync.WaitGroup, from, n int, sign func(m 
 			want = 0
 		}
 		all.Go(func() { sign(fmt.Appendf(nil, "e%d.e%d", from+i, from+i)) })
-		for end := time.Now().Add(10 * time.Second); k.p.Waiting() != want || k.p.rooms.signing.taken() < min(from+i+1, placesPerSigner); time.Sleep(10 * time.Microsecond) {
+		for end := time.Now().Add(10 * time.Second); k.p.Waiting() != want || k.p.hall.taken() < min(from+i+1, placesPerSigner); time.Sleep(10 * time.Microsecond) {
 			if time.Now().After(end) {
 				t.Fatalf("%d wait, want %d", k.p.Waiting(), want)
 			}
@@ -167,11 +167,11 @@ func TestACancelledWaiterCostsNoSignature(t *testing.T) {
 	}
 	cancel()
 	all.Wait()
-	if n := k.p.rooms.signing.taken(); n != 1 {
+	if n := k.p.hall.taken(); n != 1 {
 		t.Errorf("%d places taken while the worker signs for a caller that has gone", n)
 	}
 	let <- struct{}{}
-	for k.p.rooms.signing.taken() != 0 {
+	for k.p.hall.taken() != 0 {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -223,7 +223,7 @@ func TestSignersAreServedInOrder(t *testing.T) {
 
 // What it was: what waited behind a key generation at the worker's desk waited
 // on its own shorter deadline, whose end was the end of that generation.
-func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
+func TestTheClerkIsAskedOneThingAtATime(t *testing.T) {
 	const lists = 20
 	var p *Provider
 	var g *generation
@@ -231,7 +231,7 @@ func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
 	g = impostor(t, 7, func(f frame) []byte {
 		if verb(f.code) == verbGenerate && first {
 			first = false
-			for p.rooms.desk.waiting() < lists {
+			for p.errands.waiting() < lists+1 {
 				time.Sleep(time.Millisecond)
 			}
 			asked = len(g.deadlines())
@@ -242,11 +242,10 @@ func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
 		return appendAnswer(nil, 7, f.id, []byte("[]"), nil)
 	})
 	p = &Provider{
-		cfg:   Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{}.withDefaults()},
-		rooms: newRooms(1, DefaultWaiting), ctx: t.Context(),
-		status: keystore.TokenStatus{State: keystore.TokenUnavailable}, reason: errEnded, // should g end
+		cfg:  Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{}.withDefaults()},
+		hall: hall{limit: DefaultWaiting}, errands: room{free: 1, limit: DefaultWaiting}, ctx: t.Context(),
+		status: keystore.TokenStatus{State: keystore.TokenReady}, clerk: clerk{g},
 	}
-	p.ready.Store(g)
 	var all sync.WaitGroup
 	for range 2 {
 		all.Go(func() {
@@ -255,9 +254,9 @@ func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
 				t.Errorf("generate: %v", err)
 			}
 		})
-	}
-	for p.rooms.making.waiting() == 0 {
-		time.Sleep(time.Millisecond) // of two generations, one is at the desk
+		for p.errands.isFree() {
+			time.Sleep(time.Millisecond) // the first one has the place
+		}
 	}
 	for range lists {
 		all.Go(func() {
@@ -268,6 +267,6 @@ func TestTheDeskIsAskedOneThingAtATime(t *testing.T) {
 	}
 	all.Wait()
 	if asked != 1 || g.isEnded() {
-		t.Errorf("the worker had %d requests before it while it made a key, want 1 (ended: %v)", asked, g.isEnded())
+		t.Errorf("the clerk had %d requests before it while it made a key, want 1 (ended: %v)", asked, g.isEnded())
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
-
-	"chancery/keystore"
 )
 
 const (
@@ -224,12 +222,8 @@ func (d *desk) do(j job) ([]byte, error) {
 			return nil, err
 		}
 		return json.Marshal(list)
-	case verbDrop:
-		if len(j.body) != len(keystore.KeyID{}) {
-			return nil, errOrder
-		}
-		d.module.drop(keystore.KeyID(j.body))
-		return nil, nil
+	case verbProbe:
+		return nil, d.module.check()
 	case verbDestroy:
 		if len(j.body) != nameSize {
 			return nil, errOrder
@@ -258,7 +252,7 @@ func (d *desk) login(body []byte) ([]byte, error) {
 	if err := json.Unmarshal(head, &r); err != nil || !ok || d.module == nil || d.module.c11 != nil {
 		return nil, errOrder // without the cause: it might quote the PIN
 	}
-	if err := d.module.login(r.Token, pin); err != nil {
+	if err := d.module.login(r, pin); err != nil {
 		return nil, err
 	}
 	d.worker.module.Store(d.module)

@@ -1,0 +1,189 @@
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"time"
+
+	"chancery/keystore"
+)
+
+// clerkPatience is how long the clerk waits for another errand before it goes.
+const clerkPatience = 2 * time.Second
+
+// The clerk is a worker of its own for what is slow or rare: to generate, find,
+// list and destroy. It is started when it is needed and goes soon after, so it
+//
+//   - keeps no signature waiting, though a device may take minutes for a key;
+//   - is alone, so that never two of them generate or destroy on one token;
+//   - sees the token afresh: some modules show a process what it saw at first.
+type clerk struct {
+	worker *generation // nil: none
+}
+
+// errand has the clerk do f, and once more if the clerk ended under it. fresh
+// asks for a clerk who has not seen the token before. f must be harmless to
+// repeat unless its error wraps keystore.ErrUncertain.
+func (p *Provider) errand(ctx context.Context, fresh bool, f func(*generation, *place) error) error {
+	at, err := p.errands.enter(ctx)
+	if err != nil {
+		return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
+	}
+	defer at.leave()
+	return twice(ctx, func(bool) error {
+		if err := p.awaitServing(ctx); err != nil {
+			return err
+		}
+		g, err := p.hire(ctx, fresh)
+		if err != nil {
+			return err
+		}
+		return f(g, at)
+	})
+}
+
+// hire returns the clerk. Its caller has the one place of the errands.
+func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
+	if g := p.clerk.worker; g != nil {
+		if !fresh && !g.isEnded() && !g.isTold() {
+			return g, nil
+		}
+		if err := p.dismiss(ctx, g); err != nil {
+			return nil, err
+		}
+		p.clerk.worker = nil
+	}
+	type candidate struct {
+		g   *generation
+		err error
+	}
+	hired := make(chan candidate, 1)
+	p.crew.Go(func() {
+		runtime.LockOSThread() // the kernel takes this thread for the parent
+		g, err := p.start(clerkSlot)
+		if g == nil {
+			hired <- candidate{nil, err}
+			return
+		}
+		if err != nil {
+			g.end(err)
+			cause := g.reap()
+			if errors.Is(err, errEnded) {
+				err = fmt.Errorf("%w: %w", errEnded, cause)
+			} else {
+				err = p.refusal(err)
+			}
+			hired <- candidate{nil, err}
+			return
+		}
+		hired <- candidate{g, nil}
+		p.attend(g)
+	})
+	select {
+	case c := <-hired:
+		p.clerk.worker = c.g
+		return c.g, c.err
+	case <-ctx.Done():
+		return nil, gaveUp(ctx) // who comes then and is asked nothing goes by himself
+	}
+}
+
+// attend waits until the clerk has nothing more to do, and sends it away.
+func (p *Provider) attend(g *generation) {
+	tick := time.NewTicker(clerkPatience / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-g.ended:
+			if err := g.reap(); !g.isTold() && p.ctx.Err() == nil {
+				p.cfg.Log.Warn("the clerk ended", "keystore", p.cfg.Name, "generation", g.number, "err", err)
+			}
+			return
+		case <-p.ctx.Done():
+			g.stop(p.cfg.Deadlines.Close, errClosed)
+		case <-tick.C:
+			if g.idle() >= clerkPatience {
+				g.stop(p.cfg.Deadlines.Close, errTold)
+			}
+		}
+	}
+}
+
+// errTold is why a worker ended that did not go of itself when it was told to.
+var errTold = errors.New("it was told to go and did not in time")
+
+// dismiss tells a worker to go, once all that it was asked has been answered,
+// and waits until its process is gone.
+func (p *Provider) dismiss(ctx context.Context, g *generation) error {
+	empty := p.hall.remove(g)
+	p.settle()
+	select {
+	case <-empty:
+	case <-g.ended:
+	case <-time.After(p.cfg.Deadlines.Sign):
+	case <-ctx.Done():
+		return gaveUp(ctx)
+	}
+	g.stop(p.cfg.Deadlines.Close, errTold)
+	select {
+	case <-g.reaped:
+		return nil
+	case <-ctx.Done():
+		return gaveUp(ctx)
+	}
+}
+
+// Drop implements keystore.Provider. Every worker that held the key ends, one
+// after the other, so that the others sign meanwhile. With its process go its
+// handles and its session copies: it returns when the processes are gone.
+func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
+	if err := p.relieve(ctx, p.hall.holding(id)); err != nil {
+		return fmt.Errorf("dropping key %s: %w", id, err)
+	}
+	return nil
+}
+
+// relieve has others take the place of these workers, one after the other.
+func (p *Provider) relieve(ctx context.Context, workers []*generation) error {
+	for _, g := range workers {
+		if err := p.awaitAnother(ctx, g); err != nil {
+			return err
+		}
+		if err := p.dismiss(ctx, g); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// anotherWithin is how long a worker that is to go waits for another one to
+// take its place.
+const anotherWithin = 2 * time.Second
+
+// awaitAnother waits a while until a worker serves beside g.
+func (p *Provider) awaitAnother(ctx context.Context, g *generation) error {
+	if p.cfg.Workers == 1 {
+		return nil
+	}
+	patience := time.NewTimer(anotherWithin)
+	defer patience.Stop()
+	for {
+		_, changed, _ := p.state()
+		for _, other := range p.hall.workers() {
+			if other != g {
+				return nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-g.ended:
+			return nil
+		case <-patience.C:
+			return nil
+		case <-ctx.Done():
+			return gaveUp(ctx)
+		}
+	}
+}

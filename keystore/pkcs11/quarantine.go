@@ -1,0 +1,74 @@
+package pkcs11
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A quarantine keeps a key from ending one worker after the other, each with the
+// signatures of all the other keys that are at it. A key whose signatures do not
+// verify or for which workers end is refused for a while; then one signature is
+// tried.
+type quarantine struct {
+	bad atomic.Bool // there is something to look at under mu
+
+	mu    sync.Mutex
+	marks int       // against it since it last signed
+	tries int       // of the pauses, which grow with them
+	until time.Time // zero: nothing is refused
+	cause error
+}
+
+const (
+	quarantineMarks = 4 // a worker that ended is one, a wrong signature two
+	firstQuarantine = time.Second
+	longQuarantine  = time.Minute
+)
+
+// failed marks the key.
+func (q *quarantine) failed(now func() time.Time, cause error, marks int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.marks += marks
+	q.cause = cause
+	q.bad.Store(true)
+	if q.marks >= quarantineMarks {
+		q.until = now().Add(min(firstQuarantine<<min(q.tries, 16), longQuarantine))
+		q.tries++
+	}
+}
+
+// signed takes all marks back.
+func (q *quarantine) signed() {
+	if !q.bad.Load() {
+		return
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.marks, q.tries, q.until, q.cause = 0, 0, time.Time{}, nil
+	q.bad.Store(false)
+}
+
+// refuses returns an error that wraps keystore.ErrUnavailable while the key is
+// in quarantine. The first after that is let through; the others wait for what
+// it comes to.
+func (q *quarantine) refuses(now func() time.Time) error {
+	if !q.bad.Load() {
+		return nil
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.until.IsZero() {
+		return nil
+	}
+	at := now()
+	if at.Before(q.until) {
+		return &answerError{keystore.ErrUnavailable, fmt.Sprintf("%v: this key is in quarantine: %v", keystore.ErrUnavailable, q.cause)}
+	}
+	q.until = at.Add(firstQuarantine)
+	return nil
+}
