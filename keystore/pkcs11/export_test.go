@@ -1,8 +1,11 @@
 package pkcs11
 
 import (
+	"context"
 	"syscall"
 	"time"
+
+	"chancery/keystore"
 )
 
 // Quick returns cfg with a cheap PIN ledger, workers that follow each other soon
@@ -82,4 +85,21 @@ func (g *generation) deadlines() []time.Time {
 		all = append(all, c.deadline)
 	}
 	return all
+}
+
+// SignUnverified returns what signs with k and does not look at the signature.
+func SignUnverified(of keystore.Key) func(ctx context.Context, message []byte) ([]byte, error) {
+	k := of.(*key)
+	return func(ctx context.Context, message []byte) (sig []byte, err error) {
+		err = k.p.served(ctx, func(g *generation, at *place) error {
+			if k.slots[g.slot].by.Load() != g.number {
+				if err := k.holdOnce(ctx, g); err != nil {
+					return err
+				}
+			}
+			sig, err = g.ask(ctx, at, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
+			return err
+		})
+		return sig, err
+	}
 }
