@@ -50,7 +50,7 @@ func (p *Provider) permit(state keystore.TokenState) error {
 		if err != nil {
 			return err
 		}
-		secret, err := readPIN(p.uri.PINFile)
+		secret, err := readPIN(p.pin)
 		if err != nil {
 			return err
 		}
@@ -165,7 +165,7 @@ func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, 
 	if err != nil {
 		return nil, err
 	}
-	secret, err := readPIN(p.uri.PINFile)
+	secret, err := readPIN(p.pin)
 	if err != nil {
 		return nil, err
 	}

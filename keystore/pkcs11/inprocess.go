@@ -37,7 +37,14 @@ func NewInProcess(cfg Config) (*InProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	secret, err := readPIN(uri.PINFile)
+	file, memory, err := pinFile(uri, cfg.Credentials)
+	if err != nil {
+		return nil, err
+	}
+	if memory != nil {
+		defer memory.Close()
+	}
+	secret, err := readPIN(file)
 	if err != nil {
 		return nil, err
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -30,7 +31,8 @@ import (
 //     cost of one stat and of the mark: a byte beside the ledger, written before
 //     the PIN is offered and taken back when there is an answer. A worker that
 //     ends without one says nothing against the PIN, and it may be offered
-//     again. A mark that is found at a start tells of a daemon that died, or that
+//     again, until that has happened maxLost times in a row: a module may crash
+//     because the PIN was changed. A mark that is found at a start tells of a daemon that died, or that
 //     could not write down what the token said; then the PIN is as any other.
 //   - Any other PIN is written down as refused, durably, before it is offered,
 //     and struck out when the token accepts it. If a crash hides the answer, it
@@ -62,6 +64,9 @@ type ledger struct {
 const (
 	markIdle    = "-"
 	markOffered = "?" // the PIN from the accepted file, and no answer yet
+
+	// And a digit: how many answers in a row were lost since it was accepted.
+	maxLost = 2
 )
 
 type book struct {
@@ -75,22 +80,6 @@ type refusedPIN struct {
 	Hash     []byte       `json:"hash"`
 	Answered bool         `json:"answered"` // false: the answer is not known
 	From     fileIdentity `json:"from"`     // as it was when the PIN was offered
-}
-
-// A fileIdentity tells whether a PIN file is the one that was read before.
-type fileIdentity struct {
-	Path    string `json:"path"`
-	Device  uint64 `json:"device"`
-	Inode   uint64 `json:"inode"`
-	Size    int64  `json:"size"`
-	ModTime int64  `json:"mtime_ns"`
-	Changed int64  `json:"ctime_ns"`
-}
-
-// A pin is a PIN and where it came from.
-type pin struct {
-	value []byte
-	from  fileIdentity
 }
 
 // A hashCost is what trying one PIN against an entry takes. It is not in the
@@ -145,6 +134,7 @@ func (l *ledger) attempt(p pin, login func(pin []byte) error) error {
 
 // again is attempt for the PIN that was accepted last.
 func (l *ledger) again(p pin, login func(pin []byte) error) error {
+	lost, _ := l.lost()
 	if err := l.setMark(markOffered); err != nil {
 		return err
 	}
@@ -153,8 +143,26 @@ func (l *ledger) again(p pin, login func(pin []byte) error) error {
 		l.book.Accepted = nil
 		return errors.Join(err, l.refuse(p, !errors.Is(err, errPINLocked))) // the mark stays if this fails
 	}
-	l.setMark(markIdle) // one that stays costs a hash at the next start
+	mark := markIdle
+	if isLost(err) && !l.own {
+		mark = strconv.Itoa(lost + 1)
+	}
+	l.setMark(mark) // one that stays costs a hash at the next start
 	return err
+}
+
+// lost returns how many answers to the accepted PIN in a row were lost, and
+// false if the last one is open.
+func (l *ledger) lost() (int, bool) {
+	mark, err := os.ReadFile(l.mark)
+	if err != nil {
+		return 0, false
+	}
+	if string(mark) == markIdle {
+		return 0, true
+	}
+	n, err := strconv.Atoi(string(mark))
+	return n, err == nil
 }
 
 // isAccepted reports whether p is the PIN that was accepted last, as far as a
@@ -163,8 +171,8 @@ func (l *ledger) isAccepted(p pin) bool {
 	if l.book.Accepted == nil || *l.book.Accepted != p.from {
 		return false
 	}
-	mark, err := os.ReadFile(l.mark)
-	return err == nil && string(mark) == markIdle
+	lost, known := l.lost()
+	return known && lost < maxLost
 }
 
 // setMark is durable where it must be: before the PIN is offered.
@@ -271,49 +279,6 @@ func (r refusedPIN) hash(value []byte, cost hashCost) []byte {
 
 func (r refusedPIN) is(value []byte, cost hashCost) bool {
 	return subtle.ConstantTimeCompare(r.hash(value, cost), r.Hash) == 1
-}
-
-// readPIN reads a PIN file: one line, of a file that only its owner can read.
-func readPIN(path string) (pin, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return pin{}, fmt.Errorf("PIN file: %w", err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return pin{}, fmt.Errorf("PIN file: %w", err)
-	}
-	if !fi.Mode().IsRegular() {
-		return pin{}, fmt.Errorf("PIN file %s is not a file", path)
-	}
-	if fi.Mode().Perm()&0o077 != 0 {
-		return pin{}, fmt.Errorf("PIN file %s has mode %04o (hint: chmod 0600, it must be its owner's alone)", path, fi.Mode().Perm())
-	}
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return pin{}, fmt.Errorf("PIN file: %w", err)
-	}
-	value := make([]byte, 258)
-	n, err := f.Read(value)
-	if err != nil {
-		return pin{}, fmt.Errorf("PIN file %s is empty or cannot be read", path)
-	}
-	value = value[:n]
-	for _, end := range []byte{'\n', '\r'} {
-		if len(value) > 0 && value[len(value)-1] == end {
-			value = value[:len(value)-1]
-		}
-	}
-	if len(value) == 0 || len(value) > 255 {
-		return pin{}, fmt.Errorf("PIN file %s: want one line of 1 to 255 bytes", path)
-	}
-	for _, c := range value {
-		if c == 0 || c == '\n' {
-			return pin{}, fmt.Errorf("PIN file %s: want one line", path)
-		}
-	}
-	return pin{value, fileIdentity{path, uint64(st.Dev), st.Ino, st.Size, st.Mtim.Nano(), st.Ctim.Nano()}}, nil
 }
 
 func readJSON(path string, v any) error {

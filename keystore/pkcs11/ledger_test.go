@@ -34,6 +34,10 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 		{"a lost answer for a token of our own", true, []step{{"a", false, lost, true}, {"a", false, nil, true}}},
 		{"a no is a no for a token of our own", true, []step{{"a", false, no, true}, {"a", false, nil, false}}},
 		{"a lost answer to a PIN that was accepted", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, nil, true}}},
+		// What it was: a module that dies on a wrong PIN was offered an accepted one
+		// that had been changed beside Chancery at each respawn, without end.
+		{"answers to an accepted PIN that are lost in a row", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, nil, false}}},
+		{"an answer in between", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, nil, true}, {"a", false, lost, true}, {"a", false, nil, true}}},
 		{"the PIN was changed on the token", false, []step{{"a", false, nil, true}, {"a", false, no, true}, {"a", false, nil, false}}},
 		{"trouble before the login is not the PIN's", false, []step{{"a", false, fault, true}, {"a", false, nil, true}}},
 		{"a PIN that was never offered", false, []step{{"a", false, unasked, true}, {"a", false, nil, true}}},
@@ -252,7 +256,7 @@ func TestI7APINThatWasNeverOfferedIsNotRefused(t *testing.T) {
 			}
 			<-busy // and does not notice that its socket was shut
 			p := &Provider{
-				uri: URI{PINFile: file},
+				pin: file,
 				cfg: Quick(Config{Name: "test", StateDir: t.TempDir(), Deadlines: Deadlines{}.withDefaults(),
 					Now: func() time.Time { end(g); return time.Now() }}), // the entry has a time
 			}

@@ -20,18 +20,21 @@ import (
 
 // A Config says which token, by which module.
 type Config struct {
-	Name      string            // of the keystore, for states and files
-	Module    string            // absolute path of the PKCS#11 module
-	URI       string            // RFC 7512: the token, and the file with its PIN; see ParseURI
-	Env       map[string]string // the whole environment of the module, such as SOFTHSM2_CONF
-	StateDir  string            // for the PIN ledger and the token's identity; made with mode 0700 if absent
-	Log       *slog.Logger      // nil: nothing is logged
-	Now       func() time.Time  // nil: time.Now
-	Deadlines Deadlines
-	OnState   func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
-	Workers   int                        // processes that sign; 0: DefaultWorkers
-	Signers   int                        // signing threads of each; 0: 1
-	Waiting   int                        // how many may wait to sign before others are refused; 0: DefaultWaiting
+	Name   string            // of the keystore, for states and files
+	Module string            // absolute path of the PKCS#11 module
+	URI    string            // RFC 7512: the token, and the file with its PIN; see ParseURI
+	Env    map[string]string // the whole environment of the module, such as SOFTHSM2_CONF
+	// Credentials is the directory of the service manager's credentials
+	// (systemd.exec(5), $CREDENTIALS_DIRECTORY), for a URI that names one.
+	Credentials string
+	StateDir    string           // for the PIN ledger and the token's identity; made with mode 0700 if absent
+	Log         *slog.Logger     // nil: nothing is logged
+	Now         func() time.Time // nil: time.Now
+	Deadlines   Deadlines
+	OnState     func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
+	Workers     int                        // processes that sign; 0: DefaultWorkers
+	Signers     int                        // signing threads of each; 0: 1
+	Waiting     int                        // how many may wait to sign before others are refused; 0: DefaultWaiting
 
 	// OwnToken says that this program made the token and its PIN file, so that a
 	// login whose answer a crash has hidden may be tried again.
@@ -83,6 +86,8 @@ const (
 type Provider struct {
 	cfg     Config
 	uri     URI
+	pin     string   // the file to read it from
+	memory  *os.File // that file, if it is in memory only
 	hall    hall
 	errands room            // for the clerk
 	probing room            // so that of many probes one is asked for
@@ -133,8 +138,12 @@ func Open(cfg Config) (*Provider, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
 	}
+	file, memory, err := pinFile(uri, cfg.Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
+	}
 	p := &Provider{
-		cfg: cfg, uri: uri, hall: hall{limit: cfg.Waiting},
+		cfg: cfg, uri: uri, pin: file, memory: memory, hall: hall{limit: cfg.Waiting},
 		errands: room{free: 1, limit: cfg.Waiting}, probing: room{free: 1, limit: cfg.Waiting},
 		done: make(chan struct{}), orders: make(chan chan<- error), changed: make(chan struct{}),
 		tripped: make(chan struct{}, 1), starting: make(chan struct{}, 1),
@@ -153,6 +162,7 @@ func Open(cfg Config) (*Provider, error) {
 		<-p.ctx.Done()
 		p.crew.Wait()
 		p.release()
+		p.memory.Close() // nil has nothing to close
 		p.settle()
 	}()
 	return p, nil

@@ -5,23 +5,28 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 
 	pkcs11uri "github.com/stefanberger/go-pkcs11uri"
 )
 
-// A URI names one token and the file that holds its PIN (RFC 7512).
+// A URI names one token and where its PIN is (RFC 7512): in a file, in a
+// credential of the service manager, or behind a descriptor.
 type URI struct {
 	Serial       string
 	Label        string // of the token: RFC 7512's "token"
 	Manufacturer string
 	Model        string
 	PINFile      string // absolute path
+	Credential   string // the name of a file in Config.Credentials
+	Descriptor   int    // 3 or more, read to its end once; 0: none
 }
 
 // ParseURI reads an RFC 7512 URI that names a token by its serial number or by
-// a label, and its PIN by a pin-source, which is /path, file:/path or
-// file:///path. It refuses what would be ambiguous or leak: slots, whose
+// a label, and its PIN by a pin-source, which is /path, file:/path,
+// file:///path, credential:NAME or fd:NUMBER. It refuses what would be ambiguous or leak: slots, whose
 // numbers change; pin-value; a pin-source that is a command; attributes of
 // objects and of modules.
 func ParseURI(s string) (URI, error) {
@@ -54,16 +59,14 @@ func ParseURI(s string) (URI, error) {
 			return URI{}, refusal(name)
 		}
 		source, _ := parsed.GetQueryAttribute(name, false)
-		file, err := parsePINSource(source)
-		if err != nil {
+		if err := u.parsePINSource(source); err != nil {
 			return URI{}, err
 		}
-		u.PINFile = file
 	}
 	if u.Serial == "" && u.Label == "" {
 		return URI{}, errors.New("PKCS#11 URI names no token (hint: pkcs11:serial=… or pkcs11:token=…)")
 	}
-	if u.PINFile == "" {
+	if !u.hasPIN() {
 		return URI{}, errors.New("PKCS#11 URI has no pin-source (hint: ?pin-source=file:/path/to/pin)")
 	}
 	return u, nil
@@ -112,24 +115,45 @@ func checkValue(name, v string) error {
 	return nil
 }
 
-func parsePINSource(source string) (string, error) {
-	path := source
+func (u URI) hasPIN() bool { return u.PINFile != "" || u.Credential != "" || u.Descriptor != 0 }
+
+// goodCredential is what systemd.exec(5) allows, less what would be a path.
+var goodCredential = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$`)
+
+func (u *URI) parsePINSource(source string) error {
 	if strings.HasPrefix(source, "|") {
-		return "", errors.New("PKCS#11 URI: a pin-source that runs a command is refused (hint: pin-source=file:/path)")
+		return errors.New("PKCS#11 URI: a pin-source that runs a command is refused (hint: pin-source=file:/path)")
 	}
+	if name, ok := strings.CutPrefix(source, "credential:"); ok {
+		if !goodCredential.MatchString(name) {
+			return errors.New("PKCS#11 URI: pin-source names no credential (hint: credential:NAME, as in LoadCredential=NAME:/path)")
+		}
+		u.Credential = name
+		return nil
+	}
+	if number, ok := strings.CutPrefix(source, "fd:"); ok {
+		n, err := strconv.ParseUint(number, 10, 10)
+		if err != nil || n < 3 || strconv.FormatUint(n, 10) != number {
+			return errors.New("PKCS#11 URI: pin-source names no descriptor (hint: fd:3 and up; 0, 1 and 2 have another use)")
+		}
+		u.Descriptor = int(n)
+		return nil
+	}
+	path := source
 	if rest, ok := strings.CutPrefix(source, "file:"); ok {
 		if after, ok := strings.CutPrefix(rest, "//"); ok {
 			rest = after
 		}
 		var err error
 		if path, err = url.PathUnescape(rest); err != nil {
-			return "", errors.New("PKCS#11 URI: pin-source is badly percent-encoded")
+			return errors.New("PKCS#11 URI: pin-source is badly percent-encoded")
 		}
 	}
 	if !filepath.IsAbs(path) || strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == 0xfffd }) {
-		return "", errors.New("PKCS#11 URI: pin-source must be /path, file:/path or file:///path")
+		return errors.New("PKCS#11 URI: pin-source must be /path, file:/path, file:///path, credential:NAME or fd:NUMBER")
 	}
-	return filepath.Clean(path), nil
+	u.PINFile = filepath.Clean(path)
+	return nil
 }
 
 // String returns the URI in one spelling, which ParseURI reads back to u.
@@ -143,9 +167,14 @@ func (u URI) String() string {
 		}
 	}
 	s := "pkcs11:" + strings.Join(attrs, ";")
-	if u.PINFile != "" {
+	switch {
+	case u.PINFile != "":
 		// Escaped twice: once as a file URI, once as a value within ours.
 		s += "?pin-source=" + escape("file:"+escape(u.PINFile, "/"), "/:")
+	case u.Credential != "":
+		s += "?pin-source=credential:" + u.Credential
+	case u.Descriptor != 0:
+		s += "?pin-source=fd:" + strconv.Itoa(u.Descriptor)
 	}
 	return s
 }

@@ -17,6 +17,14 @@ func TestURI(t *testing.T) {
 			URI{Label: "t", Manufacturer: "M", Model: "x", Serial: "1", PINFile: "/run/pin"}, ""},
 		{"pkcs11:token=t?pin-source=/run/a%20b", URI{Label: "t", PINFile: "/run/a b"}, ""},
 		{"pkcs11:token=t?pin-source=file:/run/a%2520b", URI{Label: "t", PINFile: "/run/a b"}, ""},
+		{"pkcs11:token=t?pin-source=credential:pin.hsm", URI{Label: "t", Credential: "pin.hsm"}, ""},
+		{"pkcs11:token=t?pin-source=credential:../pin", URI{}, "names no credential"},
+		{"pkcs11:token=t?pin-source=credential:", URI{}, "names no credential"},
+		{"pkcs11:token=t?pin-source=fd:3", URI{Label: "t", Descriptor: 3}, ""},
+		{"pkcs11:token=t?pin-source=fd:0", URI{}, "names no descriptor"},
+		{"pkcs11:token=t?pin-source=fd:03", URI{}, "names no descriptor"},
+		{"pkcs11:token=t?pin-source=fd:-3", URI{}, "names no descriptor"},
+		{"pkcs11:token=t?pin-source=fd:9999999", URI{}, "names no descriptor"},
 		{"pkcs11:token=t?pin-source=%7Ccat%20/run/pin", URI{}, "runs a command"},
 		{"pkcs11:token=t?pin-source=|cat", URI{}, "runs a command"},
 		{"pkcs11:token=t?pin-source=run/pin", URI{}, "must be /path"},
@@ -52,6 +60,8 @@ func TestURI(t *testing.T) {
 // What parses is written in one spelling, which parses to the same.
 func FuzzURI(f *testing.F) {
 	f.Add("pkcs11:serial=0a1b;token=signing%20one?pin-source=file:///run/a%2520b")
+	f.Add("pkcs11:token=t?pin-source=credential:pin")
+	f.Add("pkcs11:token=t?pin-source=fd:3")
 	f.Fuzz(func(t *testing.T, s string) {
 		u, err := ParseURI(s)
 		if err != nil {
