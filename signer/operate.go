@@ -192,6 +192,8 @@ func tokenHint(s keystore.TokenState, name string) string {
 		return "name the token by serial in its URI"
 	case keystore.TokenUnavailable:
 		return "it is tried again by itself"
+	case keystore.TokenFailed:
+		return "look into the module, which crashes as it starts; it is tried again each minute, and at once by " + retry
 	}
 	return ""
 }

@@ -217,7 +217,7 @@ func tokenTrouble(status []keystore.TokenStatus) error {
 func (n *node) operatorNeeded() error {
 	for _, s := range (&tokens{n.providers}).Status() {
 		switch s.State {
-		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable:
+		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable, keystore.TokenFailed:
 		default:
 			return fmt.Errorf("token %s is %s: %s", cmp.Or(s.Label, s.Serial, s.Keystore), s.State, s.Err)
 		}

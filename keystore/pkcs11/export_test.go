@@ -103,3 +103,19 @@ func SignUnverified(of keystore.Key) func(ctx context.Context, message []byte) (
 		return sig, err
 	}
 }
+
+// Signed returns how much each worker that serves has signed for callers.
+func Signed(p *Provider) (n []int64) {
+	for _, g := range p.hall.workers() {
+		n = append(n, g.signed.Load())
+	}
+	return n
+}
+
+// ClerkPID returns the process of the clerk, or 0. Nobody may use it meanwhile.
+func ClerkPID(p *Provider) int {
+	if g := p.clerk.worker; g != nil && !g.isEnded() {
+		return g.cmd.Process.Pid
+	}
+	return 0
+}

@@ -115,6 +115,9 @@ func (k checker) keystores() {
 			k.errorf(path+".pkcs11.token", "one keystore for each token", "keystore %s has the same token", other)
 		}
 		tokens[p.Token] = n
+		if p.Workers < 0 || p.Workers > pkcs11.MaxWorkers {
+			k.errorf(path+".pkcs11.workers", "", "%d workers: want 1 to %d", p.Workers, pkcs11.MaxWorkers)
+		}
 		for _, v := range sorted(p.Env) {
 			if !environment.MatchString(v) || strings.HasPrefix(v, "LD_") {
 				k.errorf(join(path+".pkcs11.env", v), "", "%q is no environment variable for a worker", v)

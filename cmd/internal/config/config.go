@@ -56,7 +56,10 @@ type Keystore struct {
 type PKCS11 struct {
 	Module string            `yaml:"module,required"`
 	Token  string            `yaml:"token,required"` // an RFC 7512 URI
-	Env    map[string]string `yaml:"env"`            // of the worker process
+	Env    map[string]string `yaml:"env"`            // of the worker processes
+
+	// Workers is how many processes sign with the token; 0: 2.
+	Workers int `yaml:"workers"`
 }
 
 // Listeners are the doors.
