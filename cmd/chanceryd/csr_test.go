@@ -13,7 +13,6 @@ import (
 	"encoding/asn1"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -271,13 +270,6 @@ func TestIdempotentRequests(t *testing.T) {
 	post(t, c, "/v1/sign/csr", one, "Idempotency-Key", "k2").want(t, "a key given back after a refusal", "")
 
 	// While one request waits for the token, the others are told so.
-	var pids []int
-	d.within(10*time.Second, "there is one worker", func() error {
-		if pids = d.workers(); len(pids) != 1 {
-			return fmt.Errorf("%d workers", len(pids))
-		}
-		return nil
-	})
 	const callers = 8
 	clients := make([]*http.Client, callers)
 	for i := range clients { // their connections are open when the token stops
@@ -286,9 +278,7 @@ func TestIdempotentRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	d.signalWorkers(syscall.SIGSTOP)
 	results := make(chan result, callers)
 	var wg sync.WaitGroup
 	for _, client := range clients {
@@ -308,9 +298,7 @@ func TestIdempotentRequests(t *testing.T) {
 			busy++
 		}
 	}
-	if err := syscall.Kill(pids[0], syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) { // its deadline may have passed
-		t.Fatal(err)
-	}
+	d.signalWorkers(syscall.SIGCONT) // unless its deadline has passed
 	last := <-results
 	wg.Wait()
 	last.want(t, "the one that waited", "")

@@ -42,7 +42,7 @@ func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		d.t.Fatalf("%v\n%s", err, out)
 	}
-	d.killWorker() // SoftHSM may miss what another process does; a fresh one does not
+	d.killWorkers() // SoftHSM may miss what another process does; a fresh one does not
 }
 
 // A key that had been deleted from its token left its key set stuck, and

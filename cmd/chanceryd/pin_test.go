@@ -88,7 +88,7 @@ func TestI7WrongPINIsOneAttempt(t *testing.T) {
 		if ready, words := d.readyz(); ready || !strings.Contains(words, "[-]keystore other") || !strings.Contains(words, "[+]keystore hsm") {
 			t.Errorf("ready %v:\n%s", ready, words)
 		}
-		d.killWorker() // the other token's: this one has none
+		d.killWorkers() // the other token's: this one has none
 		d.within(10*time.Second, "the other token signs again", func() error {
 			_, err := issuer.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "web", Claims: []byte(`{}`)})
 			return err
@@ -112,8 +112,9 @@ func TestI7WrongPINIsOneAttempt(t *testing.T) {
 		d.stop()
 		said.WriteString(d.log.String())
 	}
-	if n := logins() - before; n != 2 {
-		t.Errorf("%d logins with one wrong and one right PIN, want 2", n)
+	// The right one logs in each process that comes to serve: two and the clerk.
+	if n := logins() - before; n < 2 || n > 4 {
+		t.Errorf("%d logins, want 1 with the wrong PIN and 1 to 3 with the right one", n)
 	}
 	if !strings.Contains(said.String(), string(keystore.TokenPINRejected)) {
 		t.Error("the daemon's log does not tell of the state")

@@ -306,7 +306,7 @@ func (g *generation) write() {
 		_, err := g.conn.Write(frames)
 		clear(frames) // one of them may have held a PIN
 		if err != nil {
-			g.end(fmt.Errorf("writing to the worker: %w", err))
+			g.end(gone(err))
 			return
 		}
 		spare = frames
@@ -324,10 +324,19 @@ func (g *generation) read() {
 			err = g.deliver(f)
 		}
 		if err != nil {
-			g.end(err)
+			g.end(gone(err))
 			return
 		}
 	}
+}
+
+// gone makes io.EOF of every way a socket has to say that its other end's
+// process is no more.
+func gone(err error) error {
+	if errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return io.EOF
+	}
+	return err
 }
 
 func (g *generation) deliver(f frame) error {
@@ -396,6 +405,13 @@ func (g *generation) idle() time.Duration {
 		return 0
 	}
 	return time.Since(g.used)
+}
+
+// died reports, once it has ended, whether its process ended of itself.
+func (g *generation) died() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Is(g.cause, io.EOF)
 }
 
 // isTold reports whether it was told to go.

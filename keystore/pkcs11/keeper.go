@@ -33,6 +33,7 @@ func (t *trouble) waits() bool {
 type life struct {
 	served  time.Duration // 0: it never came to serve
 	useful  bool          // it signed for callers, or served for long
+	died    bool          // its process ended of itself
 	told    bool          // it ended because it was told to
 	crashed bool          // it ended of itself before it came to serve
 	err     error         // why it ended
@@ -196,7 +197,7 @@ func (p *Provider) live(slot int, up func()) life {
 	up() // not before: whoever has heard of it may count on it
 	<-g.ended
 	p.settle()
-	l := life{served: time.Since(g.began), told: g.isTold(), err: g.reap()}
+	l := life{served: time.Since(g.began), died: g.died(), told: g.isTold(), err: g.reap()}
 	l.useful = g.signed.Load() >= useful || l.served >= goodService
 	if p.ctx.Err() == nil && !l.told {
 		p.cfg.Log.Warn("worker ended", "keystore", p.cfg.Name, "generation", g.number, "served", l.served.Round(time.Millisecond),
@@ -244,7 +245,13 @@ func (p *Provider) lost(g *generation, l life) {
 		return
 	}
 	p.mu.Lock()
-	opened := p.breaker.ended(p.cfg.Now(), g.signed.Load() >= useful || l.served >= breakerWindow)
+	// One that died after a few signatures served somebody; one that answered
+	// with a fault, or not at all, may do so to everybody who is not a challenge.
+	few := int64(useful)
+	if l.died {
+		few = 1
+	}
+	opened := p.breaker.ended(p.cfg.Now(), g.signed.Load() >= few || l.served >= breakerWindow)
 	if opened {
 		p.broken = fmt.Errorf("%d workers in a row ended without having signed anything, the last one: %w", breakerEnds, l.err)
 	}
