@@ -3,10 +3,12 @@ package softhsmtest
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"testing"
 
 	"chancery/softhsm"
+	"chancery/softhsm/faultmodule"
 )
 
 // New returns a fresh token in a directory that goes away with the test. Where
@@ -15,13 +17,44 @@ import (
 func New(t testing.TB) *softhsm.Token {
 	t.Helper()
 	token, err := softhsm.Create(t.Context(), t.TempDir(), "test")
+	need(t, err, softhsm.ErrNotInstalled)
+	return token
+}
+
+// A FaultyToken is a token behind a module that fails on order. Its Module and
+// Env are those of that module; the Token's own are SoftHSM's.
+type FaultyToken struct {
+	*softhsm.Token
+	Module string
+	Faults *faultmodule.Module
+}
+
+// NewFaulty is New with a module before SoftHSM that Faults gives orders to.
+// Where there is no C compiler the test fails or is skipped likewise.
+func NewFaulty(t testing.TB) *FaultyToken {
+	t.Helper()
+	token := New(t)
+	faults, err := faultmodule.New(token.Dir, token.Module)
+	need(t, err, faultmodule.ErrNoCompiler)
+	return &FaultyToken{token, faults.Path, faults}
+}
+
+// Env returns the environment that both modules need.
+func (f *FaultyToken) Env() map[string]string {
+	env := f.Token.Env()
+	maps.Copy(env, f.Faults.Env())
+	return env
+}
+
+// need ends the test unless err is nil: by skipping it if err says that
+// something is not installed.
+func need(t testing.TB, err, missing error) {
+	t.Helper()
 	switch {
 	case err == nil:
-		return token
-	case errors.Is(err, softhsm.ErrNotInstalled) && os.Getenv("CI") == "":
+	case errors.Is(err, missing) && os.Getenv("CI") == "":
 		t.Skip(err)
 	default:
 		t.Fatal(err)
 	}
-	return nil
 }

@@ -22,7 +22,8 @@ keystore/catalog      : keystore
 keystore/pkcs11       : keystore
 keystore/keystoretest : keystore
 softhsm               :
-softhsm/softhsmtest   : softhsm
+softhsm/faultmodule   :
+softhsm/softhsmtest   : softhsm softhsm/faultmodule
 signer/api            :
 signer/policy         :
 signer/jwt            : keystore signer/api signer/policy
