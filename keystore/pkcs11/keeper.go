@@ -164,7 +164,9 @@ func (p *Provider) rest(l life, failures, crashes int, order chan<- error) chan<
 // live runs one generation from its start until its process is gone. up is
 // called once it serves. The calling goroutine is locked to its thread.
 func (p *Provider) live(slot int, up func()) life {
+	slow := time.AfterFunc(startPatience, func() { p.isSlow(slot) })
 	g, err := p.start(slot)
+	slow.Stop()
 	if g == nil {
 		return life{err: err}
 	}
@@ -205,6 +207,24 @@ func (p *Provider) live(slot int, up func()) life {
 		p.lost(g, l)
 	}
 	return l
+}
+
+// startPatience is how long callers wait for a worker that starts. Most start
+// in a fraction of it; those behind a module that hangs take Deadlines.Start.
+const startPatience = 2 * time.Second
+
+// isSlow has callers refused, rather than wait out their deadlines, while the
+// leader has been starting for long.
+func (p *Provider) isSlow(slot int) {
+	if slot != 0 {
+		return
+	}
+	p.mu.Lock()
+	if p.trouble == nil {
+		p.trouble = &trouble{keystore.TokenUnavailable, fmt.Errorf("its worker has been starting for more than %v", startPatience)}
+	}
+	p.mu.Unlock()
+	p.settle()
 }
 
 // start executes a worker and makes it ready to serve. It does so for one at a

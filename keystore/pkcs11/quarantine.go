@@ -26,7 +26,7 @@ type quarantine struct {
 const (
 	quarantineMarks = 4 // a worker that ended is one, a wrong signature two
 	firstQuarantine = time.Second
-	longQuarantine  = time.Minute
+	longQuarantine  = 15 * time.Second
 )
 
 // failed marks the key.

@@ -70,8 +70,10 @@ bool counts_open(const char *path)
 	bool ok = fd >= 0 && prepare(fd);
 	if (!ok)
 		complain("%s: %s", path, strerror(errno));
-	if (fd >= 0)
-		close(fd); /* and with it the lock */
+	if (fd >= 0) {
+		flock(fd, LOCK_UN); /* the mapping would keep it */
+		close(fd);
+	}
 	return ok;
 }
 
