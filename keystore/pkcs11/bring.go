@@ -62,6 +62,12 @@ func (p *Provider) permit(state keystore.TokenState) error {
 	return nil
 }
 
+// greet waits until a worker has been executed.
+func (p *Provider) greet(g *generation) error {
+	_, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion})
+	return err
+}
+
 // bring makes a new worker ready to serve: it loads the module, finds the one
 // token that is meant, claims it, logs in if the ledger allows it, and proves by the probe
 // key that this is the token that was used before.
@@ -83,7 +89,7 @@ func (p *Provider) bring(g *generation) error {
 	if err := p.claim(token); err != nil {
 		return err
 	}
-	algs, err := p.login(g, token)
+	algs, err := p.login(g, token, g.slot == clerkSlot || known.SPKI == nil)
 	if err != nil {
 		return err
 	}
@@ -104,9 +110,6 @@ func (p *Provider) bring(g *generation) error {
 }
 
 func (p *Provider) findToken(g *generation, known identity) (tokenInfo, error) {
-	if _, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion}); err != nil {
-		return tokenInfo{}, err
-	}
 	body, err := g.ask(context.Background(), nil, verbTokens, p.cfg.Deadlines.Start, marshalRequest(tokensRequest{p.cfg.Module}))
 	if err != nil {
 		return tokenInfo{}, err
@@ -151,8 +154,9 @@ func changedTo(t tokenInfo, known identity, toUse string) error {
 		keystore.ErrTokenChanged, t.Label, t.Serial, known.Serial, toUse)}
 }
 
-// login logs in, if flags, file and ledger allow it.
-func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, error) {
+// login logs in, if flags, file and ledger allow it. maker says whether keys are
+// to be made.
+func (p *Provider) login(g *generation, token tokenInfo, maker bool) ([]keystore.Algorithm, error) {
 	if token.Locked {
 		return nil, p.locked(errPINLocked)
 	}
@@ -172,7 +176,7 @@ func (p *Provider) login(g *generation, token tokenInfo) ([]keystore.Algorithm, 
 	defer clear(secret.value)
 	var answer loginAnswer
 	err = l.attempt(secret, func(value []byte) error {
-		body := loginBody(marshalRequest(loginRequest{Token: token, Clerk: g.slot == clerkSlot}), value)
+		body := loginBody(marshalRequest(loginRequest{Token: token, Maker: maker, Clerk: g.slot == clerkSlot}), value)
 		defer clear(body)
 		b, err := g.ask(context.Background(), nil, verbLogin, p.cfg.Deadlines.Login, body)
 		if err != nil {

@@ -73,6 +73,7 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 			if errors.Is(err, errEnded) {
 				err = fmt.Errorf("%w: %w", errEnded, cause)
 			} else {
+				p.doubt()
 				err = p.refusal(err)
 			}
 			hired <- candidate{nil, err}
@@ -88,6 +89,18 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 	case <-ctx.Done():
 		return nil, gaveUp(ctx) // who comes then and is asked nothing goes by himself
 	}
+}
+
+// doubt looks after the workers, when a clerk has met a token that is not what
+// it was: sessions that are open, and copies, may work on for a while.
+func (p *Provider) doubt() {
+	p.crew.Go(func() {
+		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Deadlines.Start)
+		defer cancel()
+		if err := p.Probe(ctx); err != nil {
+			p.cfg.Log.Debug("a probe failed", "keystore", p.cfg.Name, "err", err)
+		}
+	})
 }
 
 // attend waits until the clerk has nothing more to do, and sends it away.

@@ -161,7 +161,8 @@ type (
 	}
 	loginRequest struct {
 		Token tokenInfo `json:"token"`
-		Clerk bool      `json:"clerk,omitempty"` // it will not sign for callers
+		Maker bool      `json:"maker,omitempty"` // it is to make keys
+		Clerk bool      `json:"clerk,omitempty"` // it does not sign for callers
 	}
 	loginAnswer struct {
 		Algorithms []keystore.Algorithm `json:"algorithms"`

@@ -34,7 +34,10 @@ func inspect(ctx context.Context, p *Provider) ([]keystore.Algorithm, error) {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { g.end(fmt.Errorf("inspecting the token: %w", context.Cause(ctx))) })
-	token, err := p.findToken(g, identity{})
+	var token tokenInfo
+	if err = p.greet(g); err == nil {
+		token, err = p.findToken(g, identity{})
+	}
 	stop()
 	g.stop(p.cfg.Deadlines.Close, errTold)
 	g.reap() // why it ended is in err, if it matters

@@ -260,7 +260,7 @@ func TestI7APINThatWasNeverOfferedIsNotRefused(t *testing.T) {
 				cfg: Quick(Config{Name: "test", StateDir: t.TempDir(), Deadlines: Deadlines{}.withDefaults(),
 					Now: func() time.Time { end(g); return time.Now() }}), // the entry has a time
 			}
-			if _, err := p.login(g, tokenInfo{Serial: "1"}); !errors.Is(err, errNotAsked) {
+			if _, err := p.login(g, tokenInfo{Serial: "1"}, false); !errors.Is(err, errNotAsked) {
 				t.Errorf("login: %v", err)
 			}
 			l, err := openLedger(p.cfg, "1")
@@ -321,7 +321,7 @@ func TestTokenIsChosenOrRefused(t *testing.T) {
 func TestP11FlagsForbidLogin(t *testing.T) {
 	p := &Provider{}
 	for _, token := range []tokenInfo{{Locked: true}, {FinalTry: true}} {
-		_, err := p.login(nil, token)
+		_, err := p.login(nil, token, false)
 		if tr := (*trouble)(nil); !errors.As(err, &tr) || tr.state != keystore.TokenPINLocked {
 			t.Errorf("%+v: %v", token, err)
 		}

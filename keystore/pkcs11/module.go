@@ -15,21 +15,25 @@ import (
 )
 
 // A module is a PKCS#11 module loaded into this process and logged in to one
-// token. crypto11 opens it, logs in and makes RSA and EC keys; everything else
-// goes through miekg/pkcs11 on sessions of our own, which share that login.
+// token. Where keys are to be made crypto11 opens it, logs in and makes RSA and
+// EC keys; everything else goes through miekg/pkcs11 on sessions of our own, which
+// share that login. A worker that only signs does without crypto11, which would
+// have it initialise twice.
 //
 // All methods but signer and key belong to one goroutine on one thread, whose
 // session desk is.
 type module struct {
 	path   string
 	ctx    *pkcs11.Ctx
-	c11    *crypto11.Context // nil until login
+	c11    *crypto11.Context // nil unless keys are to be made
 	token  tokenInfo
 	slot   uint
 	quirks quirks
 	copies bool // sign with session copies, as the quirks have it
 	algs   []keystore.Algorithm
 	desk   pkcs11.SessionHandle
+
+	loggedIn bool
 
 	mu   sync.RWMutex // guards held
 	held map[keyName]*heldKey
@@ -45,8 +49,7 @@ type heldKey struct {
 	spki    []byte
 }
 
-// loadModule loads the module at path and lists its tokens. The module is left
-// finalised, for login to initialise again.
+// loadModule loads the module at path, initialises it and lists its tokens.
 func loadModule(path string) (*module, []tokenInfo, error) {
 	ctx := pkcs11.New(path)
 	if ctx == nil {
@@ -63,9 +66,6 @@ func loadModule(path string) (*module, []tokenInfo, error) {
 	infos := make([]tokenInfo, 0, len(slots))
 	for _, s := range slots {
 		infos = append(infos, s.info)
-	}
-	if err := ctx.Finalize(); err != nil {
-		return nil, nil, fmt.Errorf("C_Finalize: %w", err)
 	}
 	return m, infos, nil
 }
@@ -106,35 +106,77 @@ func clean(s string) string { return strings.TrimRight(s, "\x00 ") }
 
 // login opens the token and logs in with pin. An error wraps
 // keystore.ErrPINRejected if the token may have counted an attempt.
+//
+// The PIN becomes a string, which nobody can clear, for as long as this process
+// lives: other processes cannot read its memory, it dumps no core, and the daemon
+// keeps no copy.
 func (m *module) login(r loginRequest, pin []byte) error {
-	t := r.Token
-	// crypto11 keeps the PIN as a string, which nobody can clear, for as long as
-	// this process lives: other processes cannot read its memory, it dumps no
-	// core, and the daemon keeps no copy.
-	cfg := &crypto11.Config{
-		Path: m.path, Pin: string(pin),
-		MaxSessions: 2, PoolWaitTimeout: time.Minute,
+	m.token, m.quirks = r.Token, quirksOf(r.Token)
+	m.copies = !r.Clerk && m.quirks.copyable != ""
+	open := m.open
+	if r.Maker {
+		open = m.openToMake
 	}
+	if err := open(r.Token, string(pin)); err != nil {
+		return err
+	}
+	m.loggedIn = true
+	if m.algs = m.algorithms(m.slot); len(m.algs) == 0 {
+		return errors.New("C_GetMechanismList: no algorithm that Chancery uses")
+	}
+	return nil
+}
+
+// open logs in on the session of the desk.
+func (m *module) open(t tokenInfo, pin string) (err error) {
+	if m.slot, err = m.findSlot(t); err != nil {
+		return err
+	}
+	if m.desk, err = m.ctx.OpenSession(m.slot, deskFlags); err != nil {
+		return fmt.Errorf("C_OpenSession: %w", err)
+	}
+	switch err := m.ctx.Login(m.desk, pkcs11.CKU_USER, pin); cause(err) {
+	case pkcs11.CKR_OK, pkcs11.CKR_USER_ALREADY_LOGGED_IN:
+		return nil
+	case pkcs11.CKR_PIN_LOCKED:
+		return errPINLocked
+	default:
+		return fmt.Errorf("%w: C_Login: %w", keystore.ErrPINRejected, err)
+	}
+}
+
+const deskFlags = pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION
+
+// cause returns the code that err is of, CKR_OK if it is nil.
+func cause(err error) pkcs11.Error {
+	if err == nil {
+		return pkcs11.CKR_OK
+	}
+	code := pkcs11.Error(pkcs11.CKR_GENERAL_ERROR)
+	errors.As(err, &code)
+	return code
+}
+
+// openToMake has crypto11 log in, which wants to initialise by itself.
+func (m *module) openToMake(t tokenInfo, pin string) error {
+	if err := m.ctx.Finalize(); err != nil {
+		return fmt.Errorf("C_Finalize: %w", err)
+	}
+	cfg := &crypto11.Config{Path: m.path, Pin: pin, MaxSessions: 2, PoolWaitTimeout: time.Minute}
 	if t.Serial != "" {
 		cfg.TokenSerial = t.Serial
 	} else {
 		cfg.TokenLabel = t.Label
 	}
-	c11, err := crypto11.Configure(cfg)
-	if err != nil {
+	var err error
+	if m.c11, err = crypto11.Configure(cfg); err != nil {
 		return loginError(err)
 	}
-	m.c11, m.token, m.quirks = c11, t, quirksOf(t)
-	m.copies = !r.Clerk && m.quirks.copyable != ""
 	if m.slot, err = m.findSlot(t); err != nil {
 		return err
 	}
-	m.desk, err = m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-	if err != nil {
+	if m.desk, err = m.ctx.OpenSession(m.slot, deskFlags); err != nil {
 		return fmt.Errorf("C_OpenSession: %w", err)
-	}
-	if m.algs = m.algorithms(m.slot); len(m.algs) == 0 {
-		return errors.New("C_GetMechanismList: no algorithm that Chancery uses")
 	}
 	return nil
 }
@@ -206,7 +248,7 @@ func (m *module) close() error {
 	if m.c11 != nil {
 		return m.c11.Close()
 	}
-	return nil
+	return m.ctx.Finalize()
 }
 
 // key returns the key held under name, or nil.

@@ -54,8 +54,7 @@ func (w *worker) run(lanes int) error {
 		reading.Wait()
 		close(w.desk)
 	}()
-	w.serveDesk()
-	if m := w.module.Load(); m != nil {
+	if m := w.serveDesk(); m != nil {
 		// The daemon's patience ends what hangs here.
 		if err := m.close(); err != nil {
 			return fmt.Errorf("closing the module: %w", err)
@@ -175,8 +174,9 @@ func appendAnswer(b []byte, generation, id uint32, body []byte, err error) []byt
 	return appendFrame(b, frame{generation, id, code, body})
 }
 
-// serveDesk does the slow requests, one after the other.
-func (w *worker) serveDesk() {
+// serveDesk does the slow requests, one after the other, and returns the module
+// if one was loaded.
+func (w *worker) serveDesk() *module {
 	runtime.LockOSThread()
 	d := &desk{worker: w}
 	for j := range w.desk {
@@ -186,6 +186,7 @@ func (w *worker) serveDesk() {
 			continue // the daemon is gone, and the lanes know
 		}
 	}
+	return d.module
 }
 
 // A desk is the thread that owns the module.
@@ -249,7 +250,7 @@ func (d *desk) tokens(body []byte) ([]byte, error) {
 func (d *desk) login(body []byte) ([]byte, error) {
 	head, pin, ok := bytes.Cut(body, []byte{0})
 	var r loginRequest
-	if err := json.Unmarshal(head, &r); err != nil || !ok || d.module == nil || d.module.c11 != nil {
+	if err := json.Unmarshal(head, &r); err != nil || !ok || d.module == nil || d.module.loggedIn {
 		return nil, errOrder // without the cause: it might quote the PIN
 	}
 	if err := d.module.login(r, pin); err != nil {
