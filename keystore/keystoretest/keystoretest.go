@@ -25,21 +25,50 @@ const patience = 30 * time.Second
 // Run tests that what open returns keeps the contract. open returns a provider
 // with a fresh or a shared backend and closes it with the test; Run makes a few
 // keys in it and takes none away. An algorithm the backend answers with
-// ErrUnsupported is left out.
+// ErrUnsupported is left out, and what is not about an algorithm is tested with
+// ES256, or with RS256 where there is none.
 func Run(t *testing.T, open func(t *testing.T) keystore.Provider) {
+	alg := usual(t, open(t))
 	t.Run("every algorithm signs what verifies", func(t *testing.T) { algorithms(t, open(t)) })
-	t.Run("a key signs for its purpose only", func(t *testing.T) { purposes(t, open(t)) })
-	t.Run("generate never overwrites", func(t *testing.T) { generateTwice(t, open(t)) })
-	t.Run("a name without a key is not found", func(t *testing.T) { notFound(t, open(t)) })
-	t.Run("both names of a key must fit", func(t *testing.T) { mismatch(t, open(t)) })
-	t.Run("a key is found and opened again", func(t *testing.T) { findAgain(t, open(t)) })
-	t.Run("many sign at once", func(t *testing.T) { concurrent(t, open(t)) })
-	t.Run("deadlines are kept", func(t *testing.T) { deadlines(t, open(t)) })
-	t.Run("list shows every key", func(t *testing.T) { list(t, open(t)) })
+	t.Run("a key signs for its purpose only", func(t *testing.T) { purposes(t, open(t), alg) })
+	t.Run("generate never overwrites", func(t *testing.T) { generateTwice(t, open(t), alg) })
+	t.Run("a name without a key is not found", func(t *testing.T) { notFound(t, open(t), alg) })
+	t.Run("both names of a key must fit", func(t *testing.T) { mismatch(t, open(t), alg) })
+	t.Run("a key is found and opened again", func(t *testing.T) { findAgain(t, open(t), alg) })
+	t.Run("many sign at once", func(t *testing.T) { concurrent(t, open(t), alg) })
+	t.Run("deadlines are kept", func(t *testing.T) { deadlines(t, open(t), alg) })
+	t.Run("list shows every key", func(t *testing.T) { list(t, open(t), alg) })
 	t.Run("a probe is a signature", func(t *testing.T) { probe(t, open(t)) })
-	t.Run("drop is not destroy", func(t *testing.T) { drop(t, open(t)) })
-	t.Run("destroy leaves nothing", func(t *testing.T) { destroy(t, open(t)) })
-	t.Run("a closed provider says so", func(t *testing.T) { closed(t, open(t)) })
+	t.Run("drop is not destroy", func(t *testing.T) { drop(t, open(t), alg) })
+	t.Run("destroy leaves nothing", func(t *testing.T) { destroy(t, open(t), alg) })
+	t.Run("a closed provider says so", func(t *testing.T) { closed(t, open(t), alg) })
+}
+
+// usual returns the algorithm to test with what is not about one.
+func usual(t *testing.T, p keystore.Provider) keystore.Algorithm {
+	t.Helper()
+	defer p.Close() // so that the next one may have the backend
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for _, alg := range []keystore.Algorithm{keystore.ES256, keystore.RS256} {
+		_, err := p.Generate(ctx, keystore.NewKeyID(), keystore.PurposeJWT, alg)
+		if err == nil {
+			return alg
+		}
+		if !errors.Is(err, keystore.ErrUnsupported) {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("the backend has neither ES256 nor RS256")
+	return ""
+}
+
+// unlike returns an algorithm for another type of key than alg's.
+func unlike(alg keystore.Algorithm) keystore.Algorithm {
+	if alg.IsRSA() {
+		return keystore.ES256
+	}
+	return keystore.RS256
 }
 
 // Message returns a message that a key of the given purpose and algorithm signs.
@@ -115,12 +144,12 @@ func algorithms(t *testing.T, p keystore.Provider) {
 	}
 }
 
-func purposes(t *testing.T, p keystore.Provider) {
+func purposes(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
 	all := []keystore.Purpose{keystore.PurposeJWT, keystore.PurposeCA, keystore.PurposeAudit, keystore.PurposeDigest, keystore.PurposeProbe}
 	for _, purpose := range all {
 		t.Run(string(purpose), func(t *testing.T) {
-			ref, k := generate(t, p, purpose, keystore.ES256)
-			message := Message(purpose, keystore.ES256)
+			ref, k := generate(t, p, purpose, alg)
+			message := Message(purpose, alg)
 			sig, err := k.Sign(t.Context(), message)
 			if err != nil {
 				t.Fatal(err)
@@ -129,8 +158,8 @@ func purposes(t *testing.T, p keystore.Provider) {
 				t.Error(err)
 			}
 			for _, other := range all {
-				foreign := Message(other, keystore.ES256)
-				if keystore.CheckMessage(purpose, keystore.ES256, foreign) == nil {
+				foreign := Message(other, alg)
+				if keystore.CheckMessage(purpose, alg, foreign) == nil {
 					continue
 				}
 				if _, err := k.Sign(t.Context(), foreign); !errors.Is(err, keystore.ErrMessage) {
@@ -144,7 +173,7 @@ func purposes(t *testing.T, p keystore.Provider) {
 				if _, err := p.Open(t.Context(), ref, other); !errors.Is(err, keystore.ErrAttributes) {
 					t.Errorf("opened for %s: %v, want %v", other, err, keystore.ErrAttributes)
 				}
-				if _, err := p.Find(t.Context(), ref.ID, other, keystore.ES256); !errors.Is(err, keystore.ErrAttributes) {
+				if _, err := p.Find(t.Context(), ref.ID, other, alg); !errors.Is(err, keystore.ErrAttributes) {
 					t.Errorf("found for %s: %v, want %v", other, err, keystore.ErrAttributes)
 				}
 			}
@@ -155,62 +184,62 @@ func purposes(t *testing.T, p keystore.Provider) {
 	}
 }
 
-func generateTwice(t *testing.T, p keystore.Provider) {
-	ref, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func generateTwice(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, k := generate(t, p, keystore.PurposeJWT, alg)
 	for _, purpose := range []keystore.Purpose{keystore.PurposeJWT, keystore.PurposeCA} {
-		if _, err := p.Generate(t.Context(), ref.ID, purpose, keystore.ES256); !errors.Is(err, keystore.ErrExists) {
+		if _, err := p.Generate(t.Context(), ref.ID, purpose, alg); !errors.Is(err, keystore.ErrExists) {
 			t.Errorf("again for %s: %v, want %v", purpose, err, keystore.ErrExists)
 		}
 	}
-	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, keystore.ES256)); err != nil {
+	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, alg)); err != nil {
 		t.Errorf("the first key afterwards: %v", err)
 	}
 }
 
-func notFound(t *testing.T, p keystore.Provider) {
-	ref, _ := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func notFound(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, _ := generate(t, p, keystore.PurposeJWT, alg)
 	ref.ID = keystore.NewKeyID()
 	if _, err := p.Open(t.Context(), ref, keystore.PurposeJWT); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("open: %v, want %v", err, keystore.ErrNotFound)
 	}
-	if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeJWT, keystore.ES256); !errors.Is(err, keystore.ErrNotFound) {
+	if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeJWT, alg); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("find: %v, want %v", err, keystore.ErrNotFound)
 	}
-	if _, err := p.Open(t.Context(), keystore.KeyRef{Algorithm: keystore.ES256, SPKI: ref.SPKI}, keystore.PurposeJWT); err == nil {
+	if _, err := p.Open(t.Context(), keystore.KeyRef{Algorithm: alg, SPKI: ref.SPKI}, keystore.PurposeJWT); err == nil {
 		t.Error("the zero key id opened a key")
 	}
 }
 
-func mismatch(t *testing.T, p keystore.Provider) {
-	one, _ := generate(t, p, keystore.PurposeJWT, keystore.ES256)
-	two, _ := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func mismatch(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	one, _ := generate(t, p, keystore.PurposeJWT, alg)
+	two, _ := generate(t, p, keystore.PurposeJWT, alg)
 	one.SPKI = two.SPKI
 	if _, err := p.Open(t.Context(), one, keystore.PurposeJWT); !errors.Is(err, keystore.ErrNotFound) {
 		t.Errorf("one key's id with another's public key: %v, want %v", err, keystore.ErrNotFound)
 	}
-	two.Algorithm = keystore.RS256
+	two.Algorithm = unlike(alg)
 	if _, err := p.Open(t.Context(), two, keystore.PurposeJWT); err == nil {
-		t.Error("an EC key opened for RS256")
+		t.Errorf("an %s key opened for %s", alg, two.Algorithm)
 	}
 }
 
-func findAgain(t *testing.T, p keystore.Provider) {
-	ref, _ := generate(t, p, keystore.PurposeAudit, keystore.ES256)
-	spki, err := p.Find(t.Context(), ref.ID, keystore.PurposeAudit, keystore.ES256)
+func findAgain(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, _ := generate(t, p, keystore.PurposeAudit, alg)
+	spki, err := p.Find(t.Context(), ref.ID, keystore.PurposeAudit, alg)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Equal(spki, ref.SPKI) {
 		t.Error("found another public key than was generated")
 	}
-	if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeAudit, keystore.ES384); !errors.Is(err, keystore.ErrAttributes) {
-		t.Errorf("found for ES384: %v, want %v", err, keystore.ErrAttributes)
+	if _, err := p.Find(t.Context(), ref.ID, keystore.PurposeAudit, unlike(alg)); !errors.Is(err, keystore.ErrAttributes) {
+		t.Errorf("found for another algorithm: %v, want %v", err, keystore.ErrAttributes)
 	}
 }
 
-func concurrent(t *testing.T, p keystore.Provider) {
-	_, one := generate(t, p, keystore.PurposeJWT, keystore.ES256)
-	_, two := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func concurrent(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	_, one := generate(t, p, keystore.PurposeJWT, alg)
+	_, two := generate(t, p, keystore.PurposeJWT, alg)
 	var all sync.WaitGroup
 	for i := range 16 {
 		k := []keystore.Key{one, two}[i%2]
@@ -222,7 +251,7 @@ func concurrent(t *testing.T, p keystore.Provider) {
 					t.Error(err)
 					return
 				}
-				if err := keystore.Verify(keystore.ES256, k.Public(), message, sig); err != nil {
+				if err := keystore.Verify(alg, k.Public(), message, sig); err != nil {
 					t.Error(err)
 				}
 			}
@@ -231,13 +260,13 @@ func concurrent(t *testing.T, p keystore.Provider) {
 	all.Wait()
 }
 
-func deadlines(t *testing.T, p keystore.Provider) {
-	_, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func deadlines(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	_, k := generate(t, p, keystore.PurposeJWT, alg)
 	ctx, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
 	defer cancel()
 	began := time.Now()
-	_, signed := k.Sign(ctx, Message(keystore.PurposeJWT, keystore.ES256))
-	_, generated := p.Generate(ctx, keystore.NewKeyID(), keystore.PurposeJWT, keystore.ES256)
+	_, signed := k.Sign(ctx, Message(keystore.PurposeJWT, alg))
+	_, generated := p.Generate(ctx, keystore.NewKeyID(), keystore.PurposeJWT, alg)
 	_, listed := p.List(ctx)
 	for what, err := range map[string]error{"sign": signed, "generate": generated, "list": listed} {
 		if !errors.Is(err, context.DeadlineExceeded) {
@@ -247,13 +276,13 @@ func deadlines(t *testing.T, p keystore.Provider) {
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("three refusals took %v", took)
 	}
-	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, keystore.ES256)); err != nil {
+	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, alg)); err != nil {
 		t.Errorf("signing afterwards: %v", err)
 	}
 }
 
-func list(t *testing.T, p keystore.Provider) {
-	ref, _ := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func list(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, _ := generate(t, p, keystore.PurposeJWT, alg)
 	objects, err := p.List(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -262,9 +291,16 @@ func list(t *testing.T, p keystore.Provider) {
 	if i < 0 {
 		t.Fatalf("not among the %d listed", len(objects))
 	}
-	if o := objects[i]; o.ID != ref.ID.String() || o.Type != "EC" || len(o.Missing) != 0 || o.Token == "" {
+	if o := objects[i]; o.ID != ref.ID.String() || o.Type != keyType(alg) || len(o.Missing) != 0 || o.Token == "" {
 		t.Errorf("listed as %+v", o)
 	}
+}
+
+func keyType(alg keystore.Algorithm) string {
+	if alg.IsRSA() {
+		return "RSA"
+	}
+	return "EC"
 }
 
 func probe(t *testing.T, p keystore.Provider) {
@@ -278,13 +314,13 @@ func probe(t *testing.T, p keystore.Provider) {
 	}
 }
 
-func drop(t *testing.T, p keystore.Provider) {
-	ref, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func drop(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, k := generate(t, p, keystore.PurposeJWT, alg)
 	for range 2 {
 		if err := p.Drop(t.Context(), ref.ID); err != nil {
 			t.Error(err)
 		}
-		if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, keystore.ES256)); err != nil {
+		if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, alg)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -293,10 +329,10 @@ func drop(t *testing.T, p keystore.Provider) {
 	}
 }
 
-func destroy(t *testing.T, p keystore.Provider) {
-	ref, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
-	other, kept := generate(t, p, keystore.PurposeJWT, keystore.ES256)
-	message := Message(keystore.PurposeJWT, keystore.ES256)
+func destroy(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	ref, k := generate(t, p, keystore.PurposeJWT, alg)
+	other, kept := generate(t, p, keystore.PurposeJWT, alg)
+	message := Message(keystore.PurposeJWT, alg)
 	if _, err := k.Sign(t.Context(), message); err != nil {
 		t.Fatal(err)
 	}
@@ -332,12 +368,12 @@ func destroy(t *testing.T, p keystore.Provider) {
 	}
 }
 
-func closed(t *testing.T, p keystore.Provider) {
-	_, k := generate(t, p, keystore.PurposeJWT, keystore.ES256)
+func closed(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	_, k := generate(t, p, keystore.PurposeJWT, alg)
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, keystore.ES256)); !errors.Is(err, keystore.ErrUnavailable) {
+	if _, err := k.Sign(t.Context(), Message(keystore.PurposeJWT, alg)); !errors.Is(err, keystore.ErrUnavailable) {
 		t.Errorf("signing: %v, want %v", err, keystore.ErrUnavailable)
 	}
 	if err := p.Probe(t.Context()); !errors.Is(err, keystore.ErrUnavailable) {
