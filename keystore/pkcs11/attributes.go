@@ -3,29 +3,14 @@ package pkcs11
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/miekg/pkcs11"
 
 	"chancery/keystore"
 )
-
-// A quirks profile is what is particular to a vendor's tokens, as data.
-type quirks struct {
-	// copyable is for which purpose a private key may be copied to a session
-	// object. SoftHSM reopens and locks two files for each signature by a token
-	// object; its copies stay sensitive and not extractable. CKA_COPYABLE cannot
-	// go back to true, so it is decided when the key is made.
-	copyable keystore.Purpose
-}
-
-// quirksOf returns the profile of the token's vendor.
-func quirksOf(t tokenInfo) quirks {
-	if t.Manufacturer == "SoftHSM project" {
-		return quirks{copyable: keystore.PurposeJWT}
-	}
-	return quirks{}
-}
 
 // An attribute is a boolean attribute a key must have.
 type attribute struct {
@@ -33,26 +18,33 @@ type attribute struct {
 	name string
 	want bool
 	set  bool // at generation; the others the token decides
+	lack bool // a token that does not know it may lack it
 }
 
 // privateAttributes are those of a private key of the given purpose.
 func (q quirks) privateAttributes(p keystore.Purpose) []attribute {
-	return []attribute{
-		{pkcs11.CKA_TOKEN, "CKA_TOKEN", true, true},
-		{pkcs11.CKA_PRIVATE, "CKA_PRIVATE", true, true},
-		{pkcs11.CKA_SENSITIVE, "CKA_SENSITIVE", true, true},
-		{pkcs11.CKA_EXTRACTABLE, "CKA_EXTRACTABLE", false, true},
-		{pkcs11.CKA_ALWAYS_SENSITIVE, "CKA_ALWAYS_SENSITIVE", true, false},
-		{pkcs11.CKA_NEVER_EXTRACTABLE, "CKA_NEVER_EXTRACTABLE", true, false},
-		{pkcs11.CKA_LOCAL, "CKA_LOCAL", true, false},
-		{pkcs11.CKA_SIGN, "CKA_SIGN", true, true},
-		{pkcs11.CKA_DECRYPT, "CKA_DECRYPT", false, true},
-		{pkcs11.CKA_UNWRAP, "CKA_UNWRAP", false, true},
-		{pkcs11.CKA_DERIVE, "CKA_DERIVE", false, true},
-		{pkcs11.CKA_SIGN_RECOVER, "CKA_SIGN_RECOVER", false, true},
-		{pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false, true},
-		{pkcs11.CKA_COPYABLE, "CKA_COPYABLE", q.copyable != "" && p == q.copyable, true},
+	as := []attribute{
+		{code: pkcs11.CKA_TOKEN, name: "CKA_TOKEN", want: true, set: true},
+		{code: pkcs11.CKA_PRIVATE, name: "CKA_PRIVATE", want: true, set: true},
+		{code: pkcs11.CKA_SENSITIVE, name: "CKA_SENSITIVE", want: true, set: true},
+		{code: pkcs11.CKA_EXTRACTABLE, name: "CKA_EXTRACTABLE", set: true},
+		{code: pkcs11.CKA_ALWAYS_SENSITIVE, name: "CKA_ALWAYS_SENSITIVE", want: true},
+		{code: pkcs11.CKA_NEVER_EXTRACTABLE, name: "CKA_NEVER_EXTRACTABLE", want: true},
+		{code: pkcs11.CKA_LOCAL, name: "CKA_LOCAL", want: true},
+		{code: pkcs11.CKA_SIGN, name: "CKA_SIGN", want: true, set: true},
+		{code: pkcs11.CKA_DECRYPT, name: "CKA_DECRYPT", set: true},
+		{code: pkcs11.CKA_UNWRAP, name: "CKA_UNWRAP", set: true},
+		{code: pkcs11.CKA_DERIVE, name: "CKA_DERIVE", set: true},
+		{code: pkcs11.CKA_SIGN_RECOVER, name: "CKA_SIGN_RECOVER", set: true},
+		{code: pkcs11.CKA_MODIFIABLE, name: "CKA_MODIFIABLE", set: true},
+		{code: pkcs11.CKA_COPYABLE, name: "CKA_COPYABLE", want: q.copyable != "" && p == q.copyable, set: true},
 	}
+	for i := range as {
+		if slices.Contains(q.unknown, as[i].code) {
+			as[i].set, as[i].lack = false, true
+		}
+	}
+	return as
 }
 
 // alwaysAuthenticate must be false or unknown to the token: a PIN for each
@@ -60,13 +52,16 @@ func (q quirks) privateAttributes(p keystore.Purpose) []attribute {
 var alwaysAuthenticate = attribute{code: pkcs11.CKA_ALWAYS_AUTHENTICATE, name: "CKA_ALWAYS_AUTHENTICATE"}
 
 // publicAttributes are those of a public key.
-var publicAttributes = []attribute{
-	{pkcs11.CKA_TOKEN, "CKA_TOKEN", true, true},
-	{pkcs11.CKA_PRIVATE, "CKA_PRIVATE", false, true},
-	{pkcs11.CKA_VERIFY, "CKA_VERIFY", true, true},
-	{pkcs11.CKA_ENCRYPT, "CKA_ENCRYPT", false, true},
-	{pkcs11.CKA_WRAP, "CKA_WRAP", false, true},
-	{pkcs11.CKA_MODIFIABLE, "CKA_MODIFIABLE", false, true},
+func (q quirks) publicAttributes() []attribute {
+	as := []attribute{
+		{code: pkcs11.CKA_TOKEN, name: "CKA_TOKEN", want: true, set: true},
+		{code: pkcs11.CKA_PRIVATE, name: "CKA_PRIVATE", want: q.hidden, set: true},
+		{code: pkcs11.CKA_VERIFY, name: "CKA_VERIFY", want: true, set: true},
+		{code: pkcs11.CKA_ENCRYPT, name: "CKA_ENCRYPT", set: true},
+		{code: pkcs11.CKA_WRAP, name: "CKA_WRAP", set: true},
+		{code: pkcs11.CKA_MODIFIABLE, name: "CKA_MODIFIABLE", set: true},
+	}
+	return slices.DeleteFunc(as, func(a attribute) bool { return slices.Contains(q.public, a.code) })
 }
 
 // template returns the attributes to set at generation.
@@ -90,6 +85,9 @@ func (m *module) missing(object pkcs11.ObjectHandle, as []attribute) ([]string, 
 	var names []string
 	for _, a := range as {
 		v, err := m.read(object, a.code)
+		if a.lack && errors.Is(err, pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)) {
+			continue
+		}
 		if err != nil && !hasNot(err) {
 			return names, fmt.Errorf("reading %s: %w", a.name, err)
 		}
@@ -125,11 +123,26 @@ func (m *module) missingPrivate(object pkcs11.ObjectHandle, p keystore.Purpose) 
 
 // read returns one attribute. It is never asked for a private value.
 func (m *module) read(object pkcs11.ObjectHandle, code uint) ([]byte, error) {
-	as, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{pkcs11.NewAttribute(code, nil)})
-	if err != nil {
-		return nil, err
+	return patiently(m.quirks.throttled, time.Sleep, func() ([]byte, error) {
+		as, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{pkcs11.NewAttribute(code, nil)})
+		if err != nil {
+			return nil, err
+		}
+		return as[0].Value, nil
+	})
+}
+
+// patiently calls f again, after a growing pause, while it fails with one of the
+// codes that ask for that. After about a second and a half it gives up.
+func patiently(throttled []pkcs11.Error, sleep func(time.Duration), f func() ([]byte, error)) (b []byte, err error) {
+	for pause := 50 * time.Millisecond; ; pause *= 2 {
+		b, err = f()
+		cause := pkcs11.Error(0)
+		if !errors.As(err, &cause) || !slices.Contains(throttled, cause) || pause > 800*time.Millisecond {
+			return b, err
+		}
+		sleep(pause)
 	}
-	return as[0].Value, nil
 }
 
 // A key's purpose and algorithm are in the label of both its halves, which
@@ -165,7 +178,7 @@ func (m *module) checkAttributes(private, public pkcs11.ObjectHandle, p keystore
 	if err != nil {
 		return err
 	}
-	publicNames, err := m.missing(public, publicAttributes)
+	publicNames, err := m.missing(public, m.quirks.publicAttributes())
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/ThalesIgnite/crypto11"
 	"github.com/miekg/pkcs11"
@@ -134,6 +135,9 @@ func (m *module) generate(r keyRequest) (*heldKey, error) {
 	if r.Purpose == keystore.PurposeDigest && r.Algorithm.Hash() == 0 {
 		return nil, fmt.Errorf("%w: %s for purpose %s", keystore.ErrUnsupported, r.Algorithm, r.Purpose)
 	}
+	if !slices.Contains(m.algs, r.Algorithm) {
+		return nil, fmt.Errorf("%w: the token has no %s", keystore.ErrUnsupported, r.Algorithm)
+	}
 	taken, err := m.objects(pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true), pkcs11.NewAttribute(pkcs11.CKA_ID, r.ID[:]))
 	if err != nil {
 		return nil, err
@@ -142,7 +146,7 @@ func (m *module) generate(r keyRequest) (*heldKey, error) {
 		return nil, fmt.Errorf("CKA_ID %s: %w", r.ID, keystore.ErrExists)
 	}
 	label := labelOf(r.Purpose, r.Algorithm)
-	public := template(publicAttributes, r.ID, label)
+	public := template(m.quirks.publicAttributes(), r.ID, label)
 	private := template(m.quirks.privateAttributes(r.Purpose), r.ID, label)
 	reported, err := m.generatePair(r.Algorithm, public, private)
 	if err != nil {
@@ -163,16 +167,8 @@ func (m *module) generate(r keyRequest) (*heldKey, error) {
 
 // generatePair returns the public key as the generating library reads it.
 func (m *module) generatePair(alg keystore.Algorithm, public, private []*pkcs11.Attribute) (crypto.PublicKey, error) {
-	if alg == keystore.EdDSA { // which crypto11 has not
-		public = append(public, pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, paramsEd25519),
-			pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards))
-		private = append(private, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards))
-		handle, _, err := m.ctx.GenerateKeyPair(m.desk,
-			[]*pkcs11.Mechanism{pkcs11.NewMechanism(ckmECEdwardsKeyPair, nil)}, public, private)
-		if err != nil {
-			return nil, err
-		}
-		return m.public(handle)
+	if alg == keystore.EdDSA || m.quirks.bare { // crypto11 has no EdDSA
+		return m.generateBare(alg, public, private)
 	}
 	pub, priv := crypto11.NewAttributeSet(), crypto11.NewAttributeSet()
 	pub.AddIfNotPresent(public)
@@ -188,6 +184,28 @@ func (m *module) generatePair(alg keystore.Algorithm, public, private []*pkcs11.
 		return nil, err
 	}
 	return signer.Public(), nil
+}
+
+// generateBare makes a pair with the attributes given, what its algorithm needs,
+// and none else.
+func (m *module) generateBare(alg keystore.Algorithm, public, private []*pkcs11.Attribute) (crypto.PublicKey, error) {
+	kind := kindOf(alg)
+	switch {
+	case alg == keystore.EdDSA:
+		public = append(public, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards))
+		private = append(private, pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, ckkECEdwards))
+	case alg.IsRSA():
+		public = append(public, pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, keystore.RSABits),
+			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}))
+	}
+	if kind.params != nil {
+		public = append(public, pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, kind.params))
+	}
+	handle, _, err := m.ctx.GenerateKeyPair(m.desk, []*pkcs11.Mechanism{pkcs11.NewMechanism(kind.generate, nil)}, public, private)
+	if err != nil {
+		return nil, err
+	}
+	return m.public(handle)
 }
 
 // refusedTemplate reports whether err says that the token would not even begin.
@@ -207,35 +225,45 @@ func refusedTemplate(err error) bool {
 
 // public reads the key that a public key object holds.
 func (m *module) public(object pkcs11.ObjectHandle) (crypto.PublicKey, error) {
-	kt, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_KEY_TYPE, nil)})
+	kt, err := m.read(object, pkcs11.CKA_KEY_TYPE)
 	if err != nil {
 		return nil, fmt.Errorf("CKA_KEY_TYPE: %w", err)
 	}
-	switch keyType(kt[0].Value) {
+	switch keyType(kt) {
 	case pkcs11.CKK_RSA:
-		as, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{
-			pkcs11.NewAttribute(pkcs11.CKA_MODULUS, nil), pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, nil)})
-		if err != nil {
-			return nil, fmt.Errorf("CKA_MODULUS: %w", err)
-		}
-		e := new(big.Int).SetBytes(as[1].Value)
-		if !e.IsInt64() || e.Int64() > 1<<31-1 {
-			return nil, fmt.Errorf("%w: RSA exponent of %d bits", keystore.ErrAttributes, e.BitLen())
-		}
-		return &rsa.PublicKey{N: new(big.Int).SetBytes(as[0].Value), E: int(e.Int64())}, nil
+		return m.publicRSA(object)
 	case pkcs11.CKK_EC, ckkECEdwards:
-		as, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{
-			pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, nil), pkcs11.NewAttribute(pkcs11.CKA_EC_POINT, nil)})
+		params, err := m.read(object, pkcs11.CKA_EC_PARAMS)
+		if err != nil {
+			return nil, fmt.Errorf("CKA_EC_PARAMS: %w", err)
+		}
+		point, err := m.read(object, pkcs11.CKA_EC_POINT)
 		if err != nil {
 			return nil, fmt.Errorf("CKA_EC_POINT: %w", err)
 		}
-		pub, err := pointKey(as[0].Value, as[1].Value)
+		pub, err := pointKey(params, point)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", keystore.ErrAttributes, err)
 		}
 		return pub, nil
 	}
-	return nil, fmt.Errorf("%w: key type %#x", keystore.ErrAttributes, keyType(kt[0].Value))
+	return nil, fmt.Errorf("%w: key type %#x", keystore.ErrAttributes, keyType(kt))
+}
+
+func (m *module) publicRSA(object pkcs11.ObjectHandle) (crypto.PublicKey, error) {
+	n, err := m.read(object, pkcs11.CKA_MODULUS)
+	if err != nil {
+		return nil, fmt.Errorf("CKA_MODULUS: %w", err)
+	}
+	exponent, err := m.read(object, pkcs11.CKA_PUBLIC_EXPONENT)
+	if err != nil {
+		return nil, fmt.Errorf("CKA_PUBLIC_EXPONENT: %w", err)
+	}
+	e := new(big.Int).SetBytes(exponent)
+	if !e.IsInt64() || e.Int64() > 1<<31-1 {
+		return nil, fmt.Errorf("%w: RSA exponent of %d bits", keystore.ErrAttributes, e.BitLen())
+	}
+	return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(e.Int64())}, nil
 }
 
 func pointKey(params, point []byte) (crypto.PublicKey, error) {

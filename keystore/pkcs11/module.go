@@ -28,6 +28,9 @@ type module struct {
 	c11    *crypto11.Context // nil unless keys are to be made
 	token  tokenInfo
 	slot   uint
+	says   libraryInfo
+	twice  bool        // it was initialised for crypto11 and for us
+	names  []tokenName // of all tokens, to tell which name is one token's alone
 	quirks quirks
 	copies bool // sign with session copies, as the quirks have it
 	algs   []keystore.Algorithm
@@ -59,6 +62,9 @@ func loadModule(path string) (*module, []tokenInfo, error) {
 	if err := ctx.Initialize(); err != nil {
 		return nil, nil, fmt.Errorf("C_Initialize: %w", err)
 	}
+	if info, err := ctx.GetInfo(); err == nil { // without it only the token speaks
+		m.says = libraryInfo{clean(info.ManufacturerID), clean(info.LibraryDescription)}
+	}
 	slots, err := m.slots()
 	if err != nil {
 		return nil, nil, err
@@ -69,6 +75,9 @@ func loadModule(path string) (*module, []tokenInfo, error) {
 	}
 	return m, infos, nil
 }
+
+// A tokenName is what crypto11 finds a token by: the first that has either.
+type tokenName struct{ serial, label string }
 
 type slot struct {
 	id   uint
@@ -81,22 +90,25 @@ func (m *module) slots() ([]slot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("C_GetSlotList: %w", err)
 	}
+	m.names = m.names[:0]
 	var slots []slot
 	for _, id := range ids {
 		ti, err := m.ctx.GetTokenInfo(id)
 		if err != nil {
 			continue // gone, or not ours to read; a token that is meant will be missed
 		}
+		m.names = append(m.names, tokenName{clean(ti.SerialNumber), clean(ti.Label)})
 		if ti.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
 			continue
 		}
-		slots = append(slots, slot{id, tokenInfo{
+		info := tokenInfo{
 			Serial: clean(ti.SerialNumber), Label: clean(ti.Label),
 			Manufacturer: clean(ti.ManufacturerID), Model: clean(ti.Model),
-			FinalTry:   ti.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0,
-			Locked:     ti.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0,
-			Algorithms: m.algorithms(id),
-		}})
+			FinalTry: ti.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0,
+			Locked:   ti.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0,
+		}
+		info.Algorithms = m.algorithms(id, quirksOf(info, m.says))
+		slots = append(slots, slot{id, info})
 	}
 	return slots, nil
 }
@@ -111,7 +123,10 @@ func clean(s string) string { return strings.TrimRight(s, "\x00 ") }
 // lives: other processes cannot read its memory, it dumps no core, and the daemon
 // keeps no copy.
 func (m *module) login(r loginRequest, pin []byte) error {
-	m.token, m.quirks = r.Token, quirksOf(r.Token)
+	m.token, m.quirks = r.Token, quirksOf(r.Token, m.says)
+	if m.quirks.unusable != "" {
+		return fmt.Errorf("%w: %s: %s", keystore.ErrUnsupported, m.quirks.vendor, m.quirks.unusable)
+	}
 	m.copies = !r.Clerk && m.quirks.copyable != ""
 	open := m.open
 	if r.Maker {
@@ -121,19 +136,16 @@ func (m *module) login(r loginRequest, pin []byte) error {
 		return err
 	}
 	m.loggedIn = true
-	if m.algs = m.algorithms(m.slot); len(m.algs) == 0 {
+	if m.algs = m.algorithms(m.slot, m.quirks); len(m.algs) == 0 {
 		return errors.New("C_GetMechanismList: no algorithm that Chancery uses")
 	}
 	return nil
 }
 
 // open logs in on the session of the desk.
-func (m *module) open(t tokenInfo, pin string) (err error) {
-	if m.slot, err = m.findSlot(t); err != nil {
+func (m *module) open(t tokenInfo, pin string) error {
+	if err := m.openDesk(t); err != nil {
 		return err
-	}
-	if m.desk, err = m.ctx.OpenSession(m.slot, deskFlags); err != nil {
-		return fmt.Errorf("C_OpenSession: %w", err)
 	}
 	switch err := m.ctx.Login(m.desk, pkcs11.CKU_USER, pin); cause(err) {
 	case pkcs11.CKR_OK, pkcs11.CKR_USER_ALREADY_LOGGED_IN:
@@ -145,7 +157,15 @@ func (m *module) open(t tokenInfo, pin string) (err error) {
 	}
 }
 
-const deskFlags = pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION
+func (m *module) openDesk(t tokenInfo) (err error) {
+	if m.slot, err = m.findSlot(t); err != nil {
+		return err
+	}
+	if m.desk, err = m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
+		return fmt.Errorf("C_OpenSession: %w", err)
+	}
+	return nil
+}
 
 // cause returns the code that err is of, CKR_OK if it is nil.
 func cause(err error) pkcs11.Error {
@@ -159,25 +179,58 @@ func cause(err error) pkcs11.Error {
 
 // openToMake has crypto11 log in, which wants to initialise by itself.
 func (m *module) openToMake(t tokenInfo, pin string) error {
+	cfg := &crypto11.Config{Path: m.path, Pin: pin, MaxSessions: 2, PoolWaitTimeout: time.Minute}
+	if err := m.point(cfg, t); err != nil {
+		return err
+	}
 	if err := m.ctx.Finalize(); err != nil {
 		return fmt.Errorf("C_Finalize: %w", err)
-	}
-	cfg := &crypto11.Config{Path: m.path, Pin: pin, MaxSessions: 2, PoolWaitTimeout: time.Minute}
-	if t.Serial != "" {
-		cfg.TokenSerial = t.Serial
-	} else {
-		cfg.TokenLabel = t.Label
 	}
 	var err error
 	if m.c11, err = crypto11.Configure(cfg); err != nil {
 		return loginError(err)
 	}
-	if m.slot, err = m.findSlot(t); err != nil {
+	if err := m.initialize(); err != nil {
 		return err
 	}
-	if m.desk, err = m.ctx.OpenSession(m.slot, deskFlags); err != nil {
-		return fmt.Errorf("C_OpenSession: %w", err)
+	return m.openDesk(t)
+}
+
+// point has cfg name t by what no other token has: every token of NSS has one
+// serial number, and so has every one of a TPM.
+func (m *module) point(cfg *crypto11.Config, t tokenInfo) error {
+	var serials, labels int
+	for _, n := range m.names {
+		if n.serial == t.Serial {
+			serials++
+		}
+		if n.label == t.Label {
+			labels++
+		}
 	}
+	switch {
+	case t.Serial != "" && serials == 1:
+		cfg.TokenSerial = t.Serial
+	case t.Label != "" && labels == 1:
+		cfg.TokenLabel = t.Label
+	default:
+		return fmt.Errorf("%w: other tokens have the label %q and the serial number %q too", keystore.ErrAmbiguous, t.Label, t.Serial)
+	}
+	return nil
+}
+
+// initialize makes our own context usable beside crypto11's. It is the same
+// library, which is initialised, but for p11-kit's proxy module, which gives each
+// who asks functions with a state of their own.
+func (m *module) initialize() error {
+	err := m.ctx.Initialize()
+	if errors.Is(err, pkcs11.Error(pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("C_Initialize: %w", err)
+	}
+	m.twice = true
 	return nil
 }
 
@@ -213,7 +266,10 @@ func (m *module) findSlot(t tokenInfo) (uint, error) {
 
 // algorithms returns what the token in a slot can both generate and sign with;
 // nil if it does not say.
-func (m *module) algorithms(slot uint) []keystore.Algorithm {
+func (m *module) algorithms(slot uint, q quirks) []keystore.Algorithm {
+	if q.unusable != "" {
+		return nil
+	}
 	mechs, err := m.ctx.GetMechanismList(slot)
 	if err != nil {
 		return nil
@@ -224,7 +280,7 @@ func (m *module) algorithms(slot uint) []keystore.Algorithm {
 	var algs []keystore.Algorithm
 	for _, alg := range keystore.Algorithms() {
 		k := kindOf(alg)
-		if has(k.generate) && has(k.sign) {
+		if has(k.generate) && has(k.sign) && !slices.Contains(q.lacks, alg) {
 			algs = append(algs, alg)
 		}
 	}
@@ -245,10 +301,14 @@ func (m *module) check() error {
 
 // close ends the use of the module. It may hang or crash, as modules do.
 func (m *module) close() error {
-	if m.c11 != nil {
-		return m.c11.Close()
+	if m.c11 == nil {
+		return m.ctx.Finalize()
 	}
-	return m.ctx.Finalize()
+	err := m.c11.Close()
+	if m.twice {
+		err = errors.Join(err, m.ctx.Finalize())
+	}
+	return err
 }
 
 // key returns the key held under name, or nil.

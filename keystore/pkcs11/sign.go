@@ -19,7 +19,11 @@ type signer struct {
 
 // signer opens a session. It may be called from any goroutine after login.
 func (m *module) signer() (*signer, error) {
-	session, err := m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION)
+	flags := uint(pkcs11.CKF_SERIAL_SESSION)
+	if m.quirks.readWrite {
+		flags |= pkcs11.CKF_RW_SESSION
+	}
+	session, err := m.ctx.OpenSession(m.slot, flags)
 	if err != nil {
 		return nil, fmt.Errorf("C_OpenSession: %w", err)
 	}

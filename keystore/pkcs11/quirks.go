@@ -1,0 +1,131 @@
+package pkcs11
+
+import (
+	"strings"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"chancery/keystore"
+)
+
+// A quirks profile is what is particular to a vendor's tokens, as data. The zero
+// value is the strict one, which unknown vendors get.
+type quirks struct {
+	vendor string // for messages
+
+	// What the token or its module must say, exactly or by how it begins; the
+	// first profile that fits is taken.
+	manufacturer, model, library string
+
+	source string // where the facts come from
+	gives  string // what is given up by what is relaxed
+
+	// unusable is why Chancery can keep no keys there. Nobody logs in then.
+	unusable string
+
+	// lacks are the algorithms that the token has mechanisms for and cannot do as
+	// Chancery needs them.
+	lacks []keystore.Algorithm
+	// unknown are the attributes of a private key that the token does not know.
+	// They are left out of templates, and a key that has none is not refused for
+	// it; one that has it must have it as required. None of those that keep a key
+	// inside may be here.
+	unknown []uint
+	// public are the attributes of a public half that the token has its own mind
+	// about. They are left out of templates and not looked at: they say what the
+	// token does with a key that anybody may have.
+	public []uint
+	// hidden is that CKA_PRIVATE is true of public halves as well.
+	hidden bool
+	// bare is that a pair is made from our templates alone: crypto11 would put back
+	// what is left out of them.
+	bare bool
+
+	// copyable is for which purpose a private key may be copied to a session
+	// object, to sign with the copy, which stays sensitive and not extractable.
+	// CKA_COPYABLE cannot go back to true, so it is decided when the key is made.
+	copyable keystore.Purpose
+
+	// readWrite is that the token opens no read-only sessions.
+	readWrite bool
+	// sessions is how many sessions the device has, for everybody together; 0: not said.
+	sessions int
+	// linger is how long the device keeps a session whose process is gone.
+	linger time.Duration
+	// throttled are the codes by which C_GetAttributeValue says "later".
+	throttled []pkcs11.Error
+}
+
+var profiles = []quirks{
+	{
+		vendor: "SoftHSM", manufacturer: "SoftHSM project",
+		source: "measured with 2.6.1: it reopens and locks two files for each signature by a token object",
+		// Copies are made for JWT keys only: CA and audit keys sign seldom.
+		copyable: keystore.PurposeJWT,
+	},
+	{
+		vendor: "openCryptoki", manufacturer: "IBM", model: "IBM SoftTok",
+		source:  "measured with 3.8.1: CKR_ATTRIBUTE_TYPE_INVALID in a template and from C_GetAttributeValue",
+		gives:   "who is logged in can copy a key to a session object, which stays sensitive and not extractable",
+		unknown: []uint{pkcs11.CKA_COPYABLE},
+	},
+	{
+		vendor: "NSS", manufacturer: "Mozilla Foundation", model: "NSS 3",
+		source:  "measured with 3.87.1: CKR_GENERAL_ERROR for it in a template, CKR_ATTRIBUTE_TYPE_INVALID from C_GetAttributeValue",
+		gives:   "who is logged in can copy a key to a session object",
+		unknown: []uint{pkcs11.CKA_COPYABLE},
+	},
+	{
+		// Its tokens show the maker of the TPM as theirs.
+		vendor: "tpm2-pkcs11", library: "tpm2-software.github.io",
+		source: "measured with 1.9.0 and swtpm 0.7.1, and its src/lib/{tpm,attrs}.c: one bit of the TPM stands for CKA_SIGN and CKA_ENCRYPT, one for CKA_DECRYPT and CKA_VERIFY, " +
+			"so that CKA_ENCRYPT false of the public half takes CKA_SIGN from the private one; without CKA_DECRYPT C_Sign fails with CKM_RSA_PKCS (CKR_GENERAL_ERROR) and CKM_RSA_PKCS_PSS (CKR_MECHANISM_INVALID); " +
+			"CKA_EC_POINT of P-521 lacks leading zeros; C_SetAttributeValue changes a key whose CKA_MODIFIABLE is false",
+		gives: "who is logged in can change a key's label, and with it what it is for",
+		lacks: []keystore.Algorithm{keystore.ES512, keystore.RS256, keystore.RS384, keystore.RS512,
+			keystore.PS256, keystore.PS384, keystore.PS512},
+		public: []uint{pkcs11.CKA_VERIFY, pkcs11.CKA_ENCRYPT},
+		bare:   true,
+	},
+	{
+		vendor: "AWS CloudHSM", manufacturer: "Marvell Semiconductors, Inc.",
+		source: "AWS CloudHSM User Guide: attributes table for Client SDK 5 (CKA_PRIVATE only true, no CKA_SIGN_RECOVER, no CKA_COPYABLE), " +
+			"its error codes, and known issues of the PKCS #11 library (no read-only sessions: CKR_FUNCTION_FAILED; CKR_DEVICE_ERROR from C_GetAttributeValue when throttled); not tried",
+		gives:     "who is logged in may be able to copy a key inside the HSM",
+		unknown:   []uint{pkcs11.CKA_SIGN_RECOVER, pkcs11.CKA_COPYABLE},
+		hidden:    true,
+		readWrite: true,
+		throttled: []pkcs11.Error{pkcs11.CKR_DEVICE_ERROR},
+	},
+	{
+		vendor: "YubiHSM 2", manufacturer: "Yubico (www.yubico.com)", model: "YubiHSM",
+		source:   "docs.yubico.com, Concept: Session (16, gone after 30 s without use); yubihsm-shell pkcs11/util_pkcs11.c takes our templates as they are; not tried",
+		sessions: 16,
+		linger:   30 * time.Second,
+	},
+	{
+		vendor: "YubiKey PIV", manufacturer: "Yubico (www.yubico.com)", library: "PKCS#11 PIV Library",
+		source:   "developers.yubico.com, YKCS11: keys are generated as security officer, CKA_ID is the number of a slot; letsencrypt/pkcs11key v4: a login before each signature",
+		unusable: "its keys are slots with names of their own, some of which want the PIN for each signature",
+	},
+	{
+		vendor: "Google Cloud KMS", manufacturer: "Google", model: "Cloud KMS Token",
+		source:   "GoogleCloudPlatform/kms-integrations, kmsp11/docs/user_guide.md and kmsp11/token.cc",
+		unusable: "it chooses CKA_ID itself and generates from a label and an algorithm of its own only",
+	},
+}
+
+// A libraryInfo is what a module says of itself.
+type libraryInfo struct{ manufacturer, description string }
+
+// quirksOf returns the profile of the token's vendor.
+func quirksOf(t tokenInfo, l libraryInfo) quirks {
+	for _, q := range profiles {
+		if strings.HasPrefix(t.Manufacturer, q.manufacturer) && strings.HasPrefix(t.Model, q.model) &&
+			(strings.HasPrefix(l.manufacturer, q.library) || strings.HasPrefix(l.description, q.library)) {
+			return q
+		}
+	}
+	return quirks{}
+}
