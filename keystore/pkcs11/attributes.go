@@ -43,6 +43,9 @@ func (q quirks) privateAttributes(p keystore.Purpose) []attribute {
 		if slices.Contains(q.unknown, as[i].code) {
 			as[i].set, as[i].lack = false, true
 		}
+		if slices.Contains(q.told, as[i].code) {
+			as[i].set = true
+		}
 	}
 	return as
 }

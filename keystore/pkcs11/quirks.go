@@ -32,6 +32,9 @@ type quirks struct {
 	// it; one that has it must have it as required. None of those that keep a key
 	// inside may be here.
 	unknown []uint
+	// told are the attributes of a private key that the token ought to set itself and
+	// sets as the template tells it.
+	told []uint
 	// public are the attributes of a public half that the token has its own mind
 	// about. They are left out of templates and not looked at: they say what the
 	// token does with a key that anybody may have.
@@ -72,9 +75,11 @@ var profiles = []quirks{
 	},
 	{
 		vendor: "NSS", manufacturer: "Mozilla Foundation", model: "NSS 3",
-		source:  "measured with 3.87.1: CKR_GENERAL_ERROR for it in a template, CKR_ATTRIBUTE_TYPE_INVALID from C_GetAttributeValue",
-		gives:   "who is logged in can copy a key to a session object",
+		source: "measured with 3.87.1: CKA_COPYABLE is CKR_GENERAL_ERROR in a template and CKR_ATTRIBUTE_TYPE_INVALID from C_GetAttributeValue; " +
+			"CKA_LOCAL of a key that it generated is false, unless the template says true",
+		gives:   "who is logged in can copy a key to a session object; CKA_LOCAL is the word of who made the key",
 		unknown: []uint{pkcs11.CKA_COPYABLE},
+		told:    []uint{pkcs11.CKA_LOCAL},
 	},
 	{
 		// Its tokens show the maker of the TPM as theirs.
