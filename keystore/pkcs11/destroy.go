@@ -40,9 +40,9 @@ func (m *module) destroy(name keyName) error {
 	return nil
 }
 
-// Destroy implements keystore.Provider. The workers that hold the key go before
-// and, if one has come to hold it meanwhile, after: a session copy outlives the
-// object it was copied from, but not its process. That nothing is left is what a
+// Destroy implements keystore.Provider. The workers that hold the key go before,
+// all others after: a session copy outlives the object it was copied from, but
+// not its process. That nothing is left is what a
 // process sees that was started afterwards.
 func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 	if err := p.Drop(ctx, ref.ID); err != nil {
@@ -56,7 +56,9 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 	if err != nil {
 		return fmt.Errorf("destroying key %s: %w", ref.ID, err)
 	}
-	if err := p.Drop(ctx, ref.ID); err != nil {
+	// All that serve, since a module may show for ever what was there at its login,
+	// and sign with it.
+	if err := p.relieve(ctx, p.hall.workers()); err != nil {
 		return fmt.Errorf("%w: key %s was destroyed on the token; %w", keystore.ErrUncertain, ref.ID, err)
 	}
 	list, err := p.list(ctx, true)
