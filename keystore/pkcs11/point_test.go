@@ -12,6 +12,7 @@ func TestP21PointIsDecodedByItsLength(t *testing.T) {
 	ed := append([]byte{0x04, 0x1e}, bytes.Repeat([]byte{0x5a}, 30)...) // looks like an OCTET STRING of 30
 	bits := append([]byte{0x03, 0x1e, 0x00}, bytes.Repeat([]byte{0x5a}, 29)...)
 	p256 := append([]byte{0x04}, bytes.Repeat([]byte{0x11}, 64)...)
+	p384 := append([]byte{0x04}, bytes.Repeat([]byte{0x33}, 96)...)
 	p521 := append([]byte{0x04}, bytes.Repeat([]byte{0x22}, 132)...)
 	join := func(head []byte, rest []byte) []byte { return append(bytes.Clone(head), rest...) }
 	for _, v := range []struct {
@@ -35,6 +36,10 @@ func TestP21PointIsDecodedByItsLength(t *testing.T) {
 		{"P-521 raw", p521, p521, 133},
 		{"P-521 in an OCTET STRING", join([]byte{0x04, 0x81, 0x85}, p521), p521, 133},
 		{"P-521 in a BIT STRING", join([]byte{0x03, 0x81, 0x86, 0x00}, p521), p521, 133},
+		{"P-521 without leading zeros, as a TPM has it", join([]byte{0x04, 0x81, 0x84}, p521[:132]), nil, 133},
+		{"P-384 in an OCTET STRING", join([]byte{0x04, 0x61}, p384), p384, 97},
+		{"P-384 in a BIT STRING", join([]byte{0x03, 0x62, 0x00}, p384), p384, 97},
+		{"P-384 compressed", p384[:49], nil, 97},
 		{"nothing", nil, nil, 32},
 	} {
 		got, err := decodePoint(v.attr, v.size)

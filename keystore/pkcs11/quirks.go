@@ -111,8 +111,8 @@ var profiles = []quirks{
 	},
 	{
 		vendor: "YubiKey PIV", manufacturer: "Yubico (www.yubico.com)", library: "PKCS#11 PIV Library",
-		source:   "developers.yubico.com, YKCS11: keys are generated as security officer, CKA_ID is the number of a slot; letsencrypt/pkcs11key v4: a login before each signature",
-		unusable: "its keys are slots with names of their own, some of which want the PIN for each signature",
+		source:   "developers.yubico.com, yubico-piv-tool: keys are in the slots of PIV, and generating one needs the management key; letsencrypt/pkcs11key v4: a login before each signature",
+		unusable: "its keys are in a few fixed slots, are made with the management key, and some want the PIN for each signature",
 	},
 	{
 		vendor: "Google Cloud KMS", manufacturer: "Google", model: "Cloud KMS Token",
