@@ -30,7 +30,7 @@ func nss(t *testing.T, files []string) rig {
 }
 
 func TestNSS(t *testing.T) {
-	files := need(t, "libnss3 libnss3-tools libp11-kit0 p11-kit", "/usr/lib/*/p11-kit-proxy.so", "/usr/lib/*/libsoftokn3.so",
+	files := need(t, "libnss3 libnss3-tools p11-kit p11-kit-modules", "/usr/lib/*/p11-kit-proxy.so", "/usr/lib/*/libsoftokn3.so",
 		"/usr/bin/certutil", "/usr/share/p11-kit/modules")
 	if !apart(t) {
 		return

@@ -2,6 +2,7 @@ package pkcs11
 
 import (
 	"errors"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"chancery/keystore"
+	"chancery/softhsm/softhsmtest"
 )
 
 // What the modules said that are named in the profiles' sources.
@@ -158,5 +160,63 @@ func TestAnUnusableTokenIsNotLoggedInTo(t *testing.T) {
 	}
 	if algs := m.algorithms(0, quirks{unusable: "it is"}); algs != nil {
 		t.Errorf("it has %v", algs)
+	}
+}
+
+// On a real token: SoftHSM under the rules of others.
+func TestP26QuirksHaveTheirEffect(t *testing.T) {
+	token := softhsmtest.New(t)
+	for name, value := range token.Env() {
+		t.Setenv(name, value)
+	}
+	pin, err := os.ReadFile(token.PINFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, tokens, err := loadModule(token.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.login(loginRequest{Token: tokens[0]}, []byte(strings.TrimSpace(string(pin)))); err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	m.copies = false
+	for _, alg := range []keystore.Algorithm{keystore.ES256, keystore.RS256, keystore.EdDSA} {
+		m.quirks = quirks{hidden: true, bare: true, readWrite: true, public: []uint{pkcs11.CKA_WRAP}}
+		k, err := m.generate(keyRequest{keystore.NewKeyID(), keystore.PurposeCA, alg})
+		if err != nil {
+			t.Errorf("%s: %v", alg, err)
+			continue
+		}
+		s, err := m.signer()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := m.ctx.GetSessionInfo(s.session); err != nil || info.Flags&pkcs11.CKF_RW_SESSION == 0 {
+			t.Errorf("the session's flags are %#x, %v", info.Flags, err)
+		}
+		message := []byte{0x30, 0x03, 0x02, 0x01, 0x05}
+		sig, err := s.sign(k, message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub, err := keystore.ParsePublic(k.spki)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := keystore.Verify(alg, pub, message, sig); err != nil {
+			t.Errorf("%s: %v", alg, err)
+		}
+		m.quirks = quirks{}
+		if _, err := m.find(keyRequest{k.id, k.purpose, alg}); !errors.Is(err, keystore.ErrAttributes) || !strings.Contains(err.Error(), "CKA_PRIVATE of the public half") {
+			t.Errorf("%s by the strict profile: %v", alg, err)
+		}
+	}
+	// It knows the attribute, and has it otherwise than is required.
+	m.quirks = quirks{unknown: []uint{pkcs11.CKA_MODIFIABLE}}
+	_, err = m.generate(keyRequest{keystore.NewKeyID(), keystore.PurposeCA, keystore.ES256})
+	if !errors.Is(err, keystore.ErrAttributes) || !strings.Contains(err.Error(), "CKA_MODIFIABLE") {
+		t.Errorf("a modifiable key: %v, want %v", err, keystore.ErrAttributes)
 	}
 }
