@@ -83,6 +83,7 @@ func (p *Provider) bring(g *generation) error {
 	if err != nil {
 		return err
 	}
+	p.budget.workers, p.budget.within = token.Starts, token.Within
 	p.mu.Lock()
 	p.status.Serial, p.status.Label = token.Serial, token.Label
 	p.mu.Unlock()

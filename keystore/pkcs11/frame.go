@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"chancery/keystore"
 )
@@ -152,6 +153,10 @@ type tokenInfo struct {
 	Locked       bool   `json:"locked,omitempty"`
 
 	Algorithms []keystore.Algorithm `json:"algorithms,omitempty"` // what it can generate and sign with
+
+	// How many workers may be started in a time; 0: as many as one likes.
+	Starts int           `json:"starts,omitempty"`
+	Within time.Duration `json:"within,omitempty"`
 }
 
 // The JSON bodies.

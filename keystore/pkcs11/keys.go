@@ -129,9 +129,15 @@ func (m *module) objects(template ...*pkcs11.Attribute) ([]pkcs11.ObjectHandle, 
 	return all, nil
 }
 
+// errNoMaker is what a worker says that has not logged in to make keys.
+var errNoMaker = errors.New("this worker makes no keys")
+
 // generate makes the pair and holds it. An error that wraps neither ErrExists
 // nor ErrUnsupported says nothing about whether there is a pair now.
 func (m *module) generate(r keyRequest) (*heldKey, error) {
+	if m.c11 == nil {
+		return nil, errNoMaker
+	}
 	if r.Purpose == keystore.PurposeDigest && r.Algorithm.Hash() == 0 {
 		return nil, fmt.Errorf("%w: %s for purpose %s", keystore.ErrUnsupported, r.Algorithm, r.Purpose)
 	}

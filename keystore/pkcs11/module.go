@@ -107,7 +107,9 @@ func (m *module) slots() ([]slot, error) {
 			FinalTry: ti.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0,
 			Locked:   ti.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0,
 		}
-		info.Algorithms = m.algorithms(id, quirksOf(info, m.says))
+		q := quirksOf(info, m.says)
+		info.Algorithms = m.algorithms(id, q)
+		info.Starts, info.Within = q.starts()
 		slots = append(slots, slot{id, info})
 	}
 	return slots, nil

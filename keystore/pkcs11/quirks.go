@@ -56,6 +56,8 @@ type quirks struct {
 	sessions int
 	// linger is how long the device keeps a session whose process is gone.
 	linger time.Duration
+	// local is that nothing of a process that has gone is left in the device.
+	local bool
 	// throttled are the codes by which C_GetAttributeValue says "later".
 	throttled []pkcs11.Error
 }
@@ -64,6 +66,7 @@ var profiles = []quirks{
 	{
 		vendor: "SoftHSM", manufacturer: "SoftHSM project",
 		source: "measured with 2.6.1: it reopens and locks two files for each signature by a token object",
+		local:  true, // it has no device
 		// Copies are made for JWT keys only: CA and audit keys sign seldom.
 		copyable: keystore.PurposeJWT,
 	},
@@ -133,4 +136,28 @@ func quirksOf(t tokenInfo, l libraryInfo) quirks {
 		}
 	}
 	return quirks{}
+}
+
+// How many workers of a device that says nothing of itself may be started, and
+// in which time.
+const (
+	defaultStarts = 60
+	defaultWithin = time.Minute
+
+	// sessionsPerWorker is what a worker has open at most: the clerk's, who has
+	// crypto11's as well.
+	sessionsPerWorker = 4
+)
+
+// starts returns how many workers may be started in which time, so that the
+// sessions of those that were killed are gone before the device has none left; 0
+// means as many as one likes.
+func (q quirks) starts() (int, time.Duration) {
+	switch {
+	case q.local:
+		return 0, 0
+	case q.sessions > 0 && q.linger > 0:
+		return max(q.sessions/sessionsPerWorker, 1), q.linger
+	}
+	return defaultStarts, defaultWithin
 }

@@ -154,7 +154,7 @@ func TestP17ATokenIsNamedByWhatIsItsAlone(t *testing.T) {
 // Nobody offers a PIN to a token that cannot be used.
 func TestAnUnusableTokenIsNotLoggedInTo(t *testing.T) {
 	m := &module{path: "/nonexistent"}
-	err := m.login(loginRequest{Token: tokenInfo{Manufacturer: "Google", Model: "Cloud KMS Token"}}, []byte("1234"))
+	err := m.login(loginRequest{Token: tokenInfo{Manufacturer: "Google", Model: "Cloud KMS Token"}, Maker: true}, []byte("1234"))
 	if !errors.Is(err, keystore.ErrUnsupported) || !strings.Contains(err.Error(), "CKA_ID") {
 		t.Errorf("%v, want %v", err, keystore.ErrUnsupported)
 	}
@@ -177,7 +177,7 @@ func TestP26QuirksHaveTheirEffect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := m.login(loginRequest{Token: tokens[0]}, []byte(strings.TrimSpace(string(pin)))); err != nil {
+	if err := m.login(loginRequest{Token: tokens[0], Maker: true}, []byte(strings.TrimSpace(string(pin)))); err != nil {
 		t.Fatal(err)
 	}
 	defer m.close()
