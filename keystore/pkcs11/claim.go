@@ -48,7 +48,7 @@ func (p *Provider) claim(token tokenInfo) error {
 
 func claimedBy(path string, token tokenInfo) error {
 	other := "another keystore"
-	if b, err := os.ReadFile(path); err == nil && goodName.MatchString(strings.TrimSpace(string(b))) {
+	if b, err := os.ReadFile(path); err == nil && goodName(strings.TrimSpace(string(b))) {
 		other = "keystore " + strings.TrimSpace(string(b))
 	}
 	return fmt.Errorf("token %q with serial %q is in use by %s (hint: a token belongs to one keystore; take one of the two out of the configuration)",

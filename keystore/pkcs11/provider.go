@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -126,7 +125,6 @@ var (
 
 var (
 	errClosed = fmt.Errorf("%w: closed", keystore.ErrUnavailable)
-	goodName  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
 // Open starts a worker for the token and returns at once. Its errors are about
@@ -167,12 +165,16 @@ func Open(cfg Config) (*Provider, error) {
 	return p, nil
 }
 
+func goodName(s string) bool {
+	return s != "" && len(s) <= 64 && !strings.ContainsRune("._-", rune(s[0])) && isPlain(s, "")
+}
+
 // check fills in cfg's defaults.
 func check(cfg *Config) (URI, error) {
 	if os.Getenv(workerEnv) != "" {
 		return URI{}, errors.New("a worker cannot have workers (hint: pkcs11.Main must be the first line of main and of TestMain)")
 	}
-	if !goodName.MatchString(cfg.Name) {
+	if !goodName(cfg.Name) {
 		return URI{}, errors.New("its name must have 1 to 64 lower-case letters, digits, '.', '_' or '-'")
 	}
 	uri, err := ParseURI(cfg.URI)

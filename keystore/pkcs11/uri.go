@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 
@@ -118,14 +117,23 @@ func checkValue(name, v string) error {
 func (u URI) hasPIN() bool { return u.PINFile != "" || u.Credential != "" || u.Descriptor != 0 }
 
 // goodCredential is what systemd.exec(5) allows, less what would be a path.
-var goodCredential = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,254}$`)
+func goodCredential(name string) bool {
+	return name != "" && len(name) <= 255 && name[0] != '.' && name[0] != '-' && isPlain(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZ_")
+}
+
+// isPlain reports whether s has lower-case letters, digits, '.', '_', '-' and what is in more only.
+func isPlain(s, more string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r) || strings.ContainsRune(more, r))
+	})
+}
 
 func (u *URI) parsePINSource(source string) error {
 	if strings.HasPrefix(source, "|") {
 		return errors.New("PKCS#11 URI: a pin-source that runs a command is refused (hint: pin-source=file:/path)")
 	}
 	if name, ok := strings.CutPrefix(source, "credential:"); ok {
-		if !goodCredential.MatchString(name) {
+		if !goodCredential(name) {
 			return errors.New("PKCS#11 URI: pin-source names no credential (hint: credential:NAME, as in LoadCredential=NAME:/path)")
 		}
 		u.Credential = name

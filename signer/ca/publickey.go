@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync"
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -107,11 +108,13 @@ func checkECShape(params, point cryptobyte.String) error {
 
 // smallPrimes is the product of the odd primes below 752, and rocaPrimes are
 // those for which a modulus of Infineon's RSALib is a power of 65537
-// (CVE-2017-15361, "The Return of Coppersmith's Attack", Section 2).
+// (CVE-2017-15361, "The Return of Coppersmith's Attack", Section 2). They are
+// worked out when they are needed: a worker is this program too, and starts often
+// where a module crashes.
 var (
-	smallPrimes = primorial(752)
+	smallPrimes = sync.OnceValue(func() *big.Int { return primorial(752) })
 	rocaPrimes  = []int64{11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157}
-	rocaPowers  = powersOf65537(rocaPrimes)
+	rocaPowers  = sync.OnceValue(func() []map[int64]bool { return powersOf65537(rocaPrimes) })
 )
 
 // fermatRounds is how many steps of Fermat's factorisation an RSA modulus has
@@ -120,7 +123,7 @@ const fermatRounds = 100
 
 // checkModulus returns nil if n shows none of the weaknesses that are cheap to see.
 func checkModulus(n *big.Int) error {
-	if new(big.Int).GCD(nil, nil, n, smallPrimes).Cmp(big.NewInt(1)) != 0 {
+	if new(big.Int).GCD(nil, nil, n, smallPrimes()).Cmp(big.NewInt(1)) != 0 {
 		return errors.New("the RSA modulus has a small factor")
 	}
 	if isROCA(n) {
@@ -134,8 +137,9 @@ func checkModulus(n *big.Int) error {
 
 func isROCA(n *big.Int) bool {
 	var r big.Int
+	powers := rocaPowers()
 	for i, p := range rocaPrimes {
-		if !rocaPowers[i][r.Mod(n, big.NewInt(p)).Int64()] {
+		if !powers[i][r.Mod(n, big.NewInt(p)).Int64()] {
 			return false
 		}
 	}
