@@ -57,6 +57,7 @@ type node struct {
 	doors     *doors
 
 	owed    *debts
+	told    told
 	running atomic.Bool // everything has been introduced
 	binary  chan string // the hash of this program, once
 	wg      sync.WaitGroup

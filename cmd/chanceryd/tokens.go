@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"chancery/keystore"
@@ -36,10 +37,38 @@ func (t *tokens) Retry(ctx context.Context, token string) error {
 	return fmt.Errorf("token %q: %w", token, keystore.ErrNotFound)
 }
 
+// told is which state of each token has been entered.
+type told struct {
+	mu     sync.Mutex
+	states map[string]keystore.TokenStatus
+}
+
+// isNews reports whether a state is to be entered, and takes it for entered. That
+// a worker died and another one took its place is no news: under a module that
+// crashes at each fiftieth signature it happens forty times a second, and the
+// lifecycle log is kept for ever. A token that takes long to start becomes
+// unavailable, which is.
+func (t *told) isNews(s keystore.TokenStatus) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	last, known := t.states[s.Keystore]
+	if known && (s.State == keystore.TokenStarting || s.State == last.State && s.Err == last.Err && s.Serial == last.Serial) {
+		return false
+	}
+	if t.states == nil {
+		t.states = make(map[string]keystore.TokenStatus)
+	}
+	t.states[s.Keystore] = s
+	return true
+}
+
 // tokenState has a token's change of state entered. It never waits: a provider
 // calls it. While the log cannot be written the newest state of each token is
 // kept.
 func (n *node) tokenState(s keystore.TokenStatus) {
+	if !n.told.isNews(s) {
+		return
+	}
 	n.owed.owe("token "+s.Keystore, keystore.Record{
 		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
 		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
