@@ -62,6 +62,7 @@ func TestP13EveryFiftiethSignatureCrashes(t *testing.T) {
 	t.Attr("seen", fmt.Sprintf("%d crashes, %d × 200, %d × 503, all verified and recorded, %.0f %% of the undisturbed rate",
 		crashes, len(rough.replies()), len(problems), 100*disturbed/undisturbed))
 	t.Attr("recovered", recovered.Round(time.Millisecond).String())
+	t.Attr("promises", "I2 I6 I16")
 	f.others.stop()
 	f.stop()
 	f.proven()
@@ -278,6 +279,7 @@ func TestS19ARestartStormMakesNoKeys(t *testing.T) {
 		t.Errorf("%d keys were made", n-made)
 	}
 	t.Attr("provoked", fmt.Sprintf("%d starts and kills with a failing token", rounds))
+	t.Attr("promises", "I5")
 	t.Attr("seen", "no key made")
 	f.stop()
 	f.proven()

@@ -101,6 +101,11 @@ func atOnce(t *testing.T, f *faulty) {
 	if n := f.tokenStates(began); n > 6 {
 		t.Errorf("I14: %d changes of state within %v", n, time.Since(began))
 	}
+	if _, metrics := f.get(f.endpoints.Admin + "/metrics"); !strings.Contains(metrics, `chancery_token_ready{keystore="other"} 0`) ||
+		!strings.Contains(metrics, `chancery_token_ready{keystore="hsm"} 1`) {
+		t.Error("I14: the metrics do not tell which token is ready")
+	}
+	t.Attr("promises", "I14")
 }
 
 // fewSessions judges that a device that has no sessions left is not asked for

@@ -253,6 +253,7 @@ func (f *faulty) provoke(t *testing.T, v fault) {
 	t.Attr("provoked", strings.ReplaceAll(strings.Join(v.orders, "; "), f.token.Serial, "SERIAL"))
 	t.Attr("seen", spell(seen))
 	t.Attr("recovered", recovered.Round(time.Millisecond).String())
+	t.Attr("promises", "I2 I6 I13 I16")
 }
 
 func (f *faulty) issuerURL() string { return f.chanceryd.issuer("remote") }

@@ -248,6 +248,7 @@ func (n *node) introduce(ctx context.Context) error {
 		Proven: n.keys.Proven, Foreign: n.isProbe, Now: n.now, Log: n.log,
 	})
 	n.comparing = newComparing(n.rotator, n.metrics, n.log)
+	tokenMetrics(n.metrics, n.providers)
 	salt, err := n.catalog.Secret(ctx, "request-digests")
 	if err != nil {
 		return fmt.Errorf("reading the salt of request digests: %w", err)

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
 )
 
@@ -77,6 +78,29 @@ func (n *node) tokenState(s keystore.TokenStatus) {
 		n.comparing.Token(s)
 	}
 	n.changed()
+}
+
+// tokenMetrics tells how each token is doing, by its keystore.
+func tokenMetrics(m *telemetry.Metrics, providers map[string]keystore.Provider) {
+	for name, p := range providers {
+		status := func() (s keystore.TokenStatus) {
+			if all := p.Status(); len(all) > 0 {
+				s = all[0]
+			}
+			return s
+		}
+		labels := map[string]string{"keystore": name}
+		m.Gauge("chancery_token_ready", "1 while the keystore's token signs, 0 otherwise.", labels, func() float64 {
+			if status().State == keystore.TokenReady {
+				return 1
+			}
+			return 0
+		})
+		m.Gauge("chancery_token_workers", "Processes that sign with the keystore's token.", labels,
+			func() float64 { return float64(status().Workers) })
+		m.Counter("chancery_token_worker_restarts_total", "Processes that were started in the place of others.", labels,
+			func() float64 { return float64(status().Restarts) })
+	}
 }
 
 // isProbe reports whether an object that is no version's key belongs on a token

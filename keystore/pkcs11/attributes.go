@@ -86,8 +86,12 @@ func template(as []attribute, id keystore.KeyID, label string) []*pkcs11.Attribu
 // hides no other.
 func (m *module) missing(object pkcs11.ObjectHandle, as []attribute) ([]string, error) {
 	var names []string
-	for _, a := range as {
-		v, err := m.read(object, a.code)
+	all := m.readAll(object, as)
+	for i, a := range as {
+		v, err := all[i], error(nil)
+		if v == nil {
+			v, err = m.read(object, a.code)
+		}
 		if a.lack && errors.Is(err, pkcs11.Error(pkcs11.CKR_ATTRIBUTE_TYPE_INVALID)) {
 			continue
 		}
@@ -99,6 +103,27 @@ func (m *module) missing(object pkcs11.ObjectHandle, as []attribute) ([]string, 
 		}
 	}
 	return names, nil
+}
+
+// readAll reads all of as at once, which a token that looks at its files for each
+// call takes for one. Where that fails, for one that the token does not know or
+// for any other reason, each is nil, and is to be read by itself.
+func (m *module) readAll(object pkcs11.ObjectHandle, as []attribute) [][]byte {
+	values := make([][]byte, len(as))
+	wanted := make([]*pkcs11.Attribute, len(as))
+	for i, a := range as {
+		wanted[i] = pkcs11.NewAttribute(a.code, nil)
+	}
+	got, err := m.ctx.GetAttributeValue(m.desk, object, wanted)
+	if err != nil || len(got) != len(as) {
+		return values
+	}
+	for i, a := range got {
+		if a.Type == as[i].code {
+			values[i] = a.Value
+		}
+	}
+	return values
 }
 
 // hasNot reports whether err says that the object has no such attribute.

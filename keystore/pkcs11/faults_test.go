@@ -98,6 +98,7 @@ func TestP10AHundredRestartsAndKillsAreOneAttempt(t *testing.T) {
 	}
 	t.Attr("provoked", fmt.Sprintf("a wrong PIN; 100 restarts, %d kills", killed))
 	t.Attr("seen", "C_Login called once")
+	t.Attr("promises", "I7")
 }
 
 // children returns the processes that this one has begun and not waited for.
@@ -204,6 +205,7 @@ func TestP18KilledAgainAndAgainWhileGenerating(t *testing.T) {
 		t.Errorf("the key before them is another one: %v", err)
 	}
 	t.Attr("provoked", fmt.Sprintf("C_GenerateKeyPair kill, after kill, after rv, segv: %d times", n))
+	t.Attr("promises", "I5")
 	t.Attr("seen", fmt.Sprintf("each tried once, all %d that came to be are listed", left))
 }
 

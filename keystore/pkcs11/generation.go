@@ -90,9 +90,10 @@ func startGeneration(number uint32, slot, lanes int, env map[string]string) (*ge
 	g := newGeneration(number, ours)
 	g.slot = slot
 	g.cmd = &exec.Cmd{
-		Path:       "/proc/self/exe", // this binary, even if its file has been replaced
-		Args:       []string{workerName},
-		Env:        []string{workerEnv + "=" + strconv.Itoa(lanes)},
+		Path: "/proc/self/exe", // this binary, even if its file has been replaced
+		Args: []string{workerName},
+		// Without a traceback: the last line says which signal it was.
+		Env:        []string{workerEnv + "=" + strconv.Itoa(lanes), "GOTRACEBACK=none"},
 		Dir:        "/",
 		Stderr:     &g.stderr,
 		ExtraFiles: []*os.File{theirs},

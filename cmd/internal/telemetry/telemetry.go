@@ -57,6 +57,11 @@ func (m *Metrics) Gauge(name, help string, labels map[string]string, read func()
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, read))
 }
 
+// Counter registers a counter that is read when it is asked for, as Gauge does.
+func (m *Metrics) Counter(name, help string, labels map[string]string, read func() float64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, read))
+}
+
 // Request counts one answered request.
 func (m *Metrics) Request(route, code string, took time.Duration) {
 	m.requests.WithLabelValues(route, code).Observe(took.Seconds())
