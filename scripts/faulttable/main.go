@@ -175,11 +175,14 @@ func promise(t table.Writer, row string, of []*result) bool {
 	return passed == len(of)
 }
 
+// apart are the places where one word of a test's name ends and another begins.
+var apart = regexp.MustCompile(`([a-z0-9])([A-Z])|\b(A)([A-Z][a-z])`)
+
 // provoked says how, or else what the test is called.
 func provoked(r *result) string {
 	words := r.test[strings.LastIndexByte(r.test, '/')+1:]
 	words = strings.ReplaceAll(leading.ReplaceAllString(words, ""), "_", " ")
-	words = strings.TrimSpace(regexp.MustCompile(`([a-z0-9])([A-Z])`).ReplaceAllString(words, "$1 $2"))
+	words = strings.TrimSpace(apart.ReplaceAllString(words, "$1$3 $2$4"))
 	if how := r.attributes["provoked"]; how != "" {
 		return words + ": " + how
 	}
