@@ -19,7 +19,8 @@ const policy = `
 keystore              :
 keystore/audit        : keystore
 keystore/catalog      : keystore
-keystore/pkcs11       : keystore
+keystore/pkcs11       : keystore keystore/pkcs11/internal/confine
+keystore/pkcs11/internal/confine :
 keystore/keystoretest : keystore
 softhsm               :
 softhsm/faultmodule   :
@@ -44,6 +45,8 @@ cmd/chanceryd         : *
 const kept = `
 github.com/miekg/pkcs11         : keystore/pkcs11
 github.com/ThalesIgnite/crypto11: keystore/pkcs11
+github.com/landlock-lsm/go-landlock/landlock : keystore/pkcs11/internal/confine
+github.com/landlock-lsm/go-landlock/landlock/syscall : keystore/pkcs11/internal/confine
 github.com/hashicorp/vault/api  : keystore/transit
 github.com/mattn/go-sqlite3     : keystore/catalog
 database/sql                    : keystore/catalog
@@ -129,7 +132,7 @@ func TestTheCommandNeedsNoC(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11"} {
+	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11", "libcap/psx"} {
 		if bytes.Contains(out, []byte(foreign)) {
 			t.Errorf("chancery depends on %s", foreign)
 		}
