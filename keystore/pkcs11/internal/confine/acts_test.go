@@ -49,6 +49,9 @@ func child(name string) int {
 		if err != nil {
 			panic(err)
 		}
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil { // as a worker has done
+			panic(err)
+		}
 		start := time.Now()
 		if o.Report, err = confine.Apply(rules); err != nil {
 			panic(err)

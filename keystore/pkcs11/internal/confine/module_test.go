@@ -45,11 +45,11 @@ func TestCheckModule(t *testing.T) {
 			return d + "/other/link", errors.Join(os.Symlink(d+"/lib/m.so", d+"/other/link"), os.Chmod(d+"/lib", 0o777))
 		}, "lib can be written by others"},
 		{"a link to itself", func(d string) (string, error) { return d + "/link", os.Symlink("link", d+"/link") }, "too many symbolic links"},
-		{"another user's file", func(d string) (string, error) { return d + "/lib/m.so", chown(d + "/lib/m.so") }, "belongs to user 65534"},
-		{"another user's directory", func(d string) (string, error) { return d + "/lib/m.so", chown(d + "/lib") }, "lib belongs to user 65534"},
+		{"another user's file", func(d string) (string, error) { return d + "/lib/m.so", chown(d + "/lib/m.so") }, "belongs to user 65533"},
+		{"another user's directory", func(d string) (string, error) { return d + "/lib/m.so", chown(d + "/lib") }, "lib belongs to user 65533"},
 		{"another user's link", func(d string) (string, error) {
 			return d + "/link", errors.Join(os.Symlink("lib/m.so", d+"/link"), chown(d+"/link"))
-		}, "link belongs to user 65534"},
+		}, "link belongs to user 65533"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -76,7 +76,7 @@ func TestCheckModule(t *testing.T) {
 	}
 }
 
-func chown(path string) error { return os.Lchown(path, 65534, -1) }
+func chown(path string) error { return os.Lchown(path, 65533, -1) }
 
 func TestCheckModuleOfThisMachine(t *testing.T) {
 	if err := confine.CheckModule("/nonexistent/m.so"); !errors.Is(err, fs.ErrNotExist) {
