@@ -120,6 +120,10 @@ type TokenStatus struct {
 	Err      string     `json:"error,omitempty"`
 	Workers  int        `json:"workers"`
 	Restarts int        `json:"restarts"`
+
+	// Unconfined is what the module's processes could not be kept from; "" if
+	// nothing, or if the backend runs nothing.
+	Unconfined string `json:"unconfined,omitempty"`
 }
 
 // A Retrier is a Provider that may be waiting for an operator.

@@ -173,7 +173,7 @@ func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenL
 	for _, t := range s.Tokens.Status() {
 		list.Tokens = append(list.Tokens, api.Token{
 			Keystore: t.Keystore, Label: t.Label, Serial: t.Serial, State: string(t.State), Since: t.Since.UTC(),
-			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State, t.Keystore), Workers: t.Workers, Restarts: t.Restarts,
+			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State, t.Keystore), Workers: t.Workers, Restarts: t.Restarts, Unconfined: t.Unconfined,
 		})
 	}
 	return list, nil

@@ -68,7 +68,7 @@ func checkTokens(ctx context.Context, cfg *config.Config) []config.Finding {
 			continue // a finding of its own
 		}
 		ctx, cancel := context.WithTimeout(ctx, inspectWithin)
-		algs, err := pkcs11.Inspect(ctx, pkcs11.Config{Name: name, Module: ks.Module, URI: ks.Token, Env: ks.Env})
+		algs, err := pkcs11.Inspect(ctx, pkcs11.Config{Name: name, Module: ks.Module, URI: ks.Token, Env: ks.Env, Confinement: pkcs11.Confinement(ks.Confine)})
 		cancel()
 		if err != nil {
 			found = append(found, cfg.At(path, config.Warning, fmt.Sprintf("not checked: %v", err), "start the token, then check again"))

@@ -58,9 +58,10 @@ func faultyConfig(t *testing.T) *faulty {
       module: '%s'
       token: '%s'
       env: {%s}
+      confine: {write: ['%s']}
 
 listeners:
-`, module.Path, token.URI(), strings.Join(env, ", ")),
+`, module.Path, token.URI(), strings.Join(env, ", "), filepath.Join(dir, "second")),
 		"keysets:\n  # rotate_every", "keysets:\n  remote: {purpose: jwt, algorithm: ES256, keystore: other, rotate_every: 30d}\n  # rotate_every",
 		"keysets: [web, legacy, edge]", "keysets: [web, legacy, edge, remote]")
 	return &faulty{token: token, module: module, chanceryd: &chanceryd{t: t, dir: dir}}

@@ -59,7 +59,7 @@ func spyOn(t *testing.T, dir string) func() string {
 	token, out := devToken(t, dir), filepath.Join(dir, "spy.log")
 	edit(t, filepath.Join(dir, "config.yaml"),
 		"module: '"+token.Module+"'", "module: '"+spies[0]+"'",
-		"env: # of the process that loads the module\n", fmt.Sprintf("env:\n        PKCS11SPY: '%s'\n        PKCS11SPY_OUTPUT: '%s'\n", token.Module, out))
+		"env: # of the process that loads the module\n", fmt.Sprintf("confine: {write: ['"+dir+"']}\n      env:\n        PKCS11SPY: '%s'\n        PKCS11SPY_OUTPUT: '%s'\n", token.Module, out))
 	return func() string {
 		b, err := os.ReadFile(out)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

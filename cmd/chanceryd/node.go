@@ -121,7 +121,7 @@ func (n *node) openKeystores(context.Context) error {
 		p, err := pkcs11.Open(pkcs11.Config{
 			Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env,
 			StateDir: filepath.Join(cfg.Data, "tokens"), Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Log: n.log, Now: n.now, OnState: n.tokenState,
-			OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers,
+			OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers, Confinement: pkcs11.Confinement(ks.PKCS11.Confine),
 		})
 		if err != nil {
 			return fmt.Errorf("keystore %q: %w", name, err)

@@ -38,9 +38,10 @@ func twoTokens(t *testing.T, dir string) (*softhsm.Token, func() string) {
       module: '%s'
       token: '%s'
       env: {SOFTHSM2_CONF: '%s', PKCS11SPY: '%s', PKCS11SPY_OUTPUT: '%s'}
+      confine: {write: ['%s']}
 
 listeners:
-`, spies[0], second.URI(), second.Conf, second.Module, out),
+`, spies[0], second.URI(), second.Conf, second.Module, out, dir),
 		"keysets:\n  # rotate_every", "keysets:\n  remote: {purpose: jwt, algorithm: ES256, keystore: other, rotate_every: 30d}\n  # rotate_every",
 		"keysets: [web, legacy, edge]", "keysets: [web, legacy, edge, remote]")
 	d := startDev(t, dir)

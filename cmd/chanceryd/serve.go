@@ -195,12 +195,23 @@ func (n *node) checks() []server.Check {
 		{Name: "checkpoints", Run: n.audit.Unsigned},
 	}
 	for _, name := range sortedKeys(n.providers) {
-		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) }})
+		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) },
+			Note: func() string { return notConfined(n.providers[name].Status()) }})
 	}
 	for _, name := range sortedKeys(n.config.Load().KeySets) {
 		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }})
 	}
 	return checks
+}
+
+// notConfined tells what the processes of a module could not be kept from.
+func notConfined(status []keystore.TokenStatus) string {
+	for _, s := range status {
+		if s.Unconfined != "" {
+			return "not confined: " + s.Unconfined
+		}
+	}
+	return ""
 }
 
 func tokenTrouble(status []keystore.TokenStatus) error {

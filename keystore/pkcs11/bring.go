@@ -8,8 +8,10 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11/internal/confine"
 )
 
 // An identity is what a keystore's token was when it was last used.
@@ -64,8 +66,24 @@ func (p *Provider) permit(state keystore.TokenState) error {
 
 // greet waits until a worker has been executed.
 func (p *Provider) greet(g *generation) error {
-	_, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion})
-	return err
+	body, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion})
+	if err != nil {
+		return err
+	}
+	var report confine.Report
+	if err := unmarshalAnswer(body, &report); err != nil {
+		return err
+	}
+	missing := strings.Join(report.Missing, "; ")
+	p.mu.Lock()
+	known := p.status.Unconfined == missing
+	p.status.Unconfined = missing
+	p.mu.Unlock()
+	if !known && p.cfg.Log != nil {
+		p.cfg.Log.Info("what could not be confined of the module's processes", "keystore", p.cfg.Name, "missing", missing,
+			"landlock", report.Landlock, "seccomp", report.Seccomp)
+	}
+	return nil
 }
 
 // bring makes a new worker ready to serve: it loads the module, finds the one

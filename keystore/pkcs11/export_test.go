@@ -119,3 +119,9 @@ func ClerkPID(p *Provider) int {
 	}
 	return 0
 }
+
+// RulesOf returns what a module may read and write.
+func RulesOf(c Confinement, module string, env map[string]string) (read, write []string) {
+	r := c.rules(module, env)
+	return r.Read, r.Write
+}

@@ -23,12 +23,13 @@ import (
 func faulty(t *testing.T) (pkcs11.Config, *softhsm.Token, *faultmodule.Module) {
 	t.Helper()
 	token := softhsmtest.New(t)
-	m, err := faultmodule.New(t.TempDir(), token.Module)
+	dir := t.TempDir()
+	m, err := faultmodule.New(dir, token.Module)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg := config(t, token)
-	cfg.Module = m.Path
+	cfg.Module, cfg.Confinement.Write = m.Path, []string{dir}
 	for name, value := range m.Env() {
 		cfg.Env[name] = value
 	}

@@ -81,7 +81,7 @@ var (
 // startGeneration executes a worker. The calling goroutine must be locked to
 // its thread and call reap before it ends: the kernel kills the worker when
 // that thread does.
-func startGeneration(number uint32, slot, lanes int, env map[string]string) (*generation, error) {
+func startGeneration(number uint32, slot int, cfg Config) (*generation, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
@@ -93,7 +93,7 @@ func startGeneration(number uint32, slot, lanes int, env map[string]string) (*ge
 		Path: "/proc/self/exe", // this binary, even if its file has been replaced
 		Args: []string{workerName},
 		// Without a traceback: the last line says which signal it was.
-		Env:        []string{workerEnv + "=" + strconv.Itoa(lanes), "GOTRACEBACK=none"},
+		Env:        []string{workerEnv + "=" + strconv.Itoa(cfg.Signers), "GOTRACEBACK=none"},
 		Dir:        "/",
 		Stderr:     &g.stderr,
 		ExtraFiles: []*os.File{theirs},
@@ -103,7 +103,13 @@ func startGeneration(number uint32, slot, lanes int, env map[string]string) (*ge
 			Setpgid:   true, // the terminal's ^C is for the daemon
 		},
 	}
-	for name, value := range env {
+	if rules, err := cfg.confinementEnv(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("confining a worker: %w", err)
+	} else if rules != "" {
+		g.cmd.Env = append(g.cmd.Env, rules)
+	}
+	for name, value := range cfg.Env {
 		g.cmd.Env = append(g.cmd.Env, name+"="+value)
 	}
 	if err := g.cmd.Start(); err != nil {

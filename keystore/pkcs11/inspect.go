@@ -17,7 +17,7 @@ func Inspect(ctx context.Context, cfg Config) (algs []keystore.Algorithm, err er
 	if err != nil {
 		return nil, err
 	}
-	cfg.Deadlines = cfg.Deadlines.withDefaults()
+	cfg.Deadlines, cfg.Signers = cfg.Deadlines.withDefaults(), 1
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -29,7 +29,7 @@ func Inspect(ctx context.Context, cfg Config) (algs []keystore.Algorithm, err er
 }
 
 func inspect(ctx context.Context, p *Provider) ([]keystore.Algorithm, error) {
-	g, err := startGeneration(1, clerkSlot, 1, p.cfg.Env)
+	g, err := startGeneration(1, clerkSlot, p.cfg)
 	if err != nil {
 		return nil, err
 	}

@@ -231,7 +231,7 @@ func (p *Provider) isSlow(slot int) {
 // at a time: workers that initialise at the same moment may not see their token. The
 // generation it returns with an error is to be ended; without one there is none.
 func (p *Provider) start(slot int) (*generation, error) {
-	g, err := startGeneration(p.numbers.Add(1), slot, p.cfg.Signers, p.cfg.Env)
+	g, err := startGeneration(p.numbers.Add(1), slot, p.cfg)
 	if err != nil {
 		return nil, err
 	}

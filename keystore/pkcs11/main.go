@@ -29,8 +29,8 @@ func Main() {
 }
 
 func work() int {
-	if err := confine(); err != nil {
-		os.Stderr.WriteString("confining the worker: " + err.Error() + "\n")
+	if err := protect(); err != nil {
+		os.Stderr.WriteString("protecting the worker: " + err.Error() + "\n")
 		return 1
 	}
 	// The heap is small and short-lived; two threads sign and one does the rest.
@@ -40,7 +40,13 @@ func work() int {
 	if err != nil || lanes < 1 {
 		return 2 // not executed by a Provider
 	}
+	report, err := confineModule()
+	if err != nil {
+		os.Stderr.WriteString("confining the module: " + err.Error() + "\n")
+		return 1
+	}
 	w := newWorker(workerFD)
+	w.report = report
 	if err := w.run(lanes); err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")
 		return 1
@@ -49,10 +55,10 @@ func work() int {
 	return 0
 }
 
-// confine drops what a worker must not have: a core dump, other processes'
+// protect drops what a worker must not have: a core dump, other processes'
 // eyes, inherited descriptors, the terminal's signals. That the parent's death
 // kills it was arranged before it was executed.
-func confine() error {
+func protect() error {
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return err
 	}

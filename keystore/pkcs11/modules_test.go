@@ -25,6 +25,7 @@ type rig struct {
 	label  string
 	pin    string
 	env    map[string]string
+	needs  pkcs11.Confinement
 }
 
 // config returns a configuration for the rig's token, with a state of its own.
@@ -33,7 +34,7 @@ func (r rig) config(t *testing.T) pkcs11.Config {
 	pin := filepath.Join(t.TempDir(), "pin")
 	write(t, pin, []byte(r.pin))
 	return pkcs11.Quick(pkcs11.Config{
-		Name: "test", Module: r.module, Env: r.env, StateDir: t.TempDir(),
+		Name: "test", Module: r.module, Env: r.env, Confinement: r.needs, StateDir: t.TempDir(),
 		URI: "pkcs11:token=" + strings.ReplaceAll(r.label, " ", "%20") + "?pin-source=" + pin,
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11"
 )
 
 // nss makes a database for NSS's softoken. Its C_Initialize wants a string that
@@ -26,7 +27,7 @@ func nss(t *testing.T, files []string) rig {
 	write(t, filepath.Join(conf, "nss.module"), fmt.Appendf(nil,
 		"module: %s\nx-init-reserved: configdir='sql:%s' certPrefix='' keyPrefix='' secmod='secmod.db' flags=\ncritical: yes\n", files[1], db))
 	mount(t, conf, "/usr/share/p11-kit/modules")
-	return rig{module: files[0], label: "NSS Certificate DB", pin: pin}
+	return rig{module: files[0], label: "NSS Certificate DB", pin: pin, needs: pkcs11.Confinement{Write: []string{db}}}
 }
 
 func TestNSS(t *testing.T) {

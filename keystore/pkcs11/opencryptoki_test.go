@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11"
 )
 
 // opencryptoki starts its slot daemon over a configuration, a store and shared
@@ -35,7 +36,10 @@ func opencryptoki(t *testing.T, files []string) rig {
 	ran(t, nil, "test\n", "/usr/sbin/pkcsconf", "-I", "-c", "0", "-S", "87654321") // the SO PIN of a new token
 	ran(t, nil, "", "/usr/sbin/pkcsconf", "-P", "-c", "0", "-S", "87654321", "-n", so)
 	ran(t, nil, "", "/usr/sbin/pkcsconf", "-u", "-c", "0", "-S", so, "-n", pin)
-	return rig{module: files[0], label: "test", pin: pin}
+	return rig{module: files[0], label: "test", pin: pin, needs: pkcs11.Confinement{
+		Read:  []string{"/etc/opencryptoki"},
+		Write: []string{"/var/lib/opencryptoki", "/run/lock/opencryptoki", "/run/pkcsslotd.socket", "/dev/shm", "/var/log/opencryptoki"},
+	}}
 }
 
 // giveToGroup gives trees to a group.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11/internal/confine"
 )
 
 // A Config says which token, by which module.
@@ -25,6 +27,8 @@ type Config struct {
 	// Credentials is the directory of the service manager's credentials
 	// (systemd.exec(5), $CREDENTIALS_DIRECTORY), for a URI that names one.
 	Credentials string
+	// Confinement is what the module may do beyond what every module needs.
+	Confinement Confinement
 	StateDir    string           // for the PIN ledger and the token's identity; made with mode 0700 if absent
 	Log         *slog.Logger     // nil: nothing is logged
 	Now         func() time.Time // nil: time.Now
@@ -184,12 +188,16 @@ func check(cfg *Config) (URI, error) {
 	if !filepath.IsAbs(cfg.Module) {
 		return URI{}, fmt.Errorf("module %q is not an absolute path", cfg.Module)
 	}
-	if fi, err := os.Stat(cfg.Module); err == nil && fi.Mode().Perm()&0o022 != 0 {
-		return URI{}, fmt.Errorf("module %s can be written by others than its owner", cfg.Module)
+	cfg.Module = filepath.Clean(cfg.Module)
+	if err := confine.CheckModule(cfg.Module); err != nil && !errors.Is(err, fs.ErrNotExist) { // which is a state
+		return URI{}, err
+	}
+	if _, err := cfg.confinementEnv(); err != nil {
+		return URI{}, fmt.Errorf("confinement: %w", err)
 	}
 	for name := range cfg.Env {
 		if name == "" || strings.ContainsAny(name, "=\x00") || strings.HasPrefix(name, "LD_") ||
-			strings.HasPrefix(name, "GO") || name == workerEnv {
+			strings.HasPrefix(name, "GO") || name == workerEnv || name == rulesEnv {
 			return URI{}, fmt.Errorf("environment variable %q is refused", name)
 		}
 	}

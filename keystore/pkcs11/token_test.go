@@ -47,6 +47,7 @@ func spied(t *testing.T, token *softhsm.Token) (pkcs11.Config, func() string) {
 	out := filepath.Join(t.TempDir(), "spy.log")
 	cfg.Module = spies[0]
 	cfg.Env = map[string]string{"PKCS11SPY": token.Module, "PKCS11SPY_OUTPUT": out, "SOFTHSM2_CONF": token.Conf}
+	cfg.Confinement.Write = []string{filepath.Dir(out)}
 	return cfg, func() string {
 		b, err := os.ReadFile(out)
 		if err != nil && !os.IsNotExist(err) {

@@ -24,6 +24,7 @@ const (
 // goes to the desk, one more thread, which owns the module.
 type worker struct {
 	fd     int
+	report []byte // of what confines it, JSON
 	desk   chan job
 	module atomic.Pointer[module] // nil until login
 
@@ -203,7 +204,7 @@ func (d *desk) do(j job) ([]byte, error) {
 		if len(j.body) != 1 || j.body[0] != protocolVersion {
 			return nil, errors.New("another protocol version")
 		}
-		return []byte{protocolVersion}, nil
+		return d.worker.report, nil
 	case verbTokens:
 		return d.tokens(j.body)
 	case verbLogin:

@@ -187,6 +187,9 @@ type Token struct {
 	Hint     string    `json:"hint,omitempty"`
 	Workers  int       `json:"workers"`
 	Restarts int       `json:"restarts"`
+
+	// Unconfined is what the processes of its module could not be kept from.
+	Unconfined string `json:"unconfined,omitempty"`
 }
 
 // TokenRetryRequest is the body of POST /v1/ops/tokens/retry: a keystore's

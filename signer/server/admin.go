@@ -12,6 +12,9 @@ type Check struct {
 	// Run returns nil, or what is wrong. It must answer at once from what is
 	// known: it never asks a token.
 	Run func() error
+	// Note returns what is to be known though nothing is wrong, or "". It may be
+	// nil, and answers at once too.
+	Note func() string
 }
 
 // Admin returns the handler of the admin door: /livez, which tells only that
@@ -36,7 +39,14 @@ func ready(w http.ResponseWriter, r *http.Request, checks []Check) {
 			fmt.Fprintf(&lines, "[-]%s failed: %q\n", c.Name, err)
 			continue
 		}
-		fmt.Fprintf(&lines, "[+]%s ok\n", c.Name)
+		note := ""
+		if c.Note != nil {
+			note = c.Note()
+		}
+		if note != "" {
+			note = fmt.Sprintf(": %q", note)
+		}
+		fmt.Fprintf(&lines, "[+]%s ok%s\n", c.Name, note)
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")

@@ -60,6 +60,17 @@ type PKCS11 struct {
 
 	// Workers is how many processes sign with the token; 0: 2.
 	Workers int `yaml:"workers"`
+
+	Confine Confine `yaml:"confine"`
+}
+
+// Confine is what the module may do beyond what every module needs.
+type Confine struct {
+	Read    []string `yaml:"read"`
+	Write   []string `yaml:"write"`
+	Network bool     `yaml:"network"`
+	Exec    bool     `yaml:"exec"`
+	Off     bool     `yaml:"off"`
 }
 
 // Listeners are the doors.
