@@ -107,6 +107,7 @@ const (
 	TokenPINLocked   TokenState = "pin_locked"   // the token says so itself; waits for an operator
 	TokenChanged     TokenState = "changed"      // another token under this name; waits for an operator
 	TokenAmbiguous   TokenState = "ambiguous"    // several tokens fit the name; waits for an operator
+	TokenStopped     TokenState = "stopped"      // a destroyed key is there again; waits for an operator
 )
 
 // A TokenStatus tells one token's state. Err has no secret and is for operators.

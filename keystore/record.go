@@ -56,6 +56,11 @@ const (
 	ActKeyDestroy      Action = "key.destroy"     // retired → destroyed
 	ActKeyAbandon      Action = "key.abandon"     // pending → abandoned
 	ActKeyOrphan       Action = "key.orphan"      // a key on a token that the catalog does not know
+	ActKeyMissing      Action = "key.missing"     // a version's private key is not in its keystore
+	ActKeyHalfPair     Action = "key.half_pair"   // one half of a version's key pair is not there
+	ActKeyAttributes   Action = "key.attributes"  // a key can do what it must not
+	ActKeyResurrected  Action = "key.resurrected" // a destroyed key is there again
+	ActReconcile       Action = "key.reconcile"   // an operator had the keystores compared
 	ActIssueAuthority  Action = "authority.issue" // the certificate of a CA key version
 	ActRotate          Action = "keyset.rotate"
 	ActSuspend         Action = "key.suspend"

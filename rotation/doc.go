@@ -6,8 +6,8 @@
 // so that a crash at any instant leaves the old state or the new one and two
 // rotators cannot both win.
 //
-//	pending ──publish──▶ published ──activate──▶ active ──retire──▶ retiring ──remove──▶ retired
-//	   │                                            (retire: in the swap that activates the next)
+//	pending ──publish──▶ published ──activate──▶ active ──retire──▶ retiring ──remove──▶ retired ──destroy──▶ destroyed
+//	   │                                            (retire: in the swap that activates the next; destroy: on request)
 //	   └──abandon──▶ abandoned, when its key never came to be
 //
 //	 version 1   ━━━━━━━━━━━ signs ━━━━━━━━━━━┿─ known, until the last token it signed has expired, + S ─┤
@@ -32,7 +32,9 @@
 //  8. A version whose key is not there, or does not sign, is never activated,
 //     and a backend that is down empties no set.
 //  9. Steps go by recorded times, one step for each version and pass, and
-//     states only move forward.
+//     states only move forward. A key is destroyed only after as much real time,
+//     by a clock that nobody sets, as what it signed may live.
+//  10. A CA key is not destroyed.
 //  11. An algorithm that discovery has not listed from the set's first day is
 //     refused.
 //

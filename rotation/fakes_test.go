@@ -295,6 +295,7 @@ type software struct {
 	keys      map[keystore.KeyID]ed25519.PrivateKey
 	down      error
 	generate  func() error        // fails a generation, before it happens
+	destroy   func() error        // fails a destruction, before it happens
 	lose      bool                // make the key and say ErrUncertain
 	block     chan struct{}       // hold up Generate and Find until closed
 	state     keystore.TokenState // "": ready
@@ -375,8 +376,12 @@ func (s *software) List(context.Context) ([]keystore.Object, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var objects []keystore.Object
-	for id := range s.keys {
-		objects = append(objects, keystore.Object{ID: id.String(), Type: "Ed25519"})
+	for id, priv := range s.keys {
+		spki, err := keystore.MarshalPublic(priv.Public())
+		if err != nil {
+			return nil, err
+		}
+		objects = append(objects, keystore.Object{ID: id.String(), Type: "Ed25519", Label: "chancery/jwt/EdDSA", SPKI: spki})
 	}
 	return objects, s.down
 }
@@ -401,8 +406,15 @@ func (s *software) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 	if s.down != nil {
 		return s.down
 	}
-	delete(s.keys, ref.ID)
-	return nil
+	if s.destroy != nil {
+		if err := s.destroy(); err != nil {
+			return err
+		}
+	}
+	return s.point(func() error {
+		delete(s.keys, ref.ID)
+		return nil
+	})
 }
 
 func (s *software) Drop(_ context.Context, id keystore.KeyID) error {

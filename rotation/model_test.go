@@ -80,7 +80,8 @@ func (m *model) restart() {
 		m.t.Fatal(err)
 	}
 	m.config = m.spec.Schedule
-	if _, err := m.r.Reconcile(m.t.Context()); err != nil && !errors.Is(err, keystore.ErrUnavailable) {
+	found, err := m.r.Reconcile(m.t.Context(), "")
+	if err := errors.Join(err, found.Err()); err != nil && !errors.Is(err, keystore.ErrUnavailable) {
 		m.t.Fatal(err)
 	}
 }

@@ -33,7 +33,7 @@ type Rotation struct {
 	Entry     string    // where the request stands in the log
 }
 
-// TooEarly refuses a rotation now: a rule allows it only later.
+// TooEarly refuses a rotation or a destruction now: a rule allows it only later.
 type TooEarly struct {
 	Rule       int           // the rule that holds it
 	RetryAfter time.Duration // how long it still does, as far as it can be told

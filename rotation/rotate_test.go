@@ -215,7 +215,7 @@ func TestASuccessorThatLostItsKeyIsReplaced(t *testing.T) {
 						t.Errorf("%+v, %v", r, err)
 					}
 				case "found by comparing":
-					if found, err := w.Reconcile(t.Context()); err != nil || len(found.Missing) != 1 {
+					if found, err := w.Reconcile(t.Context(), ""); err != nil || len(found.Mismatches) != 1 {
 						t.Errorf("%+v, %v", found, err)
 					}
 				case "by schedule":

@@ -56,6 +56,15 @@ type Config struct {
 	// Foreign reports whether an object in a keystore, though no version's key, is
 	// to be there, such as a probe key. Nil: none is.
 	Foreign func(keystoreName string, object keystore.Object) bool
+	// Keystores are the names of those that are configured, to be compared though
+	// no version may be in them.
+	Keystores []string
+	// Forget is told of a key before it is destroyed: it is not to be held any
+	// more. Nil: nobody holds keys.
+	Forget func(keystore.KID)
+	// Elapsed is a clock that nobody sets and that counts sleep, from any moment
+	// on, such as the time since boot. Nil: Go's monotonic clock.
+	Elapsed func() time.Duration
 	Log     *slog.Logger     // nil: discard
 	Now     func() time.Time // nil: time.Now
 }
@@ -80,6 +89,9 @@ type Rotator struct {
 	lost   map[keystore.KID]*lostKey // guarded by mu
 	asides int                       // guarded by mu: goroutines that Wait waits for
 	idle   sync.Cond                 // on mu: asides has changed
+
+	rooms  map[string]chan struct{}       // guarded by mu: capacity 1, by keystore; full while it is compared or a key destroyed
+	silent map[keystore.KID]time.Duration // guarded by mu: when a version was first seen not to sign, by Elapsed
 
 	brake   sync.Mutex // guards what follows; the disk is never waited for under it
 	puts    map[keystore.KID]*putting
@@ -120,11 +132,16 @@ func New(cfg Config) *Rotator {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Elapsed == nil {
+		start := time.Now()
+		cfg.Elapsed = func() time.Duration { return time.Since(start) }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &Rotator{
 		cfg: cfg, sets: map[string]*set{}, puts: map[keystore.KID]*putting{}, takeovers: map[keystore.KID]Ref{}, lost: map[keystore.KID]*lostKey{},
+		rooms: map[string]chan struct{}{}, silent: map[keystore.KID]time.Duration{},
 		respec: make(chan struct{}, 1), settling: make(chan struct{}, 1),
 		records: make(chan struct{}, 1), looks: make(chan struct{}, 1),
 	}
@@ -330,10 +347,13 @@ func (r *Rotator) view(ctx context.Context) (*keystore.View, error) {
 		return nil, fmt.Errorf("reading the catalog: %w", err)
 	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.last == nil || r.last.Revision() <= v.Revision() { // not one that hung for long
+		if r.last == nil || r.last.Revision() < v.Revision() {
+			r.noteSilent(v)
+		}
 		r.last = v
 	}
-	r.mu.Unlock()
 	return v, nil
 }
 

@@ -366,7 +366,7 @@ func TestGenerateLostAnswer(t *testing.T) {
 	}
 	w.want(t, "1 pending")
 	w.token.lose = false
-	if _, err := w.Reconcile(t.Context()); err != nil {
+	if _, err := w.Reconcile(t.Context(), ""); err != nil {
 		t.Fatal(err)
 	}
 	w.want(t, "1 published")
@@ -398,11 +398,12 @@ func TestReconcileOrphansAndMissing(t *testing.T) {
 	}
 	delete(w.token.keys, w.catalog.set("web").Versions[1].KeyID)
 	for range 2 {
-		found, err := w.Reconcile(t.Context())
+		found, err := w.Reconcile(t.Context(), "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(found.Orphans) != 1 || found.Orphans[0].Object.ID != stray.String() || len(found.Missing) != 1 || found.Missing[0].Version != 2 {
+		if len(found.Mismatches) != 2 || found.Mismatches[0].Kind != KeyOrphan || found.Mismatches[0].Object.ID != stray.String() ||
+			found.Mismatches[1].Kind != KeyMissing || found.Mismatches[1].Version != 2 || found.Err() != nil {
 			t.Errorf("found %+v", found)
 		}
 	}

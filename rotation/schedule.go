@@ -29,8 +29,8 @@ type Schedule struct {
 	Lease time.Duration
 	// DestroyAfter is how long a retired version's key is kept. Zero: for ever,
 	// and keys of purpose ca and audit are kept for ever whatever it says. Plan
-	// knows the step, so that it can be shown; a Rotator does not take it, because
-	// keystore.Provider has no Destroy, and plans as if DestroyAfter were zero.
+	// knows the step, so that it can be shown; a Rotator destroys only what an
+	// operator asks for, and plans as if DestroyAfter were zero.
 	DestroyAfter time.Duration
 	// Ahead publishes the successor as soon as its predecessor activates, for
 	// purposes jwt and audit; otherwise a successor is published only when a

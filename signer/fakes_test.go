@@ -43,7 +43,7 @@ func testPolicy(t testing.TB) *policy.Policy {
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
 			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
-			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens}, KeySets: []string{"web", "gone"}},
+			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens}, KeySets: []string{"web", "gone"}},
 			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets, policy.ReadRotation}, KeySets: []string{policy.Any}},
 		},
 	})
@@ -377,6 +377,11 @@ func (r *fakeRotations) Resume(_ context.Context, by, keyset string, kid keystor
 	return api.SuspendReply{}, r.err
 }
 
+func (r *fakeRotations) Destroy(_ context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error) {
+	r.did("destroy", by, keyset, kid, version, reason)
+	return api.DestroyReply{State: "destroyed"}, r.err
+}
+
 func (r *fakeRotations) KeySet(_ context.Context, set *keystore.KeySet) (api.KeySet, error) {
 	return api.KeySet{Name: set.Name}, r.err
 }
@@ -393,12 +398,23 @@ type fakeTokens struct {
 	err     error
 	status  []keystore.TokenStatus
 	retried []string
+
+	reconciled []string
 }
 
 func (f *fakeTokens) Status() []keystore.TokenStatus { return f.status }
 func (f *fakeTokens) Retry(_ context.Context, token string) error {
 	f.retried = append(f.retried, token)
 	return f.err
+}
+
+func (f *fakeTokens) Reconcile(_ context.Context, name string) (api.Reconciliation, error) {
+	f.reconciled = append(f.reconciled, name)
+	return api.Reconciliation{At: noon}, f.err
+}
+
+func (f *fakeTokens) Reconciled() (api.Reconciliation, bool) {
+	return api.Reconciliation{At: noon}, len(f.reconciled) > 0
 }
 
 // wants fails the test unless err is an *api.Error with the code, and returns it.

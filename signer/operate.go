@@ -84,7 +84,7 @@ func (s *Service) readable(who policy.Principal, action policy.Action, name stri
 // Rotate has the key set's successor activated at the earliest safe moment, or
 // with req.When "now" refuses unless that moment is now.
 func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.RotateReply, error) {
-	act, err := s.operation(who, policy.Rotate, keystore.ActRotate, name, req)
+	act, err := s.operation(who, policy.Rotate, keystore.ActRotate, name, req.Reason)
 	if err != nil {
 		return api.RotateReply{}, err
 	}
@@ -107,7 +107,7 @@ func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string,
 // Suspend stops a version from signing at once. It works when the log or the
 // catalog cannot be written: then the record follows.
 func (s *Service) Suspend(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
-	act, err := s.operation(who, policy.Suspend, keystore.ActSuspend, name, req)
+	act, err := s.operation(who, policy.Suspend, keystore.ActSuspend, name, req.Reason)
 	if err != nil {
 		return api.SuspendReply{}, err
 	}
@@ -123,7 +123,7 @@ func (s *Service) Suspend(ctx context.Context, who policy.Principal, name string
 
 // Resume lets a suspended version sign again. It needs the log.
 func (s *Service) Resume(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
-	act, err := s.operation(who, policy.Resume, keystore.ActResume, name, req)
+	act, err := s.operation(who, policy.Resume, keystore.ActResume, name, req.Reason)
 	if err != nil {
 		return api.SuspendReply{}, err
 	}
@@ -141,14 +141,14 @@ func (s *Service) Resume(ctx context.Context, who policy.Principal, name string,
 }
 
 // operation authorises an operator's act on a key set and checks its reason.
-func (s *Service) operation(who policy.Principal, action policy.Action, name keystore.Action, keyset string, req api.OperateRequest) (keystore.Record, error) {
+func (s *Service) operation(who policy.Principal, action policy.Action, name keystore.Action, keyset, reason string) (keystore.Record, error) {
 	act := keystore.Record{Principal: who.String(), Action: name, KeySet: keyset}
 	grant, err := s.Policy().Authorize(who, action, policy.Target{KeySet: keyset})
 	if err != nil {
 		return act, s.refuse(act, err)
 	}
 	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
-	if req.Reason == "" || len(req.Reason) > MaxReason {
+	if reason == "" || len(reason) > MaxReason {
 		return act, s.refuse(act, api.Errorf(api.CodeMalformed, `"reason" says why in 1 to %d bytes`, MaxReason))
 	}
 	view, err := s.View()
@@ -190,6 +190,8 @@ func tokenHint(s keystore.TokenState, name string) string {
 		return "this is not the token that held the keys: put that one back, then run " + retry + "; or run it to go on with this one, by new keys"
 	case keystore.TokenAmbiguous:
 		return "name the token by serial in its URI"
+	case keystore.TokenStopped:
+		return "a destroyed key is there again: `chancery keys reconcile` says which, `chancery keys destroy` takes it away; then run " + retry
 	case keystore.TokenUnavailable:
 		return "it is tried again by itself"
 	case keystore.TokenFailed:

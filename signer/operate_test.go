@@ -198,7 +198,7 @@ func TestTokens(t *testing.T) {
 	w := newWorld(t)
 	for _, s := range []keystore.TokenState{
 		keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable, keystore.TokenPINRejected,
-		keystore.TokenPINLocked, keystore.TokenChanged, keystore.TokenAmbiguous,
+		keystore.TokenPINLocked, keystore.TokenChanged, keystore.TokenAmbiguous, keystore.TokenStopped,
 	} {
 		w.tokens.status = append(w.tokens.status, keystore.TokenStatus{Label: string(s), State: s, Since: noon, Workers: 1})
 	}

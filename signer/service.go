@@ -93,6 +93,8 @@ type Rotations interface {
 	Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error)
 	Suspend(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
 	Resume(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
+	// Destroy destroys the key of the version that kid or version names.
+	Destroy(ctx context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error)
 	KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error)
 	Plan(ctx context.Context, keyset string) (api.Plan, error)
 	History(ctx context.Context, keyset string) (api.History, error)
@@ -102,6 +104,11 @@ type Rotations interface {
 type Tokens interface {
 	Status() []keystore.TokenStatus
 	Retry(ctx context.Context, token string) error
+	// Reconcile compares a keystore with the catalog; empty: every one. It returns
+	// an error wrapping keystore.ErrNotFound if there is none of that name.
+	Reconcile(ctx context.Context, keystore string) (api.Reconciliation, error)
+	// Reconciled returns the last comparison of every keystore; false: none yet.
+	Reconciled() (api.Reconciliation, bool)
 }
 
 // Service signs and operates for principals. It may be used concurrently.

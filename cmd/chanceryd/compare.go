@@ -2,44 +2,59 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
 	"chancery/rotation"
+	"chancery/signer/api"
 )
 
 // comparing compares the catalog with what the keystores hold: at the start,
 // whenever a token is up again that was not, since it may be another one or have
-// lost keys, and now and then.
+// lost keys, now and then, and when an operator asks. A keystore in which a
+// destroyed key is there again is stopped, until a comparison does not see it.
 type comparing struct {
 	rotator *rotation.Rotator
+	stops   *stops
+	keys    *keyring
 	log     *slog.Logger
 	wake    chan struct{} // capacity 1
 
-	orphans atomic.Int64 // as last compared; -1: not compared yet
-
-	mu   sync.Mutex      // guards down
-	down map[string]bool // keystores that were not up since they were last compared
+	mu    sync.Mutex                    // guards what follows
+	down  map[string]bool               // keystores that were not up since they were last compared
+	stray map[string]int                // keys that no version names, by keystore, as last compared
+	last  map[string]api.Reconciliation // by keystore
+	at    time.Time                     // of the last comparison of all; zero: none yet
 }
 
-func newComparing(r *rotation.Rotator, m *telemetry.Metrics, log *slog.Logger) *comparing {
-	c := &comparing{rotator: r, log: log, wake: make(chan struct{}, 1), down: make(map[string]bool)}
-	c.orphans.Store(-1)
-	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil,
-		func() float64 {
-			if n := c.orphans.Load(); n >= 0 {
-				return float64(n)
-			}
-			return math.NaN()
-		})
+func newComparing(r *rotation.Rotator, s *stops, k *keyring, m *telemetry.Metrics, log *slog.Logger) *comparing {
+	c := &comparing{
+		rotator: r, stops: s, keys: k, log: log, wake: make(chan struct{}, 1),
+		down: make(map[string]bool), stray: make(map[string]int), last: make(map[string]api.Reconciliation),
+	}
+	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil, c.orphans)
 	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
 		func() float64 { return float64(r.Troubled()) })
 	return c
+}
+
+func (c *comparing) orphans() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() {
+		return math.NaN()
+	}
+	n := 0
+	for _, stray := range c.stray {
+		n += stray
+	}
+	return float64(n)
 }
 
 // Token is told of a token's state. It does not wait. A worker that only
@@ -52,13 +67,18 @@ func (c *comparing) Token(s keystore.TokenStatus) {
 	case keystore.TokenReady:
 		if c.down[s.Keystore] {
 			delete(c.down, s.Keystore)
-			select {
-			case c.wake <- struct{}{}:
-			default:
-			}
+			c.Kick()
 		}
 	default:
 		c.down[s.Keystore] = true
+	}
+}
+
+// Kick has the keystores compared soon. It does not wait.
+func (c *comparing) Kick() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
 	}
 }
 
@@ -80,19 +100,125 @@ func (c *comparing) Run(ctx context.Context) {
 	}
 }
 
-// compare finishes what a crash left, and tells what does not fit.
+// compare finishes what a crash left, and logs what does not fit.
 func (c *comparing) compare(ctx context.Context) {
-	found, err := c.rotator.Reconcile(ctx)
+	found, err := c.Reconcile(ctx, "")
+	if err == nil {
+		err = found.Err()
+	}
 	if err != nil && ctx.Err() == nil {
 		c.log.Warn("not everything could be compared; rotation goes on with what can be reached", "err", err)
 	}
-	for _, o := range found.Orphans {
-		c.log.Warn("a key on a token is not the catalog's: it is neither used nor deleted",
-			"keystore", o.Keystore, "id", o.Object.ID, "label", o.Object.Label, "type", o.Object.Type,
-			"lacks", o.Object.Missing) // "private half": what a crash in a generation may leave
+	for _, m := range found.Mismatches {
+		level := slog.LevelWarn
+		switch m.Kind {
+		case rotation.KeyMissing, rotation.KeyResurrected:
+			level = slog.LevelError
+		case rotation.KeyAdopted, rotation.KeyFinished:
+			level = slog.LevelInfo
+		}
+		c.log.Log(ctx, level, "keystore and catalog do not agree", "kind", m.Kind, "keystore", m.Keystore, "what", m.What,
+			"keyset", m.KeySet, "version", m.Version, "id", m.Object.ID, "label", m.Object.Label, "type", m.Object.Type, "lacks", m.Object.Missing)
 	}
-	for _, m := range found.Missing {
-		c.log.Error("a version's private key is not on its token", "keyset", m.KeySet, "version", m.Version, "keystore", m.Keystore)
+}
+
+// Reconcile compares a keystore, or all, and puts in force what comes of it.
+func (c *comparing) Reconcile(ctx context.Context, only string) (rotation.Reconciliation, error) {
+	found, err := c.rotator.Reconcile(ctx, only)
+	if err != nil {
+		return found, err
 	}
-	c.orphans.Store(int64(len(found.Orphans)))
+	c.keep(found, only == "")
+	for _, k := range found.Keystores {
+		if !k.Seen {
+			continue // what is in force stays
+		}
+		changed := false
+		if why := resurrected(found.Mismatches, k.Keystore); why != "" {
+			changed = c.stops.Stop(k.Keystore, why)
+		} else {
+			changed = c.stops.Lift(k.Keystore)
+		}
+		if p, err := c.keys.Provider(k.Keystore); changed && err == nil {
+			c.stops.tell(p)
+		}
+	}
+	return found, nil
+}
+
+// resurrected names the destroyed keys that are there again in a keystore; "":
+// none.
+func resurrected(all []rotation.Mismatch, name string) string {
+	i := slices.IndexFunc(all, func(m rotation.Mismatch) bool { return m.Keystore == name && m.Kind == rotation.KeyResurrected })
+	if i < 0 {
+		return ""
+	}
+	return fmt.Sprintf("the destroyed key of %s version %d is there again", all[i].KeySet, all[i].Version)
+}
+
+// keep keeps what was found, by keystore.
+func (c *comparing) keep(found rotation.Reconciliation, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if all {
+		c.at = found.At
+	}
+	for _, k := range found.Keystores {
+		one := rotation.Reconciliation{At: found.At, Keystores: []rotation.Compared{k}}
+		stray := 0
+		for _, m := range found.Mismatches {
+			if m.Keystore != k.Keystore {
+				continue
+			}
+			one.Mismatches = append(one.Mismatches, m)
+			if m.Stray() {
+				stray++
+			}
+		}
+		c.last[k.Keystore] = wireReconciliation(one)
+		if k.Seen {
+			c.stray[k.Keystore] = stray
+		}
+	}
+}
+
+// Last returns what was last found in each keystore; false: not all have been
+// compared yet. Its time is the oldest of theirs.
+func (c *comparing) Last() (api.Reconciliation, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := wireReconciliation(rotation.Reconciliation{})
+	for _, name := range sortedKeys(c.last) {
+		one := c.last[name]
+		if all.At.IsZero() || one.At.Before(all.At) {
+			all.At = one.At
+		}
+		all.Keystores = append(all.Keystores, one.Keystores...)
+		all.Findings = append(all.Findings, one.Findings...)
+	}
+	return all, !c.at.IsZero()
+}
+
+// wireReconciliation is what was found, in the words of the wire.
+func wireReconciliation(r rotation.Reconciliation) api.Reconciliation {
+	reply := api.Reconciliation{At: r.At.UTC(), Keystores: []api.Compared{}, Findings: []api.Mismatch{}}
+	for _, k := range r.Keystores {
+		one := api.Compared{Keystore: k.Keystore, Keys: k.Objects}
+		if k.Err != nil {
+			one.Error = k.Err.Error()
+		}
+		reply.Keystores = append(reply.Keystores, one)
+	}
+	for _, m := range r.Mismatches {
+		f := api.Mismatch{
+			Kind: string(m.Kind), Keystore: m.Keystore, KeySet: m.KeySet, Version: m.Version, KID: string(m.KID),
+			Token: m.Object.Token, KeyID: m.Object.ID, Label: m.Object.Label, Type: m.Object.Type, Lacks: m.Object.Missing,
+			What: m.What, Todo: m.Todo, Entry: m.Entry,
+		}
+		if m.Version != 0 {
+			f.State = m.State.String()
+		}
+		reply.Findings = append(reply.Findings, f)
+	}
+	return reply
 }

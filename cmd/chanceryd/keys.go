@@ -142,6 +142,13 @@ func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
 	}
 }
 
+// Forget forgets a key that is about to be destroyed.
+func (k *keyring) Forget(kid keystore.KID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.open, kid)
+}
+
 func (k *keyring) drop(ctx context.Context, v *keystore.Version) {
 	k.mu.Lock()
 	delete(k.open, v.KID)

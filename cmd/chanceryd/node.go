@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -51,6 +50,8 @@ type node struct {
 	cas       *authorities
 	rotator   *rotation.Rotator
 	comparing *comparing
+	stops     *stops
+	left      []keystore.Record // intents that a former process left open
 	service   *signer.Service
 	public    *server.Public
 	publisher *publisher
@@ -76,6 +77,11 @@ func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slo
 		log:       log, metrics: telemetry.New(version()), now: time.Now,
 		providers: make(map[string]keystore.Provider), owed: newDebts(log), binary: make(chan string, 1),
 	}
+	n.stops = newStops(n.now, func(s keystore.TokenStatus) {
+		if n.enterToken(s) {
+			n.changed()
+		}
+	})
 	n.config.Store(cfg)
 	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
 	for _, step := range []func(context.Context) error{
@@ -126,7 +132,7 @@ func (n *node) openKeystores(context.Context) error {
 		if err != nil {
 			return fmt.Errorf("keystore %q: %w", name, err)
 		}
-		n.providers[name] = p
+		n.providers[name] = &stoppable{p, name, n.stops}
 	}
 	return nil
 }
@@ -153,39 +159,20 @@ func (n *node) openLog(ctx context.Context) error {
 		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,
 		open: make(map[keystore.KID]keystore.Key), busy: make(map[string]bool), failing: make(map[string]string),
 	}
-	last := keystore.Record{}
-	if n.keys.proven, last, err = readLifecycle(filepath.Join(cfg.Data, "audit")); err != nil {
+	before, err := readLifecycle(filepath.Join(cfg.Data, "audit"))
+	if err != nil {
 		return err
 	}
-	if err := n.refuseOlderCatalog(ctx, last); err != nil {
+	n.keys.proven, n.left = before.proven, before.open
+	if err := n.refuseOlderCatalog(ctx, before.last); err != nil {
 		return err
 	}
+	n.stopAgain(before.stopped)
 	n.steps = newSteps(n.catalog, n.audit, n.views, n.keys, n.metrics, n.kick)
 	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
 		return fmt.Errorf("entering the start: %w", err)
 	}
 	return nil
-}
-
-// readLifecycle reads from the lifecycle log which keys this node has proven,
-// and the last record that came from the catalog's outbox.
-func readLifecycle(dir string) (proven map[keystore.KID]bool, last keystore.Record, err error) {
-	proven = make(map[keystore.KID]bool)
-	for at, err := range audit.Entries(dir, audit.Filter{Log: "lifecycle"}) {
-		if err != nil {
-			return nil, last, fmt.Errorf("reading the lifecycle log: %w", err)
-		}
-		switch rec := at.Entry.Record; rec.Action {
-		case keystore.ActKeyProven:
-			proven[rec.KID] = true
-		case keystore.ActKeyOrphan: // entered without a step
-		default:
-			if noun, _, _ := strings.Cut(string(rec.Action), "."); noun == "key" || noun == "keyset" {
-				last = rec
-			}
-		}
-	}
-	return proven, last, nil
 }
 
 // errCatalogOlder: the catalog does not know a step that the log has.
@@ -245,9 +232,10 @@ func (n *node) introduce(ctx context.Context) error {
 	}
 	n.rotator = rotation.New(rotation.Config{
 		Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
-		Proven: n.keys.Proven, Foreign: n.isProbe, Now: n.now, Log: n.log,
+		Proven: n.keys.Proven, Foreign: n.isProbe, Keystores: sortedKeys(n.providers),
+		Forget: n.keys.Forget, Elapsed: sinceBoot, Now: n.now, Log: n.log,
 	})
-	n.comparing = newComparing(n.rotator, n.metrics, n.log)
+	n.comparing = newComparing(n.rotator, n.stops, n.keys, n.metrics, n.log)
 	tokenMetrics(n.metrics, n.providers)
 	salt, err := n.catalog.Secret(ctx, "request-digests")
 	if err != nil {
@@ -257,8 +245,8 @@ func (n *node) introduce(ctx context.Context) error {
 		Policy: n.gates.policy, View: n.views.Current, Settings: n.settings, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
-		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
-		Tokens:       &tokens{n.providers},
+		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
+		Tokens:       &tokens{n.providers, n.comparing},
 		Salt:         salt, Now: n.now,
 	})
 	if err != nil {
@@ -291,6 +279,9 @@ func (n *node) kick() {
 func (n *node) publish(ctx context.Context) error {
 	if _, err := n.steps.View(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
+	}
+	if err := n.closeIntents(ctx); err != nil {
+		return err
 	}
 	n.warnOfLeftSets()
 	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
@@ -347,7 +338,7 @@ func (n *node) run(ctx context.Context) error {
 	n.running.Store(true)
 	n.wg.Go(func() { n.publisher.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
-	for _, s := range (&tokens{n.providers}).Status() { // what changed while nobody listened
+	for _, s := range tokenStates(n.providers) { // what changed while nobody listened
 		n.comparing.Token(s)
 	}
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })

@@ -14,10 +14,11 @@ import (
 
 // rotations is the rotation engine as signer sees it, in the words of the wire.
 type rotations struct {
-	rotator *rotation.Rotator
-	keys    *keyring
-	logDir  string
-	now     func() time.Time
+	rotator   *rotation.Rotator
+	keys      *keyring
+	comparing *comparing
+	logDir    string
+	now       func() time.Time
 }
 
 func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error) {
@@ -51,12 +52,34 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 	return api.SuspendReply{Version: res.Version, KID: string(res.KID), Suspended: res.Suspended, Durable: res.Durable, Entry: res.Entry}, nil
 }
 
+func (r *rotations) Destroy(ctx context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error) {
+	res, err := r.rotator.Destroy(ctx, rotation.Destroying{By: by, KeySet: keyset, KID: kid, Version: version, Reason: reason})
+	switch {
+	case errors.Is(err, keystore.ErrAmbiguous):
+		return api.DestroyReply{}, api.Errorf(api.CodeConflict,
+			"what goes by the key's id in its keystore is not that pair alone; nothing was destroyed (hint: `chancery keys reconcile` shows what is there)").Because(err)
+	case errors.Is(err, keystore.ErrUncertain):
+		e := api.Errorf(api.CodeBackendUnavailable, "the key may be there still, or not: ask for the same again").Because(err)
+		e.RetryAfter = 1
+		return api.DestroyReply{}, e
+	case err != nil:
+		return api.DestroyReply{}, wireError(err)
+	}
+	r.comparing.Kick() // it may have stopped its keystore
+	return api.DestroyReply{Version: res.Version, KID: string(res.KID), State: keystore.Destroyed.String(), Entry: res.Entry}, nil
+}
+
 // wireError says what an operator may know of a refusal of the engine.
 func wireError(err error) error {
 	if early, ok := errors.AsType[*rotation.TooEarly](err); ok {
 		e := api.Errorf(api.CodeTooEarly, "%s", early.Text)
 		e.Rule = early.Rule
 		e.RetryAfter = max(1, int64((early.RetryAfter+time.Second-1)/time.Second))
+		return e
+	}
+	if kept, ok := errors.AsType[*rotation.Kept](err); ok {
+		e := api.Errorf(api.CodeConflict, "%s", kept.Text)
+		e.Rule = kept.Rule
 		return e
 	}
 	if many, ok := errors.AsType[*rotation.TooMany](err); ok {

@@ -226,7 +226,7 @@ func tokenTrouble(status []keystore.TokenStatus) error {
 // operatorNeeded returns why a token does not serve, if that does not pass by
 // itself.
 func (n *node) operatorNeeded() error {
-	for _, s := range (&tokens{n.providers}).Status() {
+	for _, s := range tokenStates(n.providers) {
 		switch s.State {
 		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable, keystore.TokenFailed:
 		default:

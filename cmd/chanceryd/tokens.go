@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -10,18 +11,41 @@ import (
 
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
+	"chancery/signer/api"
 )
 
 // tokens is the keystores as signer sees them.
-type tokens struct{ providers map[string]keystore.Provider }
+type tokens struct {
+	providers map[string]keystore.Provider
+	comparing *comparing
+}
 
-func (t *tokens) Status() []keystore.TokenStatus {
+func (t *tokens) Status() []keystore.TokenStatus { return tokenStates(t.providers) }
+
+func tokenStates(providers map[string]keystore.Provider) []keystore.TokenStatus {
 	var all []keystore.TokenStatus
-	for _, name := range sortedKeys(t.providers) {
-		all = append(all, t.providers[name].Status()...)
+	for _, name := range sortedKeys(providers) {
+		all = append(all, providers[name].Status()...)
 	}
 	return all
 }
+
+// reconcileWithin bounds a comparison that an operator waits for.
+const reconcileWithin = 20 * time.Second
+
+// Reconcile goes on when the request's time is over, so that a keystore that
+// hangs keeps the others' findings from nobody.
+func (t *tokens) Reconcile(ctx context.Context, name string) (api.Reconciliation, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reconcileWithin)
+	defer cancel()
+	found, err := t.comparing.Reconcile(ctx, name)
+	if err != nil && !errors.Is(err, keystore.ErrNotFound) {
+		return api.Reconciliation{}, wireError(err)
+	}
+	return wireReconciliation(found), err
+}
+
+func (t *tokens) Reconciled() (api.Reconciliation, bool) { return t.comparing.Last() }
 
 func (t *tokens) Retry(ctx context.Context, token string) error {
 	for name, p := range t.providers {
@@ -31,7 +55,10 @@ func (t *tokens) Retry(ctx context.Context, token string) error {
 		}
 		for _, s := range p.Status() {
 			if token == name || token == s.Serial || token == s.Label {
-				return retrier.Retry(ctx, cmp.Or(s.Serial, s.Label))
+				if err := retrier.Retry(ctx, cmp.Or(s.Serial, s.Label)); err != nil {
+					return err
+				}
+				return t.unstop(ctx, name)
 			}
 		}
 	}
@@ -63,21 +90,42 @@ func (t *told) isNews(s keystore.TokenStatus) bool {
 	return true
 }
 
+// unstop compares a keystore that is stopped once more, and returns why it still
+// is, if so.
+func (t *tokens) unstop(ctx context.Context, name string) error {
+	if t.comparing.stops.Why(name) == nil {
+		return nil
+	}
+	if _, err := t.comparing.Reconcile(ctx, name); err != nil {
+		return err
+	}
+	return t.comparing.stops.Why(name)
+}
+
 // tokenState has a token's change of state entered. It never waits: a provider
 // calls it. While the log cannot be written the newest state of each token is
 // kept.
 func (n *node) tokenState(s keystore.TokenStatus) {
-	if !n.told.isNews(s) {
+	if !n.enterToken(n.stops.over(s)) {
 		return
+	}
+	if n.running.Load() {
+		n.comparing.Token(s)
+	}
+	n.changed()
+}
+
+// enterToken has the state of a token entered, if it is news, and reports
+// whether it is.
+func (n *node) enterToken(s keystore.TokenStatus) bool {
+	if !n.told.isNews(s) {
+		return false
 	}
 	n.owed.owe("token "+s.Keystore, keystore.Record{
 		Principal: "chancery", Action: keystore.ActTokenState, Outcome: keystore.OutcomeDone, State: string(s.State),
 		Reason: s.Err, Detail: map[string]string{"keystore": s.Keystore, "token": s.Label, "serial": s.Serial},
 	})
-	if n.running.Load() {
-		n.comparing.Token(s)
-	}
-	n.changed()
+	return true
 }
 
 // tokenMetrics tells how each token is doing, by its keystore.
@@ -151,7 +199,7 @@ func (n *node) awaitTokens(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tokensWithin)
 	defer cancel()
 	starting := func() bool {
-		return slices.ContainsFunc((&tokens{n.providers}).Status(), func(s keystore.TokenStatus) bool {
+		return slices.ContainsFunc(tokenStates(n.providers), func(s keystore.TokenStatus) bool {
 			return s.State == keystore.TokenStarting
 		})
 	}

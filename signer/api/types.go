@@ -117,6 +117,22 @@ type OperateRequest struct {
 	When   string `json:"when,omitempty"` // rotate only: absent or "now"
 }
 
+// DestroyRequest is the body of POST /v1/keysets/NAME/destroy. KID or Version
+// names the version; none is meant without.
+type DestroyRequest struct {
+	Reason  string `json:"reason"`
+	KID     string `json:"kid,omitempty"`
+	Version int    `json:"version,omitempty"`
+}
+
+// DestroyReply answers a DestroyRequest: the version's private key is gone.
+type DestroyReply struct {
+	Version int    `json:"version"`
+	KID     string `json:"kid"`
+	State   string `json:"state"` // "destroyed"
+	Entry   string `json:"entry"`
+}
+
 // VersionRef names a version.
 type VersionRef struct {
 	Version int    `json:"version"`
@@ -196,6 +212,46 @@ type Token struct {
 // name, or a token's serial or label.
 type TokenRetryRequest struct {
 	Token string `json:"token"`
+}
+
+// ReconcileRequest is the body of POST /v1/ops/reconcile.
+type ReconcileRequest struct {
+	Keystore string `json:"keystore,omitempty"` // absent: every keystore
+}
+
+// Reconciliation answers a ReconcileRequest: how catalog and keystores compare.
+// GET /v1/ops/reconcile/last answers with the last one there was.
+type Reconciliation struct {
+	At        time.Time  `json:"at"`
+	Keystores []Compared `json:"keystores"`
+	Findings  []Mismatch `json:"findings"`
+}
+
+// Compared is how one keystore was compared.
+type Compared struct {
+	Keystore string `json:"keystore"`
+	Keys     int    `json:"keys"`            // what it listed
+	Error    string `json:"error,omitempty"` // why it could not be compared, or not to the end
+}
+
+// Mismatch is one thing in which a keystore and the catalog do not agree. Its
+// kind is adopted, finished, orphan, unknown, half_pair, missing, resurrected or
+// attributes; more may come.
+type Mismatch struct {
+	Kind     string   `json:"kind"`
+	Keystore string   `json:"keystore"`
+	KeySet   string   `json:"keyset,omitempty"` // of the version it is about
+	Version  int      `json:"version,omitempty"`
+	KID      string   `json:"kid,omitempty"`
+	State    string   `json:"state,omitempty"`
+	Token    string   `json:"token,omitempty"` // what is in the keystore, from here on
+	KeyID    string   `json:"key_id,omitempty"`
+	Label    string   `json:"label,omitempty"`
+	Type     string   `json:"type,omitempty"`
+	Lacks    []string `json:"lacks,omitempty"` // required attributes
+	What     string   `json:"what"`            // is wrong, in words
+	Todo     string   `json:"todo"`            // what an operator does about it
+	Entry    string   `json:"entry,omitempty"` // empty while the log cannot be written
 }
 
 // Endpoints is what chanceryd dev writes to endpoints.json when it is ready.

@@ -115,6 +115,24 @@ func (c *Client) Resume(ctx context.Context, name string, req api.OperateRequest
 	return ask[api.SuspendReply](ctx, c, call{method: http.MethodPost, path: keySetPath(name, "/resume"), in: req})
 }
 
+// Destroy ends the private key of a retired version, for ever. It may be asked
+// again when the answer was lost.
+func (c *Client) Destroy(ctx context.Context, name string, req api.DestroyRequest) (*api.DestroyReply, error) {
+	return ask[api.DestroyReply](ctx, c, call{method: http.MethodPost, path: keySetPath(name, "/destroy"), in: req, once: true})
+}
+
+// Reconcile has a keystore compared with the catalog; without a name, every one.
+func (c *Client) Reconcile(ctx context.Context, keystore string) (*api.Reconciliation, error) {
+	return ask[api.Reconciliation](ctx, c, call{
+		method: http.MethodPost, path: "/v1/ops/reconcile", in: api.ReconcileRequest{Keystore: keystore}, once: true,
+	})
+}
+
+// Reconciled returns the last comparison of every keystore.
+func (c *Client) Reconciled(ctx context.Context) (*api.Reconciliation, error) {
+	return ask[api.Reconciliation](ctx, c, call{method: http.MethodGet, path: "/v1/ops/reconcile/last"})
+}
+
 // Tokens returns the state of the tokens that hold the keys.
 func (c *Client) Tokens(ctx context.Context) (*api.TokenList, error) {
 	return ask[api.TokenList](ctx, c, call{method: http.MethodGet, path: "/v1/ops/tokens"})

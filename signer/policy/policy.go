@@ -47,23 +47,25 @@ const (
 	Rotate       Action = "keyset.rotate" // KeySet
 	Suspend      Action = "key.suspend"   // KeySet
 	Resume       Action = "key.resume"    // KeySet
+	Destroy      Action = "key.destroy"   // KeySet
+	Reconcile    Action = "key.reconcile" // nothing: it compares every keystore
 	ReadAudit    Action = "audit.read"    // nothing
 	ManageTokens Action = "token.manage"  // nothing
 )
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, ReadAudit, ManageTokens}
+	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens}
 }
 
 func (a Action) onKeySet() bool {
-	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume
+	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Destroy
 }
 
 func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
 
 func (a Action) operates() bool {
-	return a == Rotate || a == Suspend || a == Resume || a == ManageTokens
+	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens
 }
 
 // A Target is what an action is done to. Members the action does not need are

@@ -39,7 +39,7 @@ func example() Config {
 			{Name: "devices", Principals: []string{ca}, Actions: []Action{SignCSR}, Authorities: []string{"devices"},
 				Profiles: []string{"tls"}, MaxTTL: 24 * time.Hour, Names: []string{".devices.test", "hub.test"}},
 			{Name: "operators", Principals: []string{operator}, KeySets: []string{Any},
-				Actions: []Action{Rotate, Suspend, Resume, ReadKeySets, ReadAudit, ManageTokens}},
+				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens}},
 		},
 	}
 }
@@ -79,6 +79,8 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 		{operator, Suspend, Target{KeySet: "anything"}, "operators"},
 		{operator, ReadAudit, Target{}, "operators"},
 		{operator, ManageTokens, Target{}, "operators"},
+		{operator, Destroy, Target{KeySet: "web"}, "operators"},
+		{operator, Reconcile, Target{}, "operators"},
 
 		{issuer, SignJWT, Target{KeySet: "legacy"}, ""},
 		{issuer, SignJWT, Target{KeySet: "Web"}, ""},
@@ -92,6 +94,9 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 		{ca, SignCSR, Target{Authority: "others", Profile: "tls"}, ""},
 		{ca, SignJWT, Target{KeySet: "devices"}, ""},
 		{operator, Rotate, Target{}, ""},
+		{operator, Destroy, Target{}, ""},
+		{issuer, Destroy, Target{KeySet: "web"}, ""},
+		{issuer, Reconcile, Target{}, ""},
 		{operator, SignJWT, Target{KeySet: "web"}, ""},
 		{"ci:spiffe:spiffe://chancery.dev/issuer", SignJWT, Target{KeySet: "web"}, ""},
 		{"dev:spiffe:spiffe://chancery.dev/issuer2", SignJWT, Target{KeySet: "web"}, ""},

@@ -95,6 +95,29 @@ func operation(r *request) (req api.OperateRequest, err error) {
 	return req, nil
 }
 
+func (g *guarded) destroy(r *request) (int, any, error) {
+	var req api.DestroyRequest
+	if err := r.decode(&req, api.DefaultLimits); err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.Destroy(r.Context(), r.who, r.PathValue("name"), req)
+	return http.StatusOK, reply, err
+}
+
+func (g *guarded) reconcile(r *request) (int, any, error) {
+	var req api.ReconcileRequest
+	if err := r.decode(&req, api.DefaultLimits); err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.Reconcile(r.Context(), r.who, req)
+	return http.StatusOK, reply, err
+}
+
+func (g *guarded) reconciled(r *request) (int, any, error) {
+	reply, err := g.Service.Reconciled(r.Context(), r.who)
+	return http.StatusOK, reply, err
+}
+
 func (g *guarded) tokens(r *request) (int, any, error) {
 	reply, err := g.Service.TokenList(r.Context(), r.who)
 	return http.StatusOK, reply, err

@@ -109,6 +109,11 @@ func (h *house) Suspend(context.Context, string, string, keystore.KID, string) (
 func (h *house) Resume(context.Context, string, string, keystore.KID, string) (r api.SuspendReply, err error) {
 	return
 }
+func (h *house) Destroy(context.Context, string, string, keystore.KID, int, string) (r api.DestroyReply, err error) {
+	return
+}
+func (h *house) Reconcile(context.Context, string) (r api.Reconciliation, err error) { return }
+func (h *house) Reconciled() (r api.Reconciliation, ok bool)                         { return r, true }
 func (h *house) WriteEntries(_ context.Context, w io.Writer, node, log string, from, limit int64) error {
 	h.asked = append(h.asked, fmt.Sprint(node, " ", log, " ", from, " ", limit))
 	io.WriteString(w, "{}\n")
@@ -162,6 +167,7 @@ var routesOf = map[string][]string{
 	"ops": {
 		"GET /v1/keysets", "GET /v1/keysets/web", "GET /v1/keysets/web/plan", "GET /v1/keysets/web/history",
 		"POST /v1/keysets/web/rotate", "POST /v1/keysets/web/suspend", "POST /v1/keysets/web/resume",
+		"POST /v1/keysets/web/destroy", "POST /v1/ops/reconcile", "GET /v1/ops/reconcile/last",
 		"GET /v1/ops/tokens", "POST /v1/ops/tokens/retry", "GET /v1/audit/dev/lifecycle/entries", "GET /v1/audit/dev/acts/2026-03/entries",
 	},
 }
@@ -193,7 +199,7 @@ func TestA04IdentityComesFirst(t *testing.T) {
 			body := map[bool]string{true: `{"reason":"r"}`}[strings.Contains(path, "keysets/web/")]
 			if body == "" {
 				body = map[string]string{
-					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`,
+					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`, "/v1/ops/reconcile": `{}`,
 				}[path]
 			}
 			if path == "/v1/sign/jwt/batch" {

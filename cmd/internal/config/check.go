@@ -458,5 +458,5 @@ func (k checker) allowed(path string, ttl time.Duration, uses func(Rule) bool) {
 }
 
 func alsoOtherPurposes(a policy.Action) bool {
-	return a != policy.SignJWT && a != policy.SignCSR && a != policy.ReadAudit && a != policy.ManageTokens
+	return a != policy.SignJWT && a != policy.SignCSR && a != policy.ReadAudit && a != policy.ManageTokens && a != policy.Reconcile
 }
