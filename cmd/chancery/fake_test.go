@@ -277,6 +277,7 @@ func (f *fake) handler(door string) http.Handler {
 	handle("POST /v1/keysets/{name}/rotate", roleOperator, f.rotate)
 	handle("POST /v1/keysets/{name}/suspend", roleOperator, f.suspend(true))
 	handle("POST /v1/keysets/{name}/resume", roleOperator, f.suspend(false))
+	f.handleKeys(handle)
 	handle("GET /v1/ops/tokens", "", f.tokens)
 	handle("POST /v1/ops/tokens/retry", roleOperator, f.tokens)
 	return mux

@@ -20,7 +20,7 @@ func (a *app) keysCommand() *cobra.Command {
 		Use: "show KEYSET", Short: "Show a key set and its versions", Args: exactly("KEYSET"),
 		RunE: does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0]) }),
 	}
-	return group("keys", "Look at key sets and their versions", list, show)
+	return group("keys", "Look at key sets and their versions; compare and destroy keys", list, show, a.keysReconcileCommand(), a.keysDestroyCommand())
 }
 
 func (a *app) keysList(ctx context.Context) error {

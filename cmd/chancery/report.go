@@ -143,6 +143,10 @@ func (a *app) problemHint(p *api.Problem) string {
 	switch p.Code {
 	case api.CodeForbidden:
 		return a.forbiddenHint()
+	case api.CodeTooEarly:
+		if p.Rule == 2 || p.Rule == 9 { // of a destruction
+			hint = fmt.Sprintf("run it again in %d s: a key is destroyed when nothing it signed can be valid", p.RetryAfter)
+		}
 	case api.CodeNotFound:
 		if strings.Contains(p.Detail, "endpoint") {
 			hint = "signing and operating have a socket each: check --as or --endpoint"

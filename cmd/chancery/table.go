@@ -80,11 +80,11 @@ func (a *app) colours() bool {
 func coloured(word string) string {
 	var c text.Color
 	switch strings.SplitN(word, ",", 2)[0] {
-	case "active", "ready", "done":
+	case "active", "ready", "done", "adopted", "finished":
 		c = text.FgGreen
-	case "published", "retiring", "starting", "intent":
+	case "published", "retiring", "starting", "intent", "orphan", "half_pair":
 		c = text.FgYellow
-	case "suspended", "compromised", "pin_rejected", "pin_locked", "changed", "ambiguous", "unavailable", "refused", "failed", "unknown":
+	case "suspended", "compromised", "pin_rejected", "pin_locked", "changed", "ambiguous", "unavailable", "refused", "failed", "unknown", "stopped", "missing", "resurrected", "attributes":
 		c = text.FgRed
 	default:
 		return word
