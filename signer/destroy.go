@@ -3,6 +3,7 @@ package signer
 import (
 	"context"
 	"errors"
+	"math"
 
 	"chancery/keystore"
 	"chancery/signer/api"
@@ -16,10 +17,10 @@ func (s *Service) Destroy(ctx context.Context, who policy.Principal, name string
 	if err != nil {
 		return api.DestroyReply{}, err
 	}
-	if (req.KID == "") == (req.Version == 0) || req.Version < 0 {
+	if (req.KID == "") == (req.Version == 0) || req.Version < 0 || req.Version > math.MaxInt32 {
 		return api.DestroyReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `"kid" or "version" names the version, one of the two`))
 	}
-	act.KID, act.Version = keystore.KID(req.KID), req.Version
+	act.KID, act.Version = keystore.KID(req.KID), int(req.Version)
 	if err := s.Log.Health(); err != nil {
 		return api.DestroyReply{}, s.refuse(act, auditUnavailable(err))
 	}

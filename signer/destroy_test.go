@@ -25,6 +25,7 @@ func TestDestroy(t *testing.T) {
 		{"no version is meant without its name", operator, "web", api.DestroyRequest{Reason: "a drill"}, api.CodeMalformed},
 		{"two names", operator, "web", api.DestroyRequest{Reason: "a drill", KID: "abc", Version: 1}, api.CodeMalformed},
 		{"a version below zero", operator, "web", api.DestroyRequest{Reason: "a drill", Version: -1}, api.CodeMalformed},
+		{"a version there can never be", operator, "web", api.DestroyRequest{Reason: "a drill", Version: 1 << 32}, api.CodeMalformed},
 		{"no reason", operator, "web", api.DestroyRequest{Version: 1}, api.CodeMalformed},
 		{"a longer reason", operator, "web", api.DestroyRequest{Version: 1, Reason: strings.Repeat("x", MaxReason+1)}, api.CodeMalformed},
 		{"another's key set", operator, "edge", ok, api.CodeForbidden},
@@ -35,7 +36,7 @@ func TestDestroy(t *testing.T) {
 		w := newWorld(t)
 		reply, err := w.Destroy(t.Context(), c.who, c.set, c.req)
 		if c.code == "" {
-			want := fmt.Sprint("destroy web by ", operator, " ", []any{keystore.KID(c.req.KID), c.req.Version, "a drill"})
+			want := fmt.Sprint("destroy web by ", operator, " ", []any{keystore.KID(c.req.KID), int(c.req.Version), "a drill"})
 			if err != nil || reply.State != "destroyed" || len(w.rotations.asked) != 1 || w.rotations.asked[0] != want {
 				t.Errorf("%s: %+v, %v, asked %q, want %q", c.what, reply, err, w.rotations.asked, want)
 			}

@@ -129,7 +129,7 @@ func (a *app) keysDestroyCommand() *cobra.Command {
 // versionNamed reads a version's number or its kid. A kid, the thumbprint of a
 // key, has 43 characters.
 func versionNamed(s string) (req api.DestroyRequest, err error) {
-	if n, err := strconv.Atoi(s); err == nil && n > 0 {
+	if n, err := strconv.ParseInt(s, 10, 64); err == nil && n > 0 {
 		req.Version = n
 		return req, nil
 	}

@@ -77,6 +77,9 @@ func TestRefusalsOfRotationHaveCodes(t *testing.T) {
 		{&rotation.TooEarly{Rule: 1, RetryAfter: 4001 * time.Millisecond, Text: "x"}, api.CodeTooEarly, 1, 5},
 		{&rotation.TooEarly{Rule: 6, Text: "x"}, api.CodeTooEarly, 6, 1},
 		{&rotation.TooMany{Known: 20, RetryAfter: 59500 * time.Millisecond}, api.CodeConflict, 0, 60},
+		{&rotation.Kept{Rule: 10, Text: "x"}, api.CodeConflict, 10, 0},
+		{fmt.Errorf("x: %w", keystore.ErrAmbiguous), api.CodeConflict, 0, 0},
+		{fmt.Errorf("x: %w", keystore.ErrUncertain), api.CodeBackendUnavailable, 0, 1},
 		{fmt.Errorf("x: %w", keystore.ErrOvertaken), api.CodeConflict, 0, 1},
 		{fmt.Errorf("x: %w", keystore.ErrNotFound), api.CodeNotFound, 0, 0},
 		{fmt.Errorf("x: %w", errUnentered), api.CodeAuditUnavailable, 0, 1},
@@ -84,7 +87,7 @@ func TestRefusalsOfRotationHaveCodes(t *testing.T) {
 		{fmt.Errorf("x: %w", errStale), api.CodeLeaseExpired, 0, 1},
 		{fmt.Errorf("x: %w", rotation.ErrNotConfigured), api.CodeNotFound, 0, 0},
 	} {
-		e, ok := errors.AsType[*api.Error](wireError(c.err))
+		e, ok := errors.AsType[*api.Error](destroyError(c.err))
 		if !ok || e.Code != c.code || e.Rule != c.rule || e.RetryAfter != c.after {
 			t.Errorf("%v becomes %+v, want %s, rule %d, after %d s", c.err, e, c.code, c.rule, c.after)
 		}

@@ -18,31 +18,46 @@ import (
 
 // deletePrivateKey deletes the private half of a version's key from the token,
 // as someone who has the PIN can, with a program of their own, and ends the
-// worker.
+// workers.
 func (d *chanceryd) deletePrivateKey(keyset string, state keystore.State) {
 	d.t.Helper()
-	tool := needTool(d.t, "pkcs11-tool", "opensc")
+	id := d.keyID("keyset = ? AND state = ?", keyset, state.String())
+	d.pkcs11Tool("--delete-object", "--type", "privkey", "--id", id)
+	d.killWorkers() // SoftHSM may miss what another process does; a fresh one does not
+}
+
+// keyID returns the key id of the version that a condition is of.
+func (d *chanceryd) keyID(where string, args ...any) string {
+	d.t.Helper()
 	db, err := sql.Open("sqlite3", "file:"+filepath.Join(d.dir, "catalog.db")+"?mode=ro&_busy_timeout=10000")
 	if err != nil {
 		d.t.Fatal(err)
 	}
 	defer db.Close()
 	var id []byte
-	if err := db.QueryRowContext(d.t.Context(), "SELECT key_id FROM version WHERE keyset = ? AND state = ?", keyset, state.String()).Scan(&id); err != nil {
-		d.t.Fatalf("the %v version of %s: %v", state, keyset, err)
+	if err := db.QueryRowContext(d.t.Context(), "SELECT key_id FROM version WHERE "+where, args...).Scan(&id); err != nil {
+		d.t.Fatalf("the version where %s %v: %v", where, args, err)
 	}
+	return hex.EncodeToString(id)
+}
+
+// pkcs11Tool has another program work on the token, and returns what it says.
+func (d *chanceryd) pkcs11Tool(args ...string) string {
+	d.t.Helper()
+	tool := needTool(d.t, "pkcs11-tool", "opensc")
 	token := devToken(d.t, d.dir)
 	pin, err := os.ReadFile(token.PINFile)
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(d.t.Context(), tool, "--module", token.Module, "--token-label", token.Label, "--login", "--pin", "env:TOKEN_PIN",
-		"--delete-object", "--type", "privkey", "--id", hex.EncodeToString(id))
+	cmd := exec.CommandContext(d.t.Context(), tool, append([]string{
+		"--module", token.Module, "--token-label", token.Label, "--login", "--pin", "env:TOKEN_PIN"}, args...)...)
 	cmd.Env = []string{"SOFTHSM2_CONF=" + token.Conf, "TOKEN_PIN=" + strings.TrimSpace(string(pin))}
-	if out, err := cmd.CombinedOutput(); err != nil {
+	out, err := cmd.CombinedOutput()
+	if err != nil {
 		d.t.Fatalf("%v\n%s", err, out)
 	}
-	d.killWorkers() // SoftHSM may miss what another process does; a fresh one does not
+	return string(out)
 }
 
 // A key that had been deleted from its token left its key set stuck, and

@@ -54,19 +54,25 @@ func (r *rotations) Resume(ctx context.Context, by, keyset string, kid keystore.
 
 func (r *rotations) Destroy(ctx context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error) {
 	res, err := r.rotator.Destroy(ctx, rotation.Destroying{By: by, KeySet: keyset, KID: kid, Version: version, Reason: reason})
+	if err != nil {
+		return api.DestroyReply{}, destroyError(err)
+	}
+	r.comparing.Kick() // it may have stopped its keystore
+	return api.DestroyReply{Version: res.Version, KID: string(res.KID), State: keystore.Destroyed.String(), Entry: res.Entry}, nil
+}
+
+// destroyError is wireError for what a keystore says of a key it was to destroy.
+func destroyError(err error) error {
 	switch {
 	case errors.Is(err, keystore.ErrAmbiguous):
-		return api.DestroyReply{}, api.Errorf(api.CodeConflict,
+		return api.Errorf(api.CodeConflict,
 			"what goes by the key's id in its keystore is not that pair alone; nothing was destroyed (hint: `chancery keys reconcile` shows what is there)").Because(err)
 	case errors.Is(err, keystore.ErrUncertain):
 		e := api.Errorf(api.CodeBackendUnavailable, "the key may be there still, or not: ask for the same again").Because(err)
 		e.RetryAfter = 1
-		return api.DestroyReply{}, e
-	case err != nil:
-		return api.DestroyReply{}, wireError(err)
+		return e
 	}
-	r.comparing.Kick() // it may have stopped its keystore
-	return api.DestroyReply{Version: res.Version, KID: string(res.KID), State: keystore.Destroyed.String(), Entry: res.Entry}, nil
+	return wireError(err)
 }
 
 // wireError says what an operator may know of a refusal of the engine.

@@ -122,7 +122,7 @@ type OperateRequest struct {
 type DestroyRequest struct {
 	Reason  string `json:"reason"`
 	KID     string `json:"kid,omitempty"`
-	Version int    `json:"version,omitempty"`
+	Version int64  `json:"version,omitempty"`
 }
 
 // DestroyReply answers a DestroyRequest: the version's private key is gone.

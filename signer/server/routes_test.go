@@ -441,3 +441,33 @@ func TestA16RevokedOnAnOpenConnection(t *testing.T) {
 	}
 	door.CloseIf(func(*x509.Certificate) bool { return true })
 }
+
+// What is to be destroyed or compared is read strictly, and as it was meant.
+func TestKeysOverHTTP(t *testing.T) {
+	h := newHouse(t)
+	v := newVisitors(t, h)
+	who, ops := v.as(t, "operator"), Ops(h.Config)
+	for _, c := range []struct {
+		route, body string
+		code        api.Code // empty: done
+	}{
+		{"POST /v1/keysets/web/destroy", `{"reason":"r","version":1}`, ""},
+		{"POST /v1/keysets/web/destroy", `{"reason":"r","kid":"x"}`, ""},
+		{"POST /v1/keysets/web/destroy", `{"reason":"r"}`, api.CodeMalformed},
+		{"POST /v1/keysets/web/destroy", `{"reason":"r","version":"1"}`, api.CodeMalformed},
+		{"POST /v1/keysets/web/destroy", `{"reason":"r","version":1,"when":"now"}`, api.CodeMalformed},
+		{"POST /v1/ops/reconcile", `{}`, ""},
+		{"POST /v1/ops/reconcile", `{"keystore":"hsm"}`, ""},
+		{"POST /v1/ops/reconcile", `{"keystores":["hsm"]}`, api.CodeMalformed},
+		{"POST /v1/ops/reconcile", ``, api.CodeMalformed},
+		{"GET /v1/ops/reconcile/last", ``, ""},
+	} {
+		method, path, _ := strings.Cut(c.route, " ")
+		w := ask(ops, who, method, path, strings.NewReader(c.body))
+		if c.code == "" && w.Code != http.StatusOK {
+			t.Errorf("%s %s: %d %s", c.route, c.body, w.Code, w.Body)
+		} else if c.code != "" {
+			problem(t, c.route+" "+c.body, w, c.code)
+		}
+	}
+}
