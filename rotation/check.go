@@ -64,7 +64,7 @@ func (c *checker) signs() {
 		c.errorf("max_ttl", "", "tokens need a longest lifetime")
 	}
 	if c.sch.DestroyAfter > 0 {
-		c.errorf("destroy_after", "remove it: retired keys stay in their keystore", "keys are not destroyed by schedule")
+		c.errorf("destroy_after", "remove it: `chancery keys destroy` destroys a retired key", "keys are not destroyed by schedule")
 	}
 }
 
