@@ -19,6 +19,8 @@ type Compared struct {
 	Err      error // why it could not be compared, or not all could be finished or entered; nil: it was
 	// Seen reports whether the keystore was listed, whatever Err says.
 	Seen bool
+	// Turn counts up: of two comparisons of a keystore the later has the greater.
+	Turn int64
 }
 
 // Reconciliation is how catalog and keystores compare.
@@ -207,6 +209,10 @@ func (r *Rotator) compare(ctx context.Context, name string) (Compared, []Mismatc
 		return fail(err)
 	}
 	defer leave()
+	r.mu.Lock()
+	r.turns++
+	c.Turn = r.turns
+	r.mu.Unlock()
 	before, err := r.view(ctx)
 	if err != nil {
 		return fail(err)

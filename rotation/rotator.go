@@ -90,6 +90,7 @@ type Rotator struct {
 	asides int                       // guarded by mu: goroutines that Wait waits for
 	idle   sync.Cond                 // on mu: asides has changed
 
+	turns  int64                          // guarded by mu: comparisons of keystores so far
 	rooms  map[string]chan struct{}       // guarded by mu: capacity 1, by keystore; full while it is compared or a key destroyed
 	silent map[keystore.KID]time.Duration // guarded by mu: when a version was first seen not to sign, by Elapsed
 

@@ -28,6 +28,7 @@ type comparing struct {
 
 	mu    sync.Mutex                    // guards what follows
 	down  map[string]bool               // keystores that were not up since they were last compared
+	turn  map[string]int64              // of the last comparison of each keystore that saw it
 	stray map[string]int                // keys that no version names, by keystore, as last compared
 	last  map[string]api.Reconciliation // by keystore
 	at    time.Time                     // of the last comparison of all; zero: none yet
@@ -36,7 +37,7 @@ type comparing struct {
 func newComparing(r *rotation.Rotator, s *stops, k *keyring, m *telemetry.Metrics, log *slog.Logger) *comparing {
 	c := &comparing{
 		rotator: r, stops: s, keys: k, log: log, wake: make(chan struct{}, 1),
-		down: make(map[string]bool), stray: make(map[string]int), last: make(map[string]api.Reconciliation),
+		down: make(map[string]bool), turn: make(map[string]int64), stray: make(map[string]int), last: make(map[string]api.Reconciliation),
 	}
 	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil, c.orphans)
 	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
@@ -128,22 +129,26 @@ func (c *comparing) Reconcile(ctx context.Context, only string) (rotation.Reconc
 	if err != nil {
 		return found, err
 	}
-	c.keep(found, only == "")
-	for _, k := range found.Keystores {
-		if !k.Seen {
-			continue // what is in force stays
-		}
-		changed := false
-		if why := resurrected(found.Mismatches, k.Keystore); why != "" {
-			changed = c.stops.Stop(k.Keystore, why)
-		} else {
-			changed = c.stops.Lift(k.Keystore)
-		}
-		if p, err := c.keys.Provider(k.Keystore); changed && err == nil {
+	for _, name := range c.keep(found, only == "") {
+		if p, err := c.keys.Provider(name); err == nil {
 			c.stops.tell(p)
 		}
 	}
 	return found, nil
+}
+
+// enforce stops a keystore or lets it go on, and reports whether that changed.
+// A comparison that saw nothing, or less than a later one, changes nothing. Its
+// caller holds mu.
+func (c *comparing) enforce(k rotation.Compared, all []rotation.Mismatch) bool {
+	if !k.Seen || k.Turn <= c.turn[k.Keystore] {
+		return false
+	}
+	c.turn[k.Keystore] = k.Turn
+	if why := resurrected(all, k.Keystore); why != "" {
+		return c.stops.Stop(k.Keystore, why)
+	}
+	return c.stops.Lift(k.Keystore)
 }
 
 // resurrected names the destroyed keys that are there again in a keystore; "":
@@ -156,14 +161,18 @@ func resurrected(all []rotation.Mismatch, name string) string {
 	return fmt.Sprintf("the destroyed key of %s version %d is there again", all[i].KeySet, all[i].Version)
 }
 
-// keep keeps what was found, by keystore.
-func (c *comparing) keep(found rotation.Reconciliation, all bool) {
+// keep keeps what was found, by keystore, and puts it in force. It returns the
+// keystores that were stopped by it, or go on.
+func (c *comparing) keep(found rotation.Reconciliation, all bool) (changed []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if all {
 		c.at = found.At
 	}
 	for _, k := range found.Keystores {
+		if c.enforce(k, found.Mismatches) {
+			changed = append(changed, k.Keystore)
+		}
 		one := rotation.Reconciliation{At: found.At, Keystores: []rotation.Compared{k}}
 		stray := 0
 		for _, m := range found.Mismatches {
@@ -180,6 +189,7 @@ func (c *comparing) keep(found rotation.Reconciliation, all bool) {
 			c.stray[k.Keystore] = stray
 		}
 	}
+	return changed
 }
 
 // Last returns what was last found in each keystore; false: not all have been

@@ -16,6 +16,7 @@ import (
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
+	"chancery/rotation"
 	"chancery/signer/api"
 )
 
@@ -180,5 +181,58 @@ func TestAStoppedKeystore(t *testing.T) {
 	}
 	if s.Stop("hsm", "y") || !s.Lift("hsm") || s.Lift("hsm") {
 		t.Error("a stop is told more than once")
+	}
+}
+
+// Of two comparisons that end in another order than they began, the later one
+// counts; one that saw nothing changes nothing.
+func TestTheLaterComparisonCounts(t *testing.T) {
+	s := newStops(time.Now, func(keystore.TokenStatus) {})
+	c := &comparing{stops: s, turn: make(map[string]int64), stray: make(map[string]int), last: make(map[string]api.Reconciliation)}
+	bad := []rotation.Mismatch{{Kind: rotation.KeyResurrected, Keystore: "hsm", KeySet: "web", Version: 1}}
+	for _, step := range []struct {
+		what    string
+		turn    int64
+		seen    bool
+		found   []rotation.Mismatch
+		stopped bool
+		changed int
+	}{
+		{"the key is there", 2, true, bad, true, 1},
+		{"an older one did not see it", 1, true, nil, true, 0},
+		{"one could not look", 3, false, nil, true, 0},
+		{"it is gone", 4, true, nil, false, 1},
+		{"an older one saw it", 3, true, bad, false, 0},
+		{"another keystore's", 5, true, []rotation.Mismatch{{Kind: rotation.KeyResurrected, Keystore: "other"}}, false, 0},
+	} {
+		changed := c.keep(rotation.Reconciliation{
+			At: time.Now(), Keystores: []rotation.Compared{{Keystore: "hsm", Seen: step.seen, Turn: step.turn}}, Mismatches: step.found,
+		}, true)
+		if (s.Why("hsm") != nil) != step.stopped || len(changed) != step.changed {
+			t.Errorf("%s: %v, changed %q", step.what, s.Why("hsm"), changed)
+		}
+	}
+}
+
+// What the log has of former processes: which keystore was stopped last, which
+// destructions have no outcome, and what came from the catalog.
+func TestWhatTheLogTells(t *testing.T) {
+	token := func(name string, s keystore.TokenState) keystore.Record {
+		return keystore.Record{Action: keystore.ActTokenState, State: string(s), Reason: "why", Detail: map[string]string{"keystore": name}}
+	}
+	destroy := func(id string, o keystore.Outcome) keystore.Record {
+		return keystore.Record{ID: id, Action: keystore.ActKeyDestroy, Outcome: o}
+	}
+	have := remembered{proven: make(map[keystore.KID]bool), stopped: make(map[string]string)}
+	for _, rec := range []keystore.Record{
+		token("a", keystore.TokenStopped), token("b", keystore.TokenStopped), token("a", keystore.TokenReady), token("c", keystore.TokenReady),
+		destroy("1", keystore.OutcomeIntent), destroy("2", keystore.OutcomeIntent), destroy("1", keystore.OutcomeDone),
+		destroy("3", keystore.OutcomeIntent), destroy("3", keystore.OutcomeUnknown),
+		{ID: "p", Action: keystore.ActKeyProven, KID: "k"}, {ID: "m", Action: keystore.ActKeyMissing}, {ID: "r", Action: keystore.ActKeyResurrected},
+	} {
+		have.add(rec)
+	}
+	if len(have.stopped) != 1 || have.stopped["b"] != "why" || len(have.open) != 1 || have.open[0].ID != "2" || have.last.ID != "3" || !have.proven["k"] {
+		t.Errorf("%+v", have)
 	}
 }
