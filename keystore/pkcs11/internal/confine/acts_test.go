@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -24,6 +25,7 @@ const (
 	actEnv   = "CONFINE_TEST_ACT"
 	argEnv   = "CONFINE_TEST_ARG"
 	rulesEnv = "CONFINE_TEST_RULES" // absent: not confined
+	oldEnv   = "CONFINE_TEST_OLD"   // system calls that the kernel shall not have
 )
 
 func TestMain(m *testing.M) {
@@ -52,6 +54,9 @@ func child(name string) int {
 		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil { // as a worker has done
 			panic(err)
 		}
+		for nr := range strings.FieldsSeq(os.Getenv(oldEnv)) {
+			forget(nr)
+		}
 		start := time.Now()
 		if o.Report, err = confine.Apply(rules); err != nil {
 			panic(err)
@@ -64,6 +69,33 @@ func child(name string) int {
 	}
 	json.NewEncoder(os.Stdout).Encode(o)
 	return 0
+}
+
+// forget makes a system call one that the kernel does not know.
+func forget(number string) {
+	nr, err := strconv.ParseUint(number, 10, 32)
+	if err != nil {
+		panic(err)
+	}
+	prog := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(nr), Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if os.Geteuid() != 0 { // root leaves no_new_privs to the code under test
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			panic(err)
+		}
+	}
+	fprog := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	thread, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&fprog)))
+	if errno != 0 || thread != 0 {
+		panic(fmt.Sprintf("seccomp: %v, thread %d", errno, thread))
+	}
 }
 
 // run has a child do an act; without rules it is free.

@@ -10,6 +10,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// The filter is written out here, not taken from a library: those for Go leave
+// calls by another architecture's numbers to the default, which is to allow, or
+// do not look at the thread that TSYNC could not reach.
+
 // denied are system calls that no module needs. calls_ARCH.go has those that
 // only some architectures know.
 var denied = []uint32{
@@ -43,7 +47,7 @@ const namespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS |
 // filterCalls installs the filter in all threads.
 func filterCalls(rules Rules, r *Report) error {
 	if auditArch == 0 {
-		r.miss("system calls: no filter for %s", runtime.GOARCH)
+		r.miss("system calls (processes, signals, sockets): no filter for %s", runtime.GOARCH)
 		return nil
 	}
 	prog := program(rules, uint32(os.Getpid()))
@@ -53,9 +57,9 @@ func filterCalls(rules Rules, r *Report) error {
 	runtime.KeepAlive(prog)
 	switch {
 	case errno == unix.ENOSYS, errno == unix.EINVAL: // no seccomp, or no filters, in this kernel
-		r.miss("system calls: the kernel has no seccomp filters")
+		r.miss("system calls (processes, signals, sockets): the kernel has no seccomp filters")
 	case errno != 0:
-		r.miss("system calls: seccomp: %v", errno)
+		r.miss("system calls (processes, signals, sockets): seccomp: %v", errno)
 	case thread != 0: // seccomp(2): one that cannot be synchronised; nothing is installed
 		return fmt.Errorf("seccomp: thread %d has a filter of its own", thread)
 	default:

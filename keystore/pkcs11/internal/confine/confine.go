@@ -83,6 +83,7 @@ func Apply(rules Rules) (Report, error) {
 	if err := filterCalls(rules, &r); err != nil {
 		return r, err
 	}
+	missSockets(rules, &r)
 	if !r.Seccomp && r.Landlock == 0 {
 		// Each of them would have done this for all threads.
 		if err := ll.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
@@ -91,6 +92,19 @@ func Apply(rules Rules) (Report, error) {
 	}
 	r.NoNewPrivs = true
 	return r, verify(r)
+}
+
+// missSockets says what of the network stays open where no filter closes it.
+func missSockets(rules Rules, r *Report) {
+	if r.Seccomp || rules.Network {
+		return
+	}
+	if r.Landlock < 4 {
+		r.miss("TCP connections: neither a filter nor Landlock ABI %d can restrict them", r.Landlock)
+	}
+	if r.Landlock < 10 {
+		r.miss("UDP: neither a filter nor Landlock ABI %d can restrict it", r.Landlock)
+	}
 }
 
 // verify asks the kernel whether every thread is what the report says. It does

@@ -221,3 +221,44 @@ func TestReport(t *testing.T) {
 		t.Errorf("a path that is not there is not said: %q", missing)
 	}
 }
+
+// TestOlderKernels: a kernel that cannot confine is said, and no error; what it
+// can do is done in all threads.
+func TestOlderKernels(t *testing.T) {
+	needFilter(t)
+	needLandlock(t, 4)
+	const seccomp, landlock = unix.SYS_SECCOMP, unix.SYS_LANDLOCK_CREATE_RULESET
+	for _, test := range []struct {
+		name     string
+		old      []int
+		filtered bool
+		landlock bool
+		missing  []string
+	}{
+		{"no Landlock", []int{landlock}, true, false, []string{"file access: the kernel has no Landlock"}},
+		{"no filters", []int{seccomp}, false, true, []string{"system calls (processes, signals, sockets): the kernel has no seccomp filters", "UDP: "}},
+		// The order matters: the last is forgotten by the call that it forgets.
+		{"neither", []int{landlock, seccomp}, false, false, []string{"file access: the kernel has no Landlock", "no seccomp filters", "TCP connections: ", "UDP: "}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var old []string
+			for _, nr := range test.old {
+				old = append(old, strconv.Itoa(nr))
+			}
+			t.Setenv(oldEnv, strings.Join(old, " "))
+			// The filter that forgets is a filter too, so that status has it.
+			o := run(t, "new threads", "", someRules(t))
+			if o.Text != "" {
+				t.Error(o.Text)
+			}
+			if !o.Report.NoNewPrivs || o.Report.Seccomp != test.filtered || (o.Report.Landlock > 0) != test.landlock {
+				t.Errorf("report %+v", o.Report)
+			}
+			for _, want := range test.missing {
+				if !strings.Contains(strings.Join(o.Report.Missing, "\n"), want) {
+					t.Errorf("missing %q, want %q", o.Report.Missing, want)
+				}
+			}
+		})
+	}
+}

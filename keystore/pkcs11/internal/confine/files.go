@@ -57,7 +57,9 @@ var known = []landlock.Config{
 	landlock.V7, landlock.V8, landlock.V9, landlock.V10, landlock.V11,
 }
 
-// restrictFiles has Landlock allow the files of the rules and nothing else.
+// restrictFiles has Landlock allow the files of the rules and nothing else, in
+// all threads. From ABI 8 on the kernel sees to that; before, a signal asks each
+// thread to do it (libcap's psx), which no foreign thread can be trusted with.
 func restrictFiles(rules Rules, r *Report) {
 	abi, err := ll.LandlockGetABIVersion()
 	switch {
