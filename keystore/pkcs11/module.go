@@ -7,11 +7,13 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unsafe"
 
 	"github.com/ThalesIgnite/crypto11"
 	"github.com/miekg/pkcs11"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11/internal/confine"
 )
 
 // A module is a PKCS#11 module loaded into this process and logged in to one
@@ -134,7 +136,10 @@ func (m *module) login(r loginRequest, pin []byte) error {
 	if r.Maker {
 		open = m.openToMake
 	}
-	if err := open(r.Token, string(pin)); err != nil {
+	secret := string(pin)
+	// Out of swap, if the limit of locked memory lets it; what the module copies is its own.
+	_ = confine.LockMemory(unsafe.Slice(unsafe.StringData(secret), len(secret)))
+	if err := open(r.Token, secret); err != nil {
 		return err
 	}
 	m.loggedIn = true
