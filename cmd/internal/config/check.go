@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/url"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -115,6 +116,7 @@ func (k checker) keystores() {
 			k.errorf(path+".pkcs11.token", "one keystore for each token", "keystore %s has the same token", other)
 		}
 		tokens[p.Token] = n
+		k.confine(path+".pkcs11.confine", p.Confine)
 		if p.Workers < 0 || p.Workers > pkcs11.MaxWorkers {
 			k.errorf(path+".pkcs11.workers", "", "%d workers: want 1 to %d", p.Workers, pkcs11.MaxWorkers)
 		}
@@ -123,6 +125,19 @@ func (k checker) keystores() {
 				k.errorf(join(path+".pkcs11.env", v), "", "%q is no environment variable for a worker", v)
 			}
 		}
+	}
+}
+
+func (k checker) confine(path string, c Confine) {
+	for kind, list := range map[string][]string{"read": c.Read, "write": c.Write} {
+		for i, file := range list {
+			if !filepath.IsAbs(file) || filepath.Clean(file) == "/" {
+				k.errorf(fmt.Sprintf("%s.%s[%d]", path, kind, i), "an absolute path of what the module uses, as narrow as may be", "%q is no path for a module", file)
+			}
+		}
+	}
+	if c.Off && (c.Network || c.Exec || len(c.Read)+len(c.Write) > 0) {
+		k.errorf(path+".off", "", "off confines nothing, so that the rest says nothing")
 	}
 }
 

@@ -61,6 +61,13 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 			return
 		}
 		into.SetBool(n.Value == "true")
+	case into.Kind() == reflect.Int:
+		v, err := strconv.ParseInt(n.Value, 10, 32)
+		if err != nil || n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || strconv.FormatInt(v, 10) != n.Value {
+			d.wrong(n, path, "a whole number")
+			return
+		}
+		into.SetInt(v)
 	default:
 		d.text(n, path, into)
 	}

@@ -39,6 +39,7 @@ cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit signer/api signer/client
 cmd/chanceryd         : *
+scripts/faulttable    :
 `
 
 // kept says which packages alone may import a foreign one.

@@ -1,0 +1,63 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// The keystore that README shows loads, in place of the development token's.
+func TestTheKeystoreInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "```yaml\nkeystores:\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("README shows no keystore")
+	}
+	dir := world(t)
+	block = strings.ReplaceAll(block, "/opt/vendor/lib/libvendor-pkcs11.so", filepath.Join(dir, "module.so"))
+	before, rest, _ := strings.Cut(devText(t, dir, false), "keystores:\n")
+	_, after, _ := strings.Cut(rest, "\nlisteners:\n")
+	cfg, findings := loadText(t, dir, before+"keystores:\n"+block+"\nlisteners:\n"+after)
+	for _, f := range findings {
+		t.Error(f)
+	}
+	if cfg == nil {
+		t.Fatal("no configuration")
+	}
+	p := cfg.Keystores["hsm"].PKCS11
+	if p.Workers != 2 || !p.Confine.Network || p.Confine.Off || len(p.Confine.Read) != 1 || len(p.Confine.Write) != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
+func TestConfinementIsChecked(t *testing.T) {
+	dir := world(t)
+	text := devText(t, dir, false)
+	for line, want := range map[string]string{
+		"confine: {read: [etc/vendor.conf]}":       "no path for a module",
+		"confine: {write: [/]}":                    "no path for a module",
+		"confine: {write: [//..]}":                 "no path for a module",
+		"confine: {off: true, read: [/etc/v]}":     "off confines nothing",
+		"confine: {reed: [/etc/v]}":                "reed",
+		"workers: 9":                               "9 workers",
+		"workers: 0x2":                             "whole number",
+		"workers: two":                             "whole number",
+		"workers: -1":                              "-1 workers",
+		"confine: {off: true}":                     "",
+		"confine: {read: [/etc/v], network: true}": "",
+	} {
+		_, findings := loadText(t, dir, strings.Replace(text, "    pkcs11:\n", "    pkcs11:\n      "+line+"\n", 1))
+		said := ""
+		for _, f := range findings {
+			said += f.String() + "\n"
+		}
+		if want == "" && said != "" || !strings.Contains(said, want) {
+			t.Errorf("%s: %q, want it to say %q", line, said, want)
+		}
+	}
+}
