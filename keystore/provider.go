@@ -35,7 +35,8 @@ type Provider interface {
 	// good across failures and recoveries of the backend.
 	Open(ctx context.Context, ref KeyRef, purpose Purpose) (Key, error)
 
-	// List enumerates every private key of the backend, known or not.
+	// List enumerates every private key of the backend, known or not, and what
+	// else there is that could harm them.
 	List(ctx context.Context) ([]Object, error)
 
 	// Status returns the state of each token behind the provider. It does not
@@ -84,12 +85,13 @@ type KeyRef struct {
 	SPKI      []byte // DER
 }
 
-// An Object is a private key found in a backend.
+// An Object is a private key found in a backend, half of one, or another key that
+// could harm private ones.
 type Object struct {
 	Token   string // the token's serial, or the Transit mount
 	ID      string // the provider's name for it in hexadecimal; may be empty
 	Label   string
-	Type    string   // "EC", "RSA", "Ed25519" or what the backend calls it
+	Type    string   // "EC", "RSA", "Ed25519", "secret" or what the backend calls it
 	SPKI    []byte   // nil where no public half was found
 	Missing []string // required attributes it lacks
 }

@@ -54,7 +54,7 @@ func isOurs(o keystore.Object) bool { return strings.HasPrefix(o.Label, ourLabel
 
 // usable are the required attributes whose lack lets whoever has the PIN use a
 // key for more than to sign, as an attack on the others (A32).
-var usable = []string{"CKA_DECRYPT", "CKA_UNWRAP", "CKA_DERIVE", "CKA_SIGN_RECOVER"}
+var usable = []string{"CKA_WRAP", "CKA_DECRYPT", "CKA_UNWRAP", "CKA_DERIVE", "CKA_SIGN_RECOVER"}
 
 // A row is a version that may have a private key.
 type row struct {

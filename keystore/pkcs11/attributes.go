@@ -54,6 +54,14 @@ func (q quirks) privateAttributes(p keystore.Purpose) []attribute {
 // signature cannot be served.
 var alwaysAuthenticate = attribute{code: pkcs11.CKA_ALWAYS_AUTHENTICATE, name: "CKA_ALWAYS_AUTHENTICATE"}
 
+// harmless are the attributes of a secret key that cannot take a private key out
+// of the token (Clulow, "On the Security of PKCS #11", 2003: wrap, then decrypt).
+var harmless = []attribute{
+	{code: pkcs11.CKA_WRAP, name: "CKA_WRAP"},
+	{code: pkcs11.CKA_UNWRAP, name: "CKA_UNWRAP"},
+	{code: pkcs11.CKA_DECRYPT, name: "CKA_DECRYPT"},
+}
+
 // publicAttributes are those of a public key.
 func (q quirks) publicAttributes() []attribute {
 	as := []attribute{

@@ -294,7 +294,8 @@ func keyType(b []byte) uint {
 	return ^uint(0) // no type has this number
 }
 
-// list describes every private key, and public keys without one.
+// list describes every private key, public keys without one, and secret keys that
+// could harm the others.
 func (m *module) list() ([]keystore.Object, error) {
 	onToken := pkcs11.NewAttribute(pkcs11.CKA_TOKEN, true)
 	private, err := m.objects(onToken, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
@@ -333,6 +334,28 @@ func (m *module) list() ([]keystore.Object, error) {
 		for _, object := range half {
 			o, _ := m.describe(object)
 			o.SPKI, o.Missing = m.spki(object), []string{"private half"}
+			list = append(list, o)
+		}
+	}
+	secret, err := m.secretKeys(onToken)
+	return append(list, secret...), err
+}
+
+// secretKeys describes the secret keys that can take others out of the token:
+// Chancery makes none.
+func (m *module) secretKeys(onToken *pkcs11.Attribute) ([]keystore.Object, error) {
+	objects, err := m.objects(onToken, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_SECRET_KEY))
+	if err != nil {
+		return nil, err
+	}
+	var list []keystore.Object
+	for _, object := range objects {
+		o, _ := m.describe(object)
+		o.Type = "secret"
+		if o.Missing, err = m.missing(object, harmless); err != nil {
+			o.Missing = append(o.Missing, "readable attributes")
+		}
+		if len(o.Missing) > 0 {
 			list = append(list, o)
 		}
 	}
