@@ -60,7 +60,7 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 		err error
 	}
 	hired := make(chan candidate, 1)
-	p.crew.Go(func() {
+	begun := p.begin(func() {
 		runtime.LockOSThread() // the kernel takes this thread for the parent
 		g, err := p.start(clerkSlot)
 		if g == nil {
@@ -82,6 +82,9 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 		hired <- candidate{g, nil}
 		p.attend(g)
 	})
+	if !begun {
+		return nil, errClosed
+	}
 	select {
 	case c := <-hired:
 		p.clerk.worker = c.g
@@ -94,7 +97,7 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 // doubt looks after the workers, when a clerk has met a token that is not what
 // it was: sessions that are open, and copies, may work on for a while.
 func (p *Provider) doubt() {
-	p.crew.Go(func() {
+	p.begin(func() {
 		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.Deadlines.Start)
 		defer cancel()
 		if err := p.Probe(ctx); err != nil {
@@ -127,19 +130,34 @@ func (p *Provider) attend(g *generation) {
 // errTold is why a worker ended that did not go of itself when it was told to.
 var errTold = errors.New("it was told to go and did not in time")
 
+// begin runs f in a goroutine that Close waits for. It returns false at Close.
+func (p *Provider) begin(f func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closing {
+		return false
+	}
+	p.crew.Go(f)
+	return true
+}
+
 // dismiss tells a worker to go, once all that it was asked has been answered,
-// and waits until its process is gone.
+// and waits until its process is gone. It goes too if ctx ends meanwhile.
 func (p *Provider) dismiss(ctx context.Context, g *generation) error {
 	empty := p.hall.remove(g)
 	p.settle()
-	select {
-	case <-empty:
-	case <-g.ended:
-	case <-time.After(p.cfg.Deadlines.Sign):
-	case <-ctx.Done():
-		return gaveUp(ctx)
+	begun := p.begin(func() {
+		select {
+		case <-empty:
+		case <-g.ended:
+		case <-time.After(p.cfg.Deadlines.Sign):
+		case <-p.ctx.Done():
+		}
+		g.stop(p.cfg.Deadlines.Close, errTold)
+	})
+	if !begun {
+		return errClosed
 	}
-	g.stop(p.cfg.Deadlines.Close, errTold)
 	select {
 	case <-g.reaped:
 		return nil

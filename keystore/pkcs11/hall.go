@@ -36,6 +36,7 @@ type hall struct {
 	line list.List     // of *place
 	open []*generation // those that take signatures; their seats are guarded by mu too
 	shut error         // why everybody is refused; nil: nobody is
+	old  uint32        // generations up to this one are not opened any more
 }
 
 // seats are how much a generation has from the hall. Guarded by the hall's mu.
@@ -145,13 +146,27 @@ func (h *hall) freed(p *place) {
 	h.call()
 }
 
-// add opens a worker to the line.
-func (h *hall) add(g *generation, places int) {
+// add opens a worker to the line, unless it is one of those that renew has sent
+// away.
+func (h *hall) add(g *generation, places int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if g.number <= h.old {
+		return false
+	}
 	g.seats.all = places
 	h.open = append(h.open, g)
 	h.call()
+	return true
+}
+
+// renew opens no generation up to last any more, and returns those that are open,
+// which are to go.
+func (h *hall) renew(last uint32) []*generation {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.old = max(h.old, last)
+	return slices.Clone(h.open)
 }
 
 // remove sends nothing more to a worker, if it was open. The channel it returns

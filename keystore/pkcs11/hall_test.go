@@ -128,9 +128,26 @@ func TestEverybodyIsRefusedAtOnce(t *testing.T) {
 			at.leave()
 		})
 		synctest.Wait()
-		h.add(&generation{}, 1)
+		h.add(&generation{number: 1}, 1)
 		all.Wait()
 	})
+}
+
+// What it was: a worker that was starting while a key was destroyed came to serve
+// with what it had seen before.
+func TestAWorkerThatHasSeenWhatIsNoMoreDoesNotServe(t *testing.T) {
+	h := hall{limit: 10}
+	a, b := &generation{number: 1}, &generation{number: 2}
+	h.add(a, 4)
+	if going := h.renew(2); !slices.Equal(going, []*generation{a}) {
+		t.Errorf("%v are to go", going)
+	}
+	if h.add(b, 4) {
+		t.Error("one that had started before came to serve")
+	}
+	if !h.add(&generation{number: 3}, 4) {
+		t.Error("one that started afterwards does not serve")
+	}
 }
 
 func TestTheHallIsBounded(t *testing.T) {

@@ -190,7 +190,10 @@ func (p *Provider) live(slot int, up func()) life {
 		}
 		return life{crashed: crashed, err: err}
 	}
-	p.hall.add(g, p.cfg.Signers*placesPerSigner)
+	if !p.hall.add(g, p.cfg.Signers*placesPerSigner) { // it has seen what is no more
+		g.stop(p.cfg.Deadlines.Close, errTold)
+		return life{told: true, err: g.reap()}
+	}
 	p.mu.Lock()
 	p.started++
 	p.trouble = nil
@@ -281,7 +284,10 @@ func (p *Provider) lost(g *generation, l life) {
 	p.mu.Unlock()
 	if opened {
 		p.settle()
-		p.tripped <- struct{}{} // guard takes it, once for each time the breaker opens
+		select {
+		case p.tripped <- struct{}{}: // guard takes it, once for each time the breaker opens
+		case <-p.ctx.Done():
+		}
 	}
 }
 

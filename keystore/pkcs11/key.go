@@ -24,6 +24,7 @@ type key struct {
 	slots   [clerkSlot + 1]holding
 	doubt   quarantine
 
+	looking chan struct{} // one element while a clerk looks for it
 	mu      sync.Mutex
 	missing time.Time // when a clerk last found no such key
 }
@@ -44,7 +45,7 @@ func (p *Provider) newKey(ref keystore.KeyRef, purpose keystore.Purpose) (*key, 
 	if err := ref.Algorithm.Fits(pub); err != nil {
 		return nil, fmt.Errorf("key %s: %w", ref.ID, err)
 	}
-	return &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI)}, nil
+	return &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI), looking: make(chan struct{}, 1)}, nil
 }
 
 func (k *key) Public() crypto.PublicKey      { return k.public }
@@ -93,6 +94,12 @@ func (k *key) sure(ctx context.Context, f func() error) error {
 	err := f()
 	if !errors.Is(err, keystore.ErrNotFound) {
 		return err
+	}
+	select { // one clerk for all who ask
+	case k.looking <- struct{}{}:
+		defer func() { <-k.looking }()
+	case <-ctx.Done():
+		return gaveUp(ctx)
 	}
 	k.mu.Lock()
 	recent := time.Since(k.missing) < missingFor

@@ -119,6 +119,7 @@ type Provider struct {
 	breaker breaker
 	broken  error // why the breaker is open; nil: it is not
 	started int   // workers that have come to serve
+	closing bool  // nothing is begun any more
 	probe   *key  // nil before the first login
 }
 
@@ -161,6 +162,9 @@ func Open(cfg Config) (*Provider, error) {
 	go func() { // ends before Close returns
 		defer close(p.done)
 		<-p.ctx.Done()
+		p.mu.Lock()
+		p.closing = true
+		p.mu.Unlock()
 		p.crew.Wait()
 		p.release()
 		p.memory.Close() // nil has nothing to close

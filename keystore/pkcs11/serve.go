@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"time"
 
 	"chancery/keystore"
 )
@@ -42,7 +42,11 @@ func (p *Provider) anyWorker(ctx context.Context) (*generation, error) {
 		if g := p.hall.idlest(); g != nil {
 			return g, nil
 		}
-		runtime.Gosched() // the state is about to follow
+		select { // the state is about to follow
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, gaveUp(ctx)
+		}
 	}
 }
 
