@@ -192,6 +192,9 @@ func (c *caller) call(w []string) ([]string, error) {
 		return texts(slots), err
 	case "labels":
 		return c.labels()
+	case "slotof":
+		slot, err := c.slot(arg(1))
+		return texts([]uint{slot}), err
 	case "slotflags":
 		slot, err := c.slot(arg(1))
 		if err != nil {

@@ -96,8 +96,9 @@ func (m *Module) Clear() error { return m.Order() }
 // It panics if there is no such function, since a count of zero would be taken
 // for an answer, and if the counters cannot be read.
 func (m *Module) Count(function string) uint64 {
-	name, kind, _ := strings.Cut(function, ":")
+	name, kind, of := strings.Cut(function, ":")
 	column, ok := columns[kind]
+	ok = ok && of == (kind != "")
 	at := -1
 	for i, f := range functions() {
 		if f == name {
