@@ -79,8 +79,8 @@ func TestWithoutOrdersNothingChanges(t *testing.T) {
 	if counts["C_Sign:size"] != 401 || counts["C_GetSessionInfo"] != 0 {
 		t.Errorf("counts %v", counts)
 	}
-	if d.err.Len() > 0 {
-		t.Errorf("standard error: %s", d.err.String())
+	if d.said() != "" {
+		t.Errorf("standard error: %s", d.said())
 	}
 }
 
@@ -198,9 +198,9 @@ func TestCrashes(t *testing.T) {
 		if got := d.do("info"); got != test.want {
 			t.Errorf("%s: %s, want %s", test.action, got, test.want)
 		}
-		if test.action == "segv" && !strings.Contains(d.err.String(), "SIGSEGV") ||
-			test.action == "abort" && !strings.Contains(d.err.String(), "SIGABRT") {
-			t.Errorf("%s: %s", test.action, firstOf(d.err.String()))
+		if test.action == "segv" && !strings.Contains(d.said(), "SIGSEGV") ||
+			test.action == "abort" && !strings.Contains(d.said(), "SIGABRT") {
+			t.Errorf("%s: %s", test.action, firstOf(d.said()))
 		}
 		order(t, token)
 		d = ready(t, token)
@@ -345,12 +345,12 @@ func TestLoggedOut(t *testing.T) {
 
 // Two tokens of one module, and one of them is hurt.
 func TestOneOfTwoTokens(t *testing.T) {
-	token, d, _ := keyed(t)
+	token := softhsmtest.NewFaulty(t)
 	other, err := softhsm.Create(t.Context(), token.Dir, "other")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d = ready(t, token)
+	d := ready(t, token)
 	d.want("ok", "open s2 other rw")
 	slot := d.one("slotof other")
 	for _, name := range []string{"other", other.Serial} {
@@ -397,12 +397,12 @@ func TestNoSecretIsWritten(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for where, text := range map[string]string{"counters": string(counts), "standard error": d.err.String()} {
+	for where, text := range map[string]string{"counters": string(counts), "standard error": d.said()} {
 		if strings.Contains(text, strings.TrimSpace(string(pin))) {
 			t.Errorf("the PIN is in the %s", where)
 		}
 	}
-	if d.err.Len() > 0 {
-		t.Errorf("standard error: %s", d.err.String())
+	if d.said() != "" {
+		t.Errorf("standard error: %s", d.said())
 	}
 }

@@ -8,10 +8,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -27,8 +27,7 @@ type driver struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
-	err strings.Builder
-	mu  sync.Mutex
+	err string // path of the file that its standard error is
 }
 
 const driverEnv = "FAULTMODULE_TEST_DRIVER"
@@ -48,12 +47,17 @@ func start(t *testing.T, token *softhsmtest.FaultyToken) *driver {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &driver{t: t, cmd: exec.Command(self)}
+	d := &driver{t: t, cmd: exec.Command(self), err: filepath.Join(t.TempDir(), "stderr")}
 	d.cmd.Env = []string{driverEnv + "=" + token.Module}
 	for name, value := range token.Env() {
 		d.cmd.Env = append(d.cmd.Env, name+"="+value)
 	}
-	d.cmd.Stderr = &d.err
+	stderr, err := os.Create(d.err)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stderr.Close()
+	d.cmd.Stderr = stderr
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	d.in, err = d.cmd.StdinPipe()
 	if err != nil {
@@ -106,10 +110,20 @@ func (d *driver) ended() string {
 	return fmt.Sprint("exit status 0 ", err)
 }
 
+// said returns what stands on its standard error.
+func (d *driver) said() string {
+	d.t.Helper()
+	text, err := os.ReadFile(d.err)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return string(text)
+}
+
 func (d *driver) want(answer, line string) {
 	d.t.Helper()
 	if got := d.do(line); got != answer {
-		d.t.Fatalf("%s: %s, want %s\n%s", line, got, answer, d.err.String())
+		d.t.Fatalf("%s: %s, want %s\n%s", line, got, answer, d.said())
 	}
 }
 
@@ -118,7 +132,7 @@ func (d *driver) get(line string) []string {
 	d.t.Helper()
 	words := strings.Fields(d.do(line))
 	if len(words) == 0 || words[0] != "ok" {
-		d.t.Fatalf("%s: %s\n%s", line, words, d.err.String())
+		d.t.Fatalf("%s: %s\n%s", line, words, d.said())
 	}
 	return words[1:]
 }

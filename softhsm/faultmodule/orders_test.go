@@ -162,8 +162,8 @@ func TestAHandleOfAnotherKey(t *testing.T) {
 	}
 	order(t, token, "remap "+id1+" dd")
 	d.want("init 0x5", "sign s1 "+key)
-	if !strings.Contains(d.err.String(), "line 1: there is no such other key") {
-		t.Errorf("standard error: %s", d.err.String())
+	if !strings.Contains(d.said(), "line 1: there is no such other key") {
+		t.Errorf("standard error: %s", d.said())
 	}
 }
 
@@ -272,8 +272,8 @@ func TestAMistakeIsNotPassedOver(t *testing.T) {
 		order(t, token)
 		d.want("ok", "info")
 	}
-	if n := strings.Count(d.err.String(), "faultmodule: "+control+": line 1: "); n != 3 {
-		t.Errorf("%d lines on standard error, want 3:\n%s", n, d.err.String())
+	if n := strings.Count(d.said(), "faultmodule: "+control+": line 1: "); n != 3 {
+		t.Errorf("%d lines on standard error, want 3:\n%s", n, d.said())
 	}
 	if err := os.Remove(control); err != nil {
 		t.Fatal(err)
@@ -284,8 +284,8 @@ func TestAMistakeIsNotPassedOver(t *testing.T) {
 	}
 	d.want("0x5", "info")
 	d.want("0x5", "info")
-	if n := strings.Count(d.err.String(), "\n"); n != 4 {
-		t.Errorf("%d lines on standard error, want 4:\n%s", n, d.err.String())
+	if n := strings.Count(d.said(), "\n"); n != 4 {
+		t.Errorf("%d lines on standard error, want 4:\n%s", n, d.said())
 	}
 }
 
