@@ -457,6 +457,7 @@ func (f *fake) tokens(*http.Request) (int, any, error) {
 	return 200, api.TokenList{Tokens: []api.Token{{
 		Keystore: "hsm", Label: "signing", Serial: "0a1b", State: "pin_rejected", Since: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 		Workers: 1, Error: "PIN rejected", Hint: "put the right PIN into its file, then chancery token retry hsm",
+		Unconfined: "file access: the kernel has no Landlock",
 	}}}, nil
 }
 

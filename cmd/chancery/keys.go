@@ -151,5 +151,10 @@ func (a *app) printTokens(list *api.TokenList, err error) error {
 			a.printf("hint: %s: %s\n", t.Keystore, t.Hint)
 		}
 	}
+	for _, t := range list.Tokens {
+		if t.Unconfined != "" {
+			a.printf("%s: not confined: %s\n", t.Keystore, t.Unconfined)
+		}
+	}
 	return nil
 }
