@@ -347,3 +347,21 @@ func TestGarbage(t *testing.T) {
 		t.Errorf("%d of 400 files were taken for orders", taken)
 	}
 }
+
+func TestOrdersOfTheREADME(t *testing.T) {
+	token := softhsmtest.NewFaulty(t)
+	text, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(text), "```orders\n")[1:]
+	for _, block := range blocks {
+		orders, _, _ := strings.Cut(block, "\n```")
+		if err := token.Faults.Order(strings.Split(orders, "\n")...); err != nil {
+			t.Errorf("%v in:\n%s", err, orders)
+		}
+	}
+	if len(blocks) != 2 {
+		t.Errorf("%d blocks of orders, want 2", len(blocks))
+	}
+}
