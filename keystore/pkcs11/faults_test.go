@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,18 +23,11 @@ import (
 // faulty returns the configuration of a SoftHSM token behind the fault module.
 func faulty(t *testing.T) (pkcs11.Config, *softhsm.Token, *faultmodule.Module) {
 	t.Helper()
-	token := softhsmtest.New(t)
-	dir := t.TempDir()
-	m, err := faultmodule.New(dir, token.Module)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg := config(t, token)
-	cfg.Module, cfg.Confinement.Write = m.Path, []string{dir}
-	for name, value := range m.Env() {
-		cfg.Env[name] = value
-	}
-	return cfg, token, m
+	token := softhsmtest.NewFaulty(t)
+	cfg := config(t, token.Token)
+	cfg.Module, cfg.Env = token.Module, token.Env()
+	cfg.Confinement.Write = []string{filepath.Dir(cfg.Env["FAULTMODULE_CONTROL"])} // and the counters beside it
+	return cfg, token.Token, token.Faults
 }
 
 func order(t *testing.T, m *faultmodule.Module, orders ...string) {
@@ -222,6 +216,25 @@ func TestP29ASearchThatFailsIsDoneAgain(t *testing.T) {
 	if n := m.Count("C_FindObjectsInit:ordered"); n != 1 {
 		t.Errorf("%d searches failed", n)
 	}
+}
+
+// P26: a vendor that lets nobody sign in read-only sessions, whatever it calls
+// that.
+func TestP26NoReadOnlySessions(t *testing.T) {
+	for _, code := range []string{"CKR_SESSION_READ_ONLY", "CKR_FUNCTION_FAILED", "CKR_SESSION_PARALLEL_NOT_SUPPORTED"} {
+		cfg, _, m := faulty(t)
+		order(t, m, "C_OpenSession rv "+code+" mode=ro")
+		p := open(t, cfg)
+		_, k := newKey(t, p, keystore.ES256)
+		if _, err := k.Sign(t.Context(), message); err != nil {
+			t.Errorf("%s: %v", code, err)
+		}
+		if n := m.Count("C_OpenSession:ordered"); n == 0 {
+			t.Errorf("%s: no read-only session was refused", code)
+		}
+	}
+	t.Attr("provoked", "C_OpenSession rv … mode=ro")
+	t.Attr("seen", "signs in read-write sessions")
 }
 
 // P24: a digest of the wrong length does not reach the token.

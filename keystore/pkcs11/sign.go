@@ -17,13 +17,18 @@ type signer struct {
 	session pkcs11.SessionHandle
 }
 
-// signer opens a session. It may be called from any goroutine after login.
+// signer opens a session, read-only where the token has such. It may be called
+// from any goroutine after login.
 func (m *module) signer() (*signer, error) {
-	flags := uint(pkcs11.CKF_SERIAL_SESSION)
-	if m.quirks.readWrite {
-		flags |= pkcs11.CKF_RW_SESSION
+	const readOnly, readWrite = pkcs11.CKF_SERIAL_SESSION, pkcs11.CKF_SERIAL_SESSION | pkcs11.CKF_RW_SESSION
+	var session pkcs11.SessionHandle
+	err := error(pkcs11.Error(pkcs11.CKR_SESSION_READ_ONLY))
+	if !m.quirks.readWrite {
+		session, err = m.ctx.OpenSession(m.slot, readOnly)
 	}
-	session, err := m.ctx.OpenSession(m.slot, flags)
+	if err != nil { // a vendor without read-only sessions says so in its own way
+		session, err = m.ctx.OpenSession(m.slot, readWrite)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("C_OpenSession: %w", err)
 	}
