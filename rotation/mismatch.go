@@ -118,6 +118,11 @@ func (c *comparison) add(kind MismatchKind, r row, o keystore.Object, format str
 
 // object looks at one object of the keystore.
 func (c *comparison) object(o keystore.Object, foreign func(keystore.Object) bool) {
+	if o.Type == "secret" { // whatever it is called, it is no version's
+		c.add(KeyUnknown, row{}, o, "it is not Chancery's")
+		c.able(o)
+		return
+	}
 	half := slices.Contains(o.Missing, privateHalf)
 	if r, ok := c.destroyed(o); ok && !half {
 		c.add(KeyResurrected, r, o, "the private key was destroyed and is there again")
@@ -178,11 +183,18 @@ func (c *comparison) stray(o keystore.Object, half bool, foreign func(keystore.O
 	default:
 		c.add(KeyOrphan, row{}, o, "no version names it")
 	}
-	able := slices.DeleteFunc(slices.Clone(lacks), func(name string) bool { return !slices.Contains(usable, name) })
 	switch {
 	case expected && len(lacks) > 0:
 		c.add(KeyAttributes, row{}, o, "it is not as required: %s", strings.Join(lacks, ", "))
-	case !expected && len(able) > 0:
+	case !expected:
+		c.able(o)
+	}
+}
+
+// able tells of a key that could harm others.
+func (c *comparison) able(o keystore.Object) {
+	able := slices.DeleteFunc(slices.Clone(o.Missing), func(name string) bool { return !slices.Contains(usable, name) })
+	if len(able) > 0 {
 		c.add(KeyAttributes, row{}, o, "it does more than sign: %s", strings.Join(able, ", "))
 	}
 }

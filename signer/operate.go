@@ -3,6 +3,7 @@ package signer
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"chancery/keystore"
 	"chancery/signer/api"
@@ -173,15 +174,19 @@ func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenL
 	for _, t := range s.Tokens.Status() {
 		list.Tokens = append(list.Tokens, api.Token{
 			Keystore: t.Keystore, Label: t.Label, Serial: t.Serial, State: string(t.State), Since: t.Since.UTC(),
-			Module: t.Module, Error: t.Err, Hint: tokenHint(t.State, t.Keystore), Workers: t.Workers, Restarts: t.Restarts, Unconfined: t.Unconfined,
+			Module: t.Module, Error: t.Err, Hint: tokenHint(t), Workers: t.Workers, Restarts: t.Restarts, Unconfined: t.Unconfined,
 		})
 	}
 	return list, nil
 }
 
-func tokenHint(s keystore.TokenState, name string) string {
-	retry := "`chancery token retry " + name + "`"
-	switch s {
+// tokenHint is the next move, unless what is wrong with the token says it itself.
+func tokenHint(s keystore.TokenStatus) string {
+	retry := "`chancery token retry " + s.Keystore + "`"
+	if strings.Contains(s.Err, "(hint: ") {
+		return ""
+	}
+	switch s.State {
 	case keystore.TokenPINRejected:
 		return "correct the PIN file, then run " + retry
 	case keystore.TokenPINLocked:
@@ -236,7 +241,11 @@ func (s *Service) stillDown(token string, cause error) error {
 	e := unavailable(cause)
 	for _, t := range s.Tokens.Status() {
 		if (token == t.Keystore || token == t.Serial || token == t.Label) && t.Err != "" {
-			e.Detail = "the token is " + string(t.State) + ": " + t.Err
+			why := strings.TrimPrefix(cause.Error(), "keystore "+t.Keystore+": ")
+			if errors.Is(cause, context.DeadlineExceeded) || errors.Is(cause, context.Canceled) {
+				why = t.Err
+			}
+			e.Detail = "the token is " + string(t.State) + ": " + why
 		}
 	}
 	return e

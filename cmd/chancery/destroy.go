@@ -75,6 +75,9 @@ func (a *app) printReconciliation(found *api.Reconciliation) {
 				n++
 			}
 		}
+		if k.Error != "" {
+			continue // the error is told below
+		}
 		a.printf("%s: %s keys compared at %s UTC, %s findings\n", k.Keystore, strconv.Itoa(k.Keys), when(found.At), strconv.Itoa(n))
 	}
 	for _, k := range found.Keystores {

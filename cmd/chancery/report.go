@@ -154,7 +154,7 @@ func (a *app) problemHint(p *api.Problem) string {
 	case api.CodeKeySetSuspended:
 		hint = "an operator suspended it: `chancery keys show` tells which version, `chancery resume` takes it back"
 	case api.CodeBackendUnavailable:
-		hint = "the token does not sign now: `chancery token list` and `chancery rotation why KEYSET` say why"
+		hint = "the keystore did not do it in time, or cannot now: `chancery token list` and `chancery rotation why KEYSET` say why"
 	case api.CodeAuditUnavailable:
 		hint = "the log cannot be written (is its disk full?): nothing is signed until it can"
 	case api.CodeLeaseExpired:

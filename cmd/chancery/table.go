@@ -26,7 +26,7 @@ func clean(s string) string {
 			return '?'
 		}
 		return r
-	}, s)
+	}, strings.ReplaceAll(s, "\n", "; ")) // errors that were joined
 }
 
 // cleanLines is clean for text of several lines, of any length.

@@ -41,8 +41,10 @@ func (r *remembered) add(rec keystore.Record) {
 	case keystore.ActKeyOrphan, keystore.ActKeyHalfPair, keystore.ActKeyMissing, keystore.ActKeyAttributes, keystore.ActKeyResurrected:
 		return // entered without a step
 	case keystore.ActTokenState:
-		delete(r.stopped, rec.Detail["keystore"])
-		if rec.State == string(keystore.TokenStopped) {
+		switch keystore.TokenState(rec.State) { // a token that is away is stopped still
+		case keystore.TokenReady:
+			delete(r.stopped, rec.Detail["keystore"])
+		case keystore.TokenStopped:
 			r.stopped[rec.Detail["keystore"]] = rec.Reason
 		}
 	case keystore.ActKeyDestroy:

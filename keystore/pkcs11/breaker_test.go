@@ -122,7 +122,7 @@ func TestAKeyInQuarantineIsTriedOnceInAWhile(t *testing.T) {
 	var q quarantine
 	fault := errors.New("CKR_DEVICE_ERROR")
 	for i := range quarantineMarks {
-		if err := q.refuses(clock); err != nil {
+		if _, err := q.refuses(clock); err != nil {
 			t.Fatalf("after %d marks: %v", i, err)
 		}
 		q.failed(clock, fault, 1)
@@ -130,26 +130,26 @@ func TestAKeyInQuarantineIsTriedOnceInAWhile(t *testing.T) {
 	for pause := firstQuarantine; pause < 2*longQuarantine; pause *= 2 {
 		pause := min(pause, longQuarantine)
 		now = now.Add(pause - time.Millisecond)
-		if err := q.refuses(clock); !errors.Is(err, keystore.ErrUnavailable) {
+		if _, err := q.refuses(clock); !errors.Is(err, keystore.ErrUnavailable) {
 			t.Fatalf("just before %v were over: %v", pause, err)
 		}
 		now = now.Add(time.Millisecond)
-		if err := q.refuses(clock); err != nil {
+		if _, err := q.refuses(clock); err != nil {
 			t.Fatalf("after %v: %v", pause, err)
 		}
-		if err := q.refuses(clock); err == nil {
+		if _, err := q.refuses(clock); err == nil {
 			t.Fatal("a second one is let through while the first is tried")
 		}
 		q.failed(clock, fault, 1)
 	}
 	q.signed()
-	if err := q.refuses(clock); err != nil {
+	if _, err := q.refuses(clock); err != nil {
 		t.Errorf("after it has signed: %v", err)
 	}
 	for range quarantineMarks - 1 {
 		q.failed(clock, fault, 1)
 	}
-	if err := q.refuses(clock); err != nil {
+	if _, err := q.refuses(clock); err != nil {
 		t.Errorf("a few marks later: %v", err)
 	}
 }
@@ -157,11 +157,11 @@ func TestAKeyInQuarantineIsTriedOnceInAWhile(t *testing.T) {
 func TestTwoWrongSignaturesAreEnough(t *testing.T) {
 	var q quarantine
 	q.failed(time.Now, keystore.ErrSignature, 2)
-	if err := q.refuses(time.Now); err != nil {
+	if _, err := q.refuses(time.Now); err != nil {
 		t.Errorf("after one: %v", err)
 	}
 	q.failed(time.Now, keystore.ErrSignature, 2)
-	if err := q.refuses(time.Now); err == nil || errors.Is(err, keystore.ErrSignature) {
+	if _, err := q.refuses(time.Now); err == nil || errors.Is(err, keystore.ErrSignature) {
 		t.Errorf("after two: %v", err)
 	}
 }

@@ -30,8 +30,7 @@ const notConfined = "the module is not confined: the configuration says so"
 
 // rules returns what the worker of cfg may do: what cfg says, and what follows
 // from the module's environment. A path in it is one that the module uses: it may
-// read it, and write it if it is a directory. SoftHSM's configuration names
-// another one.
+// read it. SoftHSM's configuration names another one, which it writes.
 func (c Confinement) rules(module string, env map[string]string) confine.Rules {
 	r := confine.Rules{Module: filepath.Clean(module), Network: c.Network, Exec: c.Exec}
 	for _, path := range c.Read {
@@ -45,12 +44,7 @@ func (c Confinement) rules(module string, env map[string]string) confine.Rules {
 		if !filepath.IsAbs(path) || path == "/" {
 			continue
 		}
-		fi, err := os.Stat(path)
-		switch {
-		case err != nil:
-		case fi.IsDir():
-			r.Write = append(r.Write, path)
-		default:
+		if _, err := os.Stat(path); err == nil {
 			r.Read = append(r.Read, path)
 		}
 		if dir := tokenDir(path); name == "SOFTHSM2_CONF" && dir != "" {
@@ -113,4 +107,15 @@ func confineModule() ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(report)
+}
+
+// RefusedVariable reports whether an environment variable is not a module's to
+// have: the dynamic linker's, the Go runtime's and our own.
+func RefusedVariable(name string) bool {
+	for _, prefix := range []string{"LD_", "GO", "CHANCERY_"} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
 }

@@ -30,7 +30,7 @@ func TestWhatAModuleMayUse(t *testing.T) {
 		{"nothing", nil, pkcs11.Confinement{}, nil, nil},
 		{"a file and what SoftHSM's names", map[string]string{"SOFTHSM2_CONF": conf}, pkcs11.Confinement{}, []string{conf}, []string{tokens}},
 		{"a file of another variable", map[string]string{"OTHER_CONF": conf}, pkcs11.Confinement{}, []string{conf}, nil},
-		{"a directory", map[string]string{"STORE": dir}, pkcs11.Confinement{}, nil, []string{dir}},
+		{"a directory", map[string]string{"STORE": dir}, pkcs11.Confinement{}, []string{dir}, nil},
 		{"what is no path", map[string]string{"A": "/", "B": "relative", "C": "/does/not/exist"}, pkcs11.Confinement{}, nil, nil},
 		{"what is allowed besides", map[string]string{"SOFTHSM2_CONF": conf}, pkcs11.Confinement{Read: []string{"/etc/vendor/"}, Write: []string{"/dev/bus/usb", tokens}},
 			[]string{"/etc/vendor", conf}, []string{"/dev/bus/usb", tokens}},

@@ -61,7 +61,7 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 	if err := p.relieve(ctx, p.hall.renew(p.numbers.Load())); err != nil {
 		return fmt.Errorf("%w: key %s was destroyed on the token; %w", keystore.ErrUncertain, ref.ID, err)
 	}
-	list, err := p.list(ctx, true)
+	list, err := p.List(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: key %s was destroyed, and whether it is gone could not be seen: %w", keystore.ErrUncertain, ref.ID, err)
 	}

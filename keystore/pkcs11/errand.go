@@ -20,7 +20,14 @@ const clerkPatience = 2 * time.Second
 //   - is alone, so that never two of them generate or destroy on one token;
 //   - sees the token afresh: some modules show a process what it saw at first.
 type clerk struct {
-	worker *generation // nil: none
+	worker *generation    // nil: none
+	coming chan candidate // one that is starting, though who asked for it may have gone; nil: none
+}
+
+// A candidate is a clerk who has come, or why none did.
+type candidate struct {
+	worker *generation
+	err    error
 }
 
 // errand has the clerk do f, and once more if the clerk ended under it. fresh
@@ -32,7 +39,7 @@ func (p *Provider) errand(ctx context.Context, fresh bool, f func(*generation, *
 		return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
 	}
 	defer at.leave()
-	return twice(ctx, func(bool) error {
+	return repeat(ctx, 2, func(bool) error {
 		if err := p.awaitServing(ctx); err != nil {
 			return err
 		}
@@ -44,54 +51,66 @@ func (p *Provider) errand(ctx context.Context, fresh bool, f func(*generation, *
 	})
 }
 
-// hire returns the clerk. Its caller has the one place of the errands.
+// hire returns the clerk. Its caller has the one place of the errands. There is
+// never more than one: whoever comes after one who did not wait for the clerk
+// waits for the same, and if he asked for a fresh one, has it go first.
 func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
-	if g := p.clerk.worker; g != nil {
-		if !fresh && !g.isEnded() && !g.isTold() {
-			return g, nil
+	c := &p.clerk
+	for {
+		if c.coming == nil {
+			if g := c.worker; g != nil {
+				if !fresh && !g.isEnded() && !g.isTold() {
+					return g, nil
+				}
+				if err := p.dismiss(ctx, g); err != nil {
+					return nil, err
+				}
+				c.worker = nil
+			}
+			if c.coming = p.engage(); c.coming == nil {
+				return nil, errClosed
+			}
+			fresh = false // this one is
 		}
-		if err := p.dismiss(ctx, g); err != nil {
-			return nil, err
+		select {
+		case come := <-c.coming:
+			c.coming, c.worker = nil, come.worker
+			if come.err != nil || !fresh {
+				return come.worker, come.err
+			}
+		case <-ctx.Done():
+			return nil, gaveUp(ctx)
 		}
-		p.clerk.worker = nil
 	}
-	type candidate struct {
-		g   *generation
-		err error
-	}
+}
+
+// engage starts a clerk, who is looked after until he has gone. It returns nil
+// at Close.
+func (p *Provider) engage() chan candidate {
 	hired := make(chan candidate, 1)
 	begun := p.begin(func() {
 		runtime.LockOSThread() // the kernel takes this thread for the parent
 		g, err := p.start(clerkSlot)
-		if g == nil {
-			hired <- candidate{nil, err}
+		if err == nil {
+			hired <- candidate{g, nil}
+			p.attend(g)
 			return
 		}
-		if err != nil {
+		if g != nil {
 			g.end(err)
-			cause := g.reap()
-			if errors.Is(err, errEnded) {
+			if cause := g.reap(); errors.Is(err, errEnded) {
 				err = fmt.Errorf("%w: %w", errEnded, cause)
 			} else {
 				p.doubt()
 				err = p.refusal(err)
 			}
-			hired <- candidate{nil, err}
-			return
 		}
-		hired <- candidate{g, nil}
-		p.attend(g)
+		hired <- candidate{nil, err}
 	})
 	if !begun {
-		return nil, errClosed
+		return nil
 	}
-	select {
-	case c := <-hired:
-		p.clerk.worker = c.g
-		return c.g, c.err
-	case <-ctx.Done():
-		return nil, gaveUp(ctx) // who comes then and is asked nothing goes by himself
-	}
+	return hired
 }
 
 // doubt looks after the workers, when a clerk has met a token that is not what
@@ -177,16 +196,13 @@ func (p *Provider) Drop(ctx context.Context, id keystore.KeyID) error {
 }
 
 // relieve has others take the place of these workers, one after the other.
+// They all go, though nobody may wait for that any more.
 func (p *Provider) relieve(ctx context.Context, workers []*generation) error {
+	var errs []error
 	for _, g := range workers {
-		if err := p.awaitAnother(ctx, g); err != nil {
-			return err
-		}
-		if err := p.dismiss(ctx, g); err != nil {
-			return err
-		}
+		errs = append(errs, p.awaitAnother(ctx, g), p.dismiss(ctx, g))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // anotherWithin is how long a worker that is to go waits for another one to

@@ -91,7 +91,7 @@ func (g *generation) deadlines() []time.Time {
 func SignUnverified(of keystore.Key) func(ctx context.Context, message []byte) ([]byte, error) {
 	k := of.(*key)
 	return func(ctx context.Context, message []byte) (sig []byte, err error) {
-		err = k.p.served(ctx, func(g *generation, at *place) error {
+		err = k.p.served(ctx, 2, func(g *generation, at *place) error {
 			if k.slots[g.slot].by.Load() != g.number {
 				if err := k.holdOnce(ctx, g); err != nil {
 					return err
@@ -124,4 +124,19 @@ func ClerkPID(p *Provider) int {
 func RulesOf(c Confinement, module string, env map[string]string) (read, write []string) {
 	r := c.rules(module, env)
 	return r.Read, r.Write
+}
+
+// HasTrouble reports whether the leader does not serve.
+func HasTrouble(p *Provider) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.trouble != nil
+}
+
+// Holding returns the processes that hold a key.
+func Holding(p *Provider, id keystore.KeyID) (pids []int) {
+	for _, g := range p.hall.holding(id) {
+		pids = append(pids, g.cmd.Process.Pid)
+	}
+	return pids
 }

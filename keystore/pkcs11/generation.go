@@ -32,15 +32,17 @@ type generation struct {
 	cmd    *exec.Cmd
 	conn   *os.File
 	stderr tail
-	onEnd  func()         // called once it has ended, before anyone hears of it; may be nil
-	ended  chan struct{}  // closed by end
-	reaped chan struct{}  // closed when its process is gone
-	loops  sync.WaitGroup // read, write, watch
+	onEnd  func(*generation) // called once it has ended, before anyone hears of it; may be nil
+	ended  chan struct{}     // closed by end
+	reaped chan struct{}     // closed when its process is gone
+	loops  sync.WaitGroup    // read, write, watch
 
 	seats  seats        // the hall's
 	desk   room         // for what its one desk does, one thing after the other
 	signed atomic.Int64 // verified signatures for callers
 	began  time.Time    // when it came to serve
+
+	expected atomic.Bool // it ended for a key in quarantine that was tried
 
 	wake chan struct{} // there is something to write
 	busy chan struct{} // there is something to watch
@@ -57,10 +59,15 @@ type generation struct {
 	cause error     // why it ended
 }
 
+// A blame is told what a generation ended for, and returns whether that was to be
+// expected: then it says nothing of the token.
+type blame func(cause error) (expected bool)
+
 // A call is one request, asked.
 type call struct {
 	deadline time.Time
 	at       *place        // left when there is an answer, or never will be
+	blamed   blame         // told if the generation ends for it, though its caller has gone; may be nil
 	done     chan struct{} // one element when the rest is set
 	status   status
 	body     []byte
@@ -73,22 +80,19 @@ var (
 	errEnded = fmt.Errorf("%w: worker ended", keystore.ErrUnavailable)
 	// errNotAsked is wrapped as well if the worker was never asked.
 	errNotAsked = errors.New("nothing was asked of it")
-	// errBlame is wrapped as well by the error of the one request that the
-	// generation ended for.
-	errBlame = errors.New("by this request")
 )
 
 // startGeneration executes a worker. The calling goroutine must be locked to
 // its thread and call reap before it ends: the kernel kills the worker when
 // that thread does.
-func startGeneration(number uint32, slot int, cfg Config) (*generation, error) {
+func startGeneration(number uint32, slot int, cfg Config, onEnd func(*generation)) (*generation, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer theirs.Close()
 	g := newGeneration(number, ours)
-	g.slot = slot
+	g.slot, g.onEnd = slot, onEnd
 	g.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", // this binary, even if its file has been replaced
 		Args: []string{workerName},
@@ -103,13 +107,19 @@ func startGeneration(number uint32, slot int, cfg Config) (*generation, error) {
 			Setpgid:   true, // the terminal's ^C is for the daemon
 		},
 	}
-	if rules, err := cfg.confinementEnv(); err != nil {
+	rules, err := cfg.confinementEnv()
+	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("confining a worker: %w", err)
-	} else if rules != "" {
+	}
+	if rules != "" {
 		g.cmd.Env = append(g.cmd.Env, rules)
 	}
 	for name, value := range cfg.Env {
+		if RefusedVariable(name) { // of two the last counts
+			ours.Close()
+			return nil, fmt.Errorf("environment variable %q is refused", name)
+		}
 		g.cmd.Env = append(g.cmd.Env, name+"="+value)
 	}
 	if err := g.cmd.Start(); err != nil {
@@ -156,7 +166,7 @@ func socketpair() (ours, theirs *os.File, err error) {
 func (g *generation) end(cause error) { g.endFor(cause, nil) }
 
 // endFor is end when one request is to blame.
-func (g *generation) endFor(cause error, blame *call) {
+func (g *generation) endFor(cause error, culprit *call) {
 	g.mu.Lock()
 	if g.cause != nil {
 		g.mu.Unlock()
@@ -165,19 +175,24 @@ func (g *generation) endFor(cause error, blame *call) {
 	g.cause = cause
 	calls := g.calls
 	g.asked = len(calls) > 0 || !errors.Is(cause, io.EOF)
+	if errors.Is(cause, io.EOF) && len(calls) == 1 { // it died over this one
+		for _, c := range calls {
+			culprit = c
+		}
+	}
 	clear(g.out) // one of the frames may have held a PIN
 	g.calls, g.out = nil, nil
 	g.mu.Unlock()
 	g.cmd.Process.Kill() // fails only if it has ended already
 	g.conn.Close()
 	if g.onEnd != nil {
-		g.onEnd()
+		g.onEnd(g)
 	}
 	close(g.ended)
 	for _, c := range calls {
 		c.err = fmt.Errorf("%w: %w", errEnded, cause)
-		if c == blame {
-			c.err = fmt.Errorf("%w: %w", c.err, errBlame)
+		if c == culprit && c.blamed != nil && c.blamed(c.err) {
+			g.expected.Store(true)
 		}
 		c.at.leave()
 		c.done <- struct{}{}
@@ -227,10 +242,16 @@ func (g *generation) isEnded() bool {
 // has until limit; passing it ends the generation. The caller's own ctx ends
 // only the wait; if it has ended already, nothing is sent.
 func (g *generation) ask(ctx context.Context, at *place, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
+	return g.askFor(ctx, at, nil, v, limit, parts...)
+}
+
+// askFor is ask for something that is to blame if the generation ends for it:
+// blamed is told, even when the caller has not waited for that.
+func (g *generation) askFor(ctx context.Context, at *place, blamed blame, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("%w: %w", gaveUp(ctx), errNotAsked)
 	}
-	c, err := g.send(at, v, limit, parts)
+	c, err := g.send(at, blamed, v, limit, parts)
 	if err != nil {
 		return nil, err
 	}
@@ -240,27 +261,27 @@ func (g *generation) ask(ctx context.Context, at *place, v verb, limit time.Dura
 		return nil, gaveUp(ctx)
 	}
 	body, s, err := c.body, c.status, c.err
-	c.body, c.err, c.at = nil, nil, nil
+	c.body, c.err, c.at, c.blamed = nil, nil, nil, nil
 	g.pool.Put(c)
 	if err != nil {
 		return nil, err
 	}
 	if s == statusFault {
 		err := errorOf(s, body)
-		g.end(err) // whatever state the module is in now, nobody knows it
-		return nil, fmt.Errorf("%w: %w: %w", errEnded, err, errBlame)
+		g.end(err) // as deliver does; nobody is to ask it anything meanwhile
+		return nil, fmt.Errorf("%w: %w", errEnded, err)
 	}
 	return body, errorOf(s, body)
 }
 
-func (g *generation) send(at *place, v verb, limit time.Duration, parts [][]byte) (*call, error) {
+func (g *generation) send(at *place, blamed blame, v verb, limit time.Duration, parts [][]byte) (*call, error) {
 	n := 0
 	for _, p := range parts {
 		n += len(p)
 	}
 	c := g.pool.Get().(*call)
 	now := time.Now()
-	c.deadline, c.at = now.Add(limit), at
+	c.deadline, c.at, c.blamed = now.Add(limit), at, blamed
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.cause != nil {
@@ -361,9 +382,16 @@ func (g *generation) deliver(f frame) error {
 		return errors.New("an answer to nothing that was asked")
 	}
 	c.status, c.body = status(f.code), append([]byte(nil), f.body...)
+	var fault error
+	if c.status == statusFault { // whatever state the module is in now, nobody knows it
+		fault = errorOf(c.status, c.body)
+		if c.blamed != nil && c.blamed(fault) {
+			g.expected.Store(true)
+		}
+	}
 	c.at.leave()
 	c.done <- struct{}{}
-	return nil
+	return fault
 }
 
 // watch ends the generation when an answer is overdue.

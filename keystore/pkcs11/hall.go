@@ -35,6 +35,7 @@ type hall struct {
 	mu   sync.Mutex
 	line list.List     // of *place
 	open []*generation // those that take signatures; their seats are guarded by mu too
+	live []*generation // those and the ones that go, until their processes are gone
 	shut error         // why everybody is refused; nil: nobody is
 	old  uint32        // generations up to this one are not opened any more
 }
@@ -155,18 +156,25 @@ func (h *hall) add(g *generation, places int) bool {
 		return false
 	}
 	g.seats.all = places
-	h.open = append(h.open, g)
+	h.open, h.live = append(h.open, g), append(h.live, g)
 	h.call()
 	return true
 }
 
-// renew opens no generation up to last any more, and returns those that are open,
-// which are to go.
+// gone is told that the process of a worker is no more.
+func (h *hall) gone(g *generation) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.live = slices.DeleteFunc(h.live, func(other *generation) bool { return other == g })
+}
+
+// renew opens no generation up to last any more, and returns those that were opened
+// and live, which are to go.
 func (h *hall) renew(last uint32) []*generation {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.old = max(h.old, last)
-	return slices.Clone(h.open)
+	return slices.Clone(h.live)
 }
 
 // remove sends nothing more to a worker, if it was open. The channel it returns
@@ -218,7 +226,11 @@ func (h *hall) idlest() *generation {
 	return slices.MinFunc(h.open, func(a, b *generation) int { return a.seats.taken - b.seats.taken })
 }
 
-// holding returns the open workers that hold a key.
+// holding returns the workers that hold a key, those that go among them: a session
+// copy is gone when its process is.
 func (h *hall) holding(id keystore.KeyID) []*generation {
-	return slices.DeleteFunc(h.workers(), func(g *generation) bool { return !g.holds(id) })
+	h.mu.Lock()
+	live := slices.Clone(h.live)
+	h.mu.Unlock()
+	return slices.DeleteFunc(live, func(g *generation) bool { return !g.holds(id) })
 }

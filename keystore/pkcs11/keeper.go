@@ -112,7 +112,7 @@ func (p *Provider) pause(l life, failures, crashes int) {
 		wait = jitter(loopPause) // the leader will meet it too, if it is the token's
 	}
 	if l.served == 0 && failures > 1 {
-		p.cfg.Log.Warn("a worker does not start; others serve", "keystore", p.cfg.Name, "err", l.err, "pause", wait.Round(time.Millisecond))
+		p.cfg.Log.Warn("a worker does not start; others serve", "keystore", p.cfg.Name, "err", l.err, "pause", wait.Round(time.Millisecond).String())
 	}
 	select {
 	case <-time.After(wait):
@@ -137,6 +137,9 @@ func (p *Provider) rest(l life, failures, crashes int, order chan<- error) chan<
 	}
 	// A worker that only died is as good as starting; callers wait for it.
 	if t.waits() || failures > 1 && l.served == 0 || order != nil {
+		if n := len(p.hall.workers()); n > 0 {
+			p.cfg.Log.Warn("a worker does not start; others serve", "keystore", p.cfg.Name, "err", t.err, "others", n)
+		}
 		p.mu.Lock()
 		p.trouble = t
 		p.mu.Unlock()
@@ -164,9 +167,11 @@ func (p *Provider) rest(l life, failures, crashes int, order chan<- error) chan<
 // live runs one generation from its start until its process is gone. up is
 // called once it serves. The calling goroutine is locked to its thread.
 func (p *Provider) live(slot int, up func()) life {
-	slow := time.AfterFunc(startPatience, func() { p.isSlow(slot) })
+	if slot == 0 {
+		slow := p.watchStart()
+		defer slow.Stop()
+	}
 	g, err := p.start(slot)
-	slow.Stop()
 	if g == nil {
 		return life{err: err}
 	}
@@ -195,17 +200,24 @@ func (p *Provider) live(slot int, up func()) life {
 		return life{told: true, err: g.reap()}
 	}
 	p.mu.Lock()
-	p.started++
-	p.trouble = nil
+	if slot == 0 { // what another one met, or did not, ends nothing that the leader waits for
+		p.trouble, p.leading = nil, true
+	}
 	p.mu.Unlock()
 	p.settle()
 	up() // not before: whoever has heard of it may count on it
 	<-g.ended
+	if !g.isTold() {
+		p.mu.Lock()
+		p.deaths++
+		p.mu.Unlock()
+	}
 	p.settle()
 	l := life{served: time.Since(g.began), died: g.died(), told: g.isTold(), err: g.reap()}
+	p.hall.gone(g)
 	l.useful = g.signed.Load() >= useful || l.served >= goodService
 	if p.ctx.Err() == nil && !l.told {
-		p.cfg.Log.Warn("worker ended", "keystore", p.cfg.Name, "generation", g.number, "served", l.served.Round(time.Millisecond),
+		p.cfg.Log.Warn("worker ended", "keystore", p.cfg.Name, "generation", g.number, "served", l.served.Round(time.Millisecond).String(),
 			"signatures", g.signed.Load(), "err", l.err)
 		p.lost(g, l)
 	}
@@ -216,29 +228,33 @@ func (p *Provider) live(slot int, up func()) life {
 // in a fraction of it; those behind a module that hangs take Deadlines.Start.
 const startPatience = 2 * time.Second
 
-// isSlow has callers refused, rather than wait out their deadlines, while the
-// leader has been starting for long.
-func (p *Provider) isSlow(slot int) {
-	if slot != 0 {
-		return
-	}
+// watchStart has callers refused, rather than wait out their deadlines, when the
+// leader is starting for long.
+func (p *Provider) watchStart() *time.Timer {
 	p.mu.Lock()
-	if p.trouble == nil {
-		p.trouble = &trouble{keystore.TokenUnavailable, fmt.Errorf("its worker has been starting for more than %v", startPatience)}
-	}
+	p.leading = false
 	p.mu.Unlock()
-	p.settle()
+	return time.AfterFunc(startPatience, func() {
+		p.mu.Lock()
+		slow := !p.leading && p.trouble == nil
+		if slow {
+			p.trouble = &trouble{keystore.TokenUnavailable, fmt.Errorf("its worker has been starting for more than %v", startPatience)}
+		}
+		p.mu.Unlock()
+		if slow {
+			p.settle()
+		}
+	})
 }
 
 // start executes a worker and makes it ready to serve. The latter it does for one
 // at a time: workers that initialise at the same moment may not see their token. The
 // generation it returns with an error is to be ended; without one there is none.
 func (p *Provider) start(slot int) (*generation, error) {
-	g, err := startGeneration(p.numbers.Add(1), slot, p.cfg)
+	g, err := startGeneration(p.numbers.Add(1), slot, p.cfg, func(g *generation) { p.hall.remove(g) })
 	if err != nil {
 		return nil, err
 	}
-	g.onEnd = func() { p.hall.remove(g) }
 	// Whoever closes the provider does not wait for a module that hangs.
 	stop := context.AfterFunc(p.ctx, func() { g.end(errClosed) })
 	defer stop()
@@ -267,7 +283,9 @@ func (p *Provider) start(slot int) (*generation, error) {
 // lost has the breaker know of a worker that ended, over something that it was
 // asked, after it had come to serve.
 func (p *Provider) lost(g *generation, l life) {
-	if !g.asked { // a kill from outside says nothing of what the token does with what it is asked
+	// A kill from outside says nothing of what the token does with what it is asked,
+	// and a key in quarantine nothing of the other keys.
+	if !g.asked || g.expected.Load() {
 		return
 	}
 	p.mu.Lock()
@@ -279,7 +297,7 @@ func (p *Provider) lost(g *generation, l life) {
 	}
 	opened := p.breaker.ended(p.cfg.Now(), g.signed.Load() >= few || l.served >= breakerWindow)
 	if opened {
-		p.broken = fmt.Errorf("%d workers in a row ended without having signed anything, the last one: %w", breakerEnds, l.err)
+		p.broken = fmt.Errorf("%d workers in a row ended before each had signed %d times, the last one: %w", breakerEnds, useful, l.err)
 	}
 	p.mu.Unlock()
 	if opened {
@@ -311,9 +329,13 @@ func (p *Provider) mended() bool {
 	pause := jitter(p.breaker.pause())
 	p.mu.Unlock()
 	var order chan<- error
+	orders := p.orders
+	if len(p.hall.workers()) == 0 {
+		orders = nil // it is the leader's, who waits for an operator or soon starts one
+	}
 	select {
 	case <-time.After(pause):
-	case order = <-p.orders:
+	case order = <-orders:
 	case <-p.ctx.Done():
 		return false
 	}
@@ -372,6 +394,8 @@ func (p *Provider) settle() {
 	switch {
 	case p.ctx.Err() != nil:
 		s.State, reason = keystore.TokenUnavailable, errClosed
+	case p.trouble != nil && p.trouble.waits() && workers == 0:
+		s.State, reason = p.trouble.state, p.trouble.err
 	case p.broken != nil:
 		s.State, reason = keystore.TokenUnavailable, p.broken
 	case workers > 0:
@@ -381,7 +405,7 @@ func (p *Provider) settle() {
 	default:
 		s.State = keystore.TokenStarting
 	}
-	s.Workers, s.Restarts = workers, max(p.started-p.cfg.Workers, 0)
+	s.Workers, s.Restarts = workers, p.deaths
 	s.Err, p.reason = "", nil
 	if reason != nil {
 		s.Err, p.reason = reason.Error(), p.refusal(reason)

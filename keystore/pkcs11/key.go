@@ -23,6 +23,7 @@ type key struct {
 	name    keyName
 	slots   [clerkSlot + 1]holding
 	doubt   quarantine
+	blame   blame // marks the key for a generation that ended for it
 
 	looking chan struct{} // one element while a clerk looks for it
 	mu      sync.Mutex
@@ -45,7 +46,9 @@ func (p *Provider) newKey(ref keystore.KeyRef, purpose keystore.Purpose) (*key, 
 	if err := ref.Algorithm.Fits(pub); err != nil {
 		return nil, fmt.Errorf("key %s: %w", ref.ID, err)
 	}
-	return &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI), looking: make(chan struct{}, 1)}, nil
+	k := &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI), looking: make(chan struct{}, 1)}
+	k.blame = func(cause error) bool { return k.doubt.failed(p.cfg.Now, cause, 1) }
+	return k, nil
 }
 
 func (k *key) Public() crypto.PublicKey      { return k.public }
@@ -56,11 +59,16 @@ func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) 
 	if err := keystore.CheckMessage(k.purpose, k.ref.Algorithm, message); err != nil {
 		return nil, err
 	}
-	if err := k.doubt.refuses(k.p.cfg.Now); err != nil {
+	tries := 2
+	trial, err := k.doubt.refuses(k.p.cfg.Now)
+	if err != nil {
 		return nil, err
 	}
+	if trial {
+		tries = 1 // it ends one worker at most
+	}
 	err = k.sure(ctx, func() error {
-		return k.p.served(ctx, func(g *generation, at *place) error {
+		return k.p.served(ctx, tries, func(g *generation, at *place) error {
 			if sig, err = k.signIn(ctx, g, at, message); err == nil {
 				g.signed.Add(1)
 				k.doubt.signed() // not by a challenge: a worker signs one of those before it signs for callers
@@ -77,7 +85,7 @@ func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) 
 // open makes some worker hold the key, which proves it.
 func (k *key) open(ctx context.Context) error {
 	return k.sure(ctx, func() error {
-		return twice(ctx, func(bool) error {
+		return repeat(ctx, 2, func(bool) error {
 			g, err := k.p.anyWorker(ctx)
 			if err != nil {
 				return err
@@ -105,6 +113,10 @@ func (k *key) sure(ctx context.Context, f func() error) error {
 	recent := time.Since(k.missing) < missingFor
 	k.mu.Unlock()
 	if recent {
+		return err
+	}
+	// The workers may have been replaced while this one waited for its turn.
+	if err := f(); !errors.Is(err, keystore.ErrNotFound) {
 		return err
 	}
 	old := k.p.hall.workers()
@@ -135,11 +147,8 @@ func (k *key) signIn(ctx context.Context, g *generation, at *place, message []by
 // ask has g sign with a key it holds, and verifies. What does not verify is
 // dropped, and the generation with it: nobody knows whose handle that was.
 func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
-	sig, err := g.ask(ctx, at, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
+	sig, err := g.askFor(ctx, at, k.blame, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
 	if err != nil {
-		if errors.Is(err, errBlame) {
-			k.doubt.failed(k.p.cfg.Now, err, 1)
-		}
 		return nil, err
 	}
 	if k.purpose == keystore.PurposeDigest {
@@ -151,7 +160,9 @@ func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte)
 		err = fmt.Errorf("key %s: %w", k.ref.ID, err)
 		k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released",
 			"keystore", k.p.cfg.Name, "key", k.ref.ID.String(), "err", err)
-		k.doubt.failed(k.p.cfg.Now, err, 2)
+		if k.doubt.failed(k.p.cfg.Now, err, 2) {
+			g.expected.Store(true)
+		}
 		g.end(err)
 		return nil, err
 	}
@@ -177,11 +188,8 @@ func (k *key) holdOnce(ctx context.Context, g *generation) error {
 // place is one at the desk.
 func (k *key) hold(ctx context.Context, g *generation, at *place) error {
 	g.finds(k.ref.ID)
-	spki, err := g.ask(ctx, at, verbFind, k.p.cfg.Deadlines.Find, keyBody(k.ref.ID, k.purpose, k.ref.Algorithm))
+	spki, err := g.askFor(ctx, at, k.blame, verbFind, k.p.cfg.Deadlines.Find, keyBody(k.ref.ID, k.purpose, k.ref.Algorithm))
 	if err != nil {
-		if errors.Is(err, errBlame) {
-			k.doubt.failed(k.p.cfg.Now, err, 1)
-		}
 		return err
 	}
 	if nameOf(k.ref.ID, spki) != k.name {

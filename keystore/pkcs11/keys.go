@@ -86,12 +86,15 @@ func (m *module) take(r keyRequest, private pkcs11.ObjectHandle, pub crypto.Publ
 	if err != nil {
 		return nil, err
 	}
+	if k := m.key(nameOf(r.ID, spki)); k != nil && k.from == private && k.purpose == r.Purpose && k.alg == r.Algorithm {
+		return k, nil // and no other copy
+	}
 	handle, err := m.copied(private, r.Purpose)
 	if err != nil {
 		return nil, fmt.Errorf("session copy of key %s: %w", r.ID, err)
 	}
 	k := &heldKey{
-		id: r.ID, purpose: r.Purpose, alg: r.Algorithm, handle: handle,
+		id: r.ID, purpose: r.Purpose, alg: r.Algorithm, from: private, handle: handle,
 		mech: []*pkcs11.Mechanism{signMechanism(r.Algorithm)}, spki: spki,
 	}
 	m.hold(k)

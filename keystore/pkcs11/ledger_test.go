@@ -251,7 +251,7 @@ func TestI7APINThatWasNeverOfferedIsNotRefused(t *testing.T) {
 			busy, release := make(chan struct{}), make(chan struct{})
 			g := impostor(t, 7, func(frame) []byte { close(busy); <-release; return nil })
 			defer close(release)
-			if _, err := g.send(nil, verbHello, time.Minute, nil); err != nil {
+			if _, err := g.send(nil, nil, verbHello, time.Minute, nil); err != nil {
 				t.Fatal(err)
 			}
 			<-busy // and does not notice that its socket was shut

@@ -49,7 +49,8 @@ type heldKey struct {
 	id      keystore.KeyID
 	purpose keystore.Purpose
 	alg     keystore.Algorithm
-	handle  pkcs11.ObjectHandle
+	from    pkcs11.ObjectHandle // the key on the token
+	handle  pkcs11.ObjectHandle // what signs: that, or a copy of it
 	mech    []*pkcs11.Mechanism
 	spki    []byte
 }

@@ -118,7 +118,8 @@ type Provider struct {
 	trouble *trouble      // why the leader does not serve; nil: it does, or is starting
 	breaker breaker
 	broken  error // why the breaker is open; nil: it is not
-	started int   // workers that have come to serve
+	leading bool  // the leader has come to serve
+	deaths  int   // of workers that had come to serve and were not told to go
 	closing bool  // nothing is begun any more
 	probe   *key  // nil before the first login
 }
@@ -165,6 +166,7 @@ func Open(cfg Config) (*Provider, error) {
 		p.mu.Lock()
 		p.closing = true
 		p.mu.Unlock()
+		p.settle() // everybody is refused from now on, not when the last worker has gone
 		p.crew.Wait()
 		p.release()
 		p.memory.Close() // nil has nothing to close
@@ -200,8 +202,7 @@ func check(cfg *Config) (URI, error) {
 		return URI{}, fmt.Errorf("confinement: %w", err)
 	}
 	for name := range cfg.Env {
-		if name == "" || strings.ContainsAny(name, "=\x00") || strings.HasPrefix(name, "LD_") ||
-			strings.HasPrefix(name, "GO") || name == workerEnv || name == rulesEnv {
+		if name == "" || strings.ContainsAny(name, "=\x00") || RefusedVariable(name) {
 			return URI{}, fmt.Errorf("environment variable %q is refused", name)
 		}
 	}
@@ -333,7 +334,20 @@ func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore
 		}
 		return p.selfTest(ctx, g, at, id, purpose, alg, spki)
 	}
-	err = p.errand(ctx, false, find)
+	// By a worker that signs, which is not held up by a key that takes long to make.
+	err = repeat(ctx, 2, func(bool) error {
+		g, err := p.anyWorker(ctx)
+		if err != nil {
+			return err
+		}
+		at, err := g.desk.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer at.leave()
+		g.finds(id)
+		return find(g, at)
+	})
 	if errors.Is(err, keystore.ErrNotFound) {
 		err = p.errand(ctx, true, find) // a module may show a process what it saw at first
 	}
@@ -369,10 +383,9 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 
 // List implements keystore.Provider. It also shows public keys that have no
 // private half.
-func (p *Provider) List(ctx context.Context) ([]keystore.Object, error) { return p.list(ctx, false) }
-
-func (p *Provider) list(ctx context.Context, fresh bool) (list []keystore.Object, err error) {
-	err = p.errand(ctx, fresh, func(g *generation, at *place) error {
+func (p *Provider) List(ctx context.Context) (list []keystore.Object, err error) {
+	// By a process that sees what is there now.
+	err = p.errand(ctx, true, func(g *generation, at *place) error {
 		body, err := g.ask(ctx, at, verbList, p.cfg.Deadlines.List)
 		if err != nil {
 			return err
@@ -423,8 +436,10 @@ func (p *Provider) Retry(ctx context.Context, token string) error {
 	}
 	outcome := make(chan error, 1)
 	for {
-		state, changed, _ := p.state()
-		if state == keystore.TokenReady {
+		p.mu.Lock()
+		fine, changed := p.status.State == keystore.TokenReady && p.trouble == nil, p.changed
+		p.mu.Unlock()
+		if fine { // not while others serve and the leader waits for an operator
 			return nil
 		}
 		select {

@@ -29,10 +29,11 @@ const (
 	longQuarantine  = 15 * time.Second
 )
 
-// failed marks the key.
-func (q *quarantine) failed(now func() time.Time, cause error, marks int) {
+// failed marks the key. It reports whether the key was in quarantine already.
+func (q *quarantine) failed(now func() time.Time, cause error, marks int) (already bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	already = !q.until.IsZero()
 	q.marks += marks
 	q.cause = cause
 	q.bad.Store(true)
@@ -40,6 +41,7 @@ func (q *quarantine) failed(now func() time.Time, cause error, marks int) {
 		q.until = now().Add(min(firstQuarantine<<min(q.tries, 16), longQuarantine))
 		q.tries++
 	}
+	return already
 }
 
 // signed takes all marks back.
@@ -54,21 +56,21 @@ func (q *quarantine) signed() {
 }
 
 // refuses returns an error that wraps keystore.ErrUnavailable while the key is
-// in quarantine. The first after that is let through; the others wait for what
-// it comes to.
-func (q *quarantine) refuses(now func() time.Time) error {
+// in quarantine. The first after that is let through, for a trial; the others
+// are refused until it is known what that came to.
+func (q *quarantine) refuses(now func() time.Time) (trial bool, err error) {
 	if !q.bad.Load() {
-		return nil
+		return false, nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.until.IsZero() {
-		return nil
+		return false, nil
 	}
 	at := now()
 	if at.Before(q.until) {
-		return &answerError{keystore.ErrUnavailable, fmt.Sprintf("%v: this key is in quarantine: %v", keystore.ErrUnavailable, q.cause)}
+		return false, &answerError{keystore.ErrUnavailable, fmt.Sprintf("%v: this key is in quarantine: %v", keystore.ErrUnavailable, q.cause)}
 	}
 	q.until = at.Add(firstQuarantine)
-	return nil
+	return true, nil
 }

@@ -224,14 +224,14 @@ func TestSignersAreServedInOrder(t *testing.T) {
 // What it was: what waited behind a key generation at the worker's desk waited
 // on its own shorter deadline, whose end was the end of that generation.
 func TestTheClerkIsAskedOneThingAtATime(t *testing.T) {
-	const lists = 20
+	const others = 20
 	var p *Provider
 	var g *generation
 	first, asked := true, 0
 	g = impostor(t, 7, func(f frame) []byte {
 		if verb(f.code) == verbGenerate && first {
 			first = false
-			for p.errands.waiting() < lists+1 {
+			for p.errands.waiting() < others+1 {
 				time.Sleep(time.Millisecond)
 			}
 			asked = len(g.deadlines())
@@ -244,7 +244,7 @@ func TestTheClerkIsAskedOneThingAtATime(t *testing.T) {
 	p = &Provider{
 		cfg:  Config{Name: "test", Log: slog.New(slog.DiscardHandler), Deadlines: Deadlines{}.withDefaults()},
 		hall: hall{limit: DefaultWaiting}, errands: room{free: 1, limit: DefaultWaiting}, ctx: t.Context(),
-		status: keystore.TokenStatus{State: keystore.TokenReady}, clerk: clerk{g},
+		status: keystore.TokenStatus{State: keystore.TokenReady}, clerk: clerk{worker: g},
 	}
 	var all sync.WaitGroup
 	for range 2 {
@@ -258,10 +258,10 @@ func TestTheClerkIsAskedOneThingAtATime(t *testing.T) {
 			time.Sleep(time.Millisecond) // the first one has the place
 		}
 	}
-	for range lists {
+	for range others {
 		all.Go(func() {
-			if _, err := p.List(t.Context()); err != nil {
-				t.Errorf("list: %v", err)
+			if _, err := p.Generate(t.Context(), keystore.NewKeyID(), keystore.PurposeJWT, keystore.RS256); !errors.Is(err, keystore.ErrExists) {
+				t.Errorf("generate: %v", err)
 			}
 		})
 	}

@@ -50,10 +50,10 @@ func (p *Provider) anyWorker(ctx context.Context) (*generation, error) {
 	}
 }
 
-// served has a worker do f, the one that has least to do, and another one once
-// more if the first ended under it. f must be harmless to repeat.
-func (p *Provider) served(ctx context.Context, f func(*generation, *place) error) error {
-	return twice(ctx, func(again bool) error {
+// served has a worker do f, the one that has least to do, and others until it was
+// tried so often if the worker ended under it. f must be harmless to repeat.
+func (p *Provider) served(ctx context.Context, tries int, f func(*generation, *place) error) error {
+	return repeat(ctx, tries, func(again bool) error {
 		at, err := p.hall.enter(ctx, again)
 		if errors.Is(err, keystore.ErrOverloaded) {
 			return fmt.Errorf("keystore %s: %w", p.cfg.Name, err)
@@ -66,9 +66,11 @@ func (p *Provider) served(ctx context.Context, f func(*generation, *place) error
 	})
 }
 
-// twice does f, and once more if the worker ended under it. If that was before
-// anything was asked, it does not count.
-func twice(ctx context.Context, f func(again bool) error) error {
+// repeat does f until it was tried so often while the worker ended under it. If
+// that was before anything was asked, it does not count; not even that goes on
+// for ever.
+func repeat(ctx context.Context, most int, f func(again bool) error) error {
+	const uncounted = 100
 	for tries, failures := 0, 0; ; tries++ {
 		err := f(tries > 0)
 		if !errors.Is(err, errEnded) || errors.Is(err, keystore.ErrUncertain) || ctx.Err() != nil {
@@ -77,7 +79,7 @@ func twice(ctx context.Context, f func(again bool) error) error {
 		if !errors.Is(err, errNotAsked) {
 			failures++
 		}
-		if failures == 2 {
+		if failures == most || tries == uncounted {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"chancery/keystore"
+	"chancery/keystore/pkcs11"
 )
 
 // tpm2 starts a software TPM, and before it the resource manager that a kernel
@@ -37,7 +38,7 @@ func tpm2(t *testing.T, files []string) rig {
 	})
 	ran(t, env, "", "/usr/bin/pkcs11-tool", "--module", files[0], "--token-label", "test",
 		"--login", "--login-type", "so", "--so-pin", so, "--init-pin", "--new-pin", pin)
-	return rig{module: files[0], label: "test", pin: pin, env: env}
+	return rig{module: files[0], label: "test", pin: pin, env: env, needs: pkcs11.Confinement{Write: []string{dir}}}
 }
 
 func TestTPM2(t *testing.T) {

@@ -121,7 +121,7 @@ func (k checker) keystores() {
 			k.errorf(path+".pkcs11.workers", "", "%d workers: want 1 to %d", p.Workers, pkcs11.MaxWorkers)
 		}
 		for _, v := range sorted(p.Env) {
-			if !environment.MatchString(v) || strings.HasPrefix(v, "LD_") {
+			if !environment.MatchString(v) || pkcs11.RefusedVariable(v) {
 				k.errorf(join(path+".pkcs11.env", v), "", "%q is no environment variable for a worker", v)
 			}
 		}

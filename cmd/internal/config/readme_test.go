@@ -60,4 +60,10 @@ func TestConfinementIsChecked(t *testing.T) {
 			t.Errorf("%s: %q, want it to say %q", line, said, want)
 		}
 	}
+	for _, name := range []string{"CHANCERY_PKCS11_RULES", "GOTRACEBACK", "LD_PRELOAD"} {
+		_, findings := loadText(t, dir, strings.Replace(text, "        SOFTHSM2_CONF:", "        "+name+":", 1))
+		if len(findings) != 1 || !strings.Contains(findings[0].String(), "no environment variable for a worker") {
+			t.Errorf("%s: %v", name, findings)
+		}
+	}
 }
