@@ -180,10 +180,11 @@ func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenL
 	return list, nil
 }
 
-// tokenHint is the next move, unless what is wrong with the token says it itself.
+// tokenHint is the next move. A PIN that may be locked has more than one reason,
+// and the error says which move goes with it.
 func tokenHint(s keystore.TokenStatus) string {
 	retry := "`chancery token retry " + s.Keystore + "`"
-	if strings.Contains(s.Err, "(hint: ") {
+	if s.State == keystore.TokenPINLocked && strings.Contains(s.Err, "(hint: ") {
 		return ""
 	}
 	switch s.State {

@@ -58,6 +58,7 @@ type node struct {
 	doors     *doors
 
 	owed    *debts
+	tokenMu sync.Mutex // one state of a token entered after the other
 	told    told
 	running atomic.Bool // everything has been introduced
 	binary  chan string // the hash of this program, once

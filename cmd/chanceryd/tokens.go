@@ -106,7 +106,7 @@ func (t *tokens) unstop(ctx context.Context, name string) error {
 // calls it. While the log cannot be written the newest state of each token is
 // kept.
 func (n *node) tokenState(s keystore.TokenStatus) {
-	if !n.enterToken(n.stops.over(s)) {
+	if !n.enterToken(s) {
 		return
 	}
 	if n.running.Load() {
@@ -116,8 +116,12 @@ func (n *node) tokenState(s keystore.TokenStatus) {
 }
 
 // enterToken has the state of a token entered, if it is news, and reports
-// whether it is.
+// whether it is. What a stop makes of it is decided under the same lock, so that a
+// state from before a stop is not entered after it.
 func (n *node) enterToken(s keystore.TokenStatus) bool {
+	n.tokenMu.Lock()
+	defer n.tokenMu.Unlock()
+	s = n.stops.over(s)
 	if !n.told.isNews(s) {
 		return false
 	}

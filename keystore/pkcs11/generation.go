@@ -267,9 +267,7 @@ func (g *generation) askFor(ctx context.Context, at *place, blamed blame, v verb
 		return nil, err
 	}
 	if s == statusFault {
-		err := errorOf(s, body)
-		g.end(err) // as deliver does; nobody is to ask it anything meanwhile
-		return nil, fmt.Errorf("%w: %w", errEnded, err)
+		return nil, fmt.Errorf("%w: %w", errEnded, errorOf(s, body)) // deliver has ended it
 	}
 	return body, errorOf(s, body)
 }
@@ -382,16 +380,16 @@ func (g *generation) deliver(f frame) error {
 		return errors.New("an answer to nothing that was asked")
 	}
 	c.status, c.body = status(f.code), append([]byte(nil), f.body...)
-	var fault error
 	if c.status == statusFault { // whatever state the module is in now, nobody knows it
-		fault = errorOf(c.status, c.body)
+		fault := errorOf(c.status, c.body)
 		if c.blamed != nil && c.blamed(fault) {
 			g.expected.Store(true)
 		}
+		g.end(fault) // before its caller hears of it, who may ask again
 	}
 	c.at.leave()
 	c.done <- struct{}{}
-	return fault
+	return nil
 }
 
 // watch ends the generation when an answer is overdue.
