@@ -147,12 +147,12 @@ func (h *hall) freed(p *place) {
 	h.call()
 }
 
-// add opens a worker to the line, unless it is one of those that renew has sent
-// away.
+// add opens a worker to the line, unless it has ended, or is one of those that
+// renew has sent away.
 func (h *hall) add(g *generation, places int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if g.number <= h.old {
+	if g.number <= h.old || g.seats.closed { // it has ended meanwhile
 		return false
 	}
 	g.seats.all = places

@@ -150,6 +150,17 @@ func TestAWorkerThatHasSeenWhatIsNoMoreDoesNotServe(t *testing.T) {
 	}
 }
 
+// What it was: a worker that died between its start and its service took seats
+// for ever, and each who had one of them panicked when he left.
+func TestAWorkerThatHasEndedDoesNotServe(t *testing.T) {
+	h := hall{limit: 10}
+	g := &generation{number: 1}
+	<-h.remove(g)
+	if h.add(g, 4) || len(h.workers()) != 0 {
+		t.Error("it was opened")
+	}
+}
+
 func TestTheHallIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := hall{limit: 3}

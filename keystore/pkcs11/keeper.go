@@ -195,9 +195,10 @@ func (p *Provider) live(slot int, up func()) life {
 		}
 		return life{crashed: crashed, err: err}
 	}
-	if !p.hall.add(g, p.cfg.Signers*placesPerSigner) { // it has seen what is no more
+	if !p.hall.add(g, p.cfg.Signers*placesPerSigner) {
+		died := g.isEnded() // or else it has seen what is no more
 		g.stop(p.cfg.Deadlines.Close, errTold)
-		return life{told: true, err: g.reap()}
+		return life{told: !died, crashed: died, err: g.reap()}
 	}
 	p.mu.Lock()
 	if slot == 0 { // what another one met, or did not, ends nothing that the leader waits for
