@@ -45,9 +45,8 @@ func spied(t *testing.T, token *softhsm.Token) (pkcs11.Config, func() string) {
 	}
 	cfg := config(t, token)
 	out := filepath.Join(t.TempDir(), "spy.log")
-	cfg.Module = spies[0]
+	cfg.Module, cfg.Confinement.Write = spies[0], []string{filepath.Dir(out)}
 	cfg.Env = map[string]string{"PKCS11SPY": token.Module, "PKCS11SPY_OUTPUT": out, "SOFTHSM2_CONF": token.Conf}
-	cfg.Confinement.Write = []string{filepath.Dir(out)}
 	return cfg, func() string {
 		b, err := os.ReadFile(out)
 		if err != nil && !os.IsNotExist(err) {
