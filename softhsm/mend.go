@@ -2,11 +2,13 @@ package softhsm
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 // tokenObject is the file in a token's directory without which SoftHSM does not
@@ -65,6 +67,51 @@ func mend(kept, token string) (torn bool, err error) {
 		return false, writeFile(kept, string(have))
 	}
 	return true, writeFile(path, string(want))
+}
+
+// lookEvery is how often Watch looks. A login that is under way empties an object
+// for far less: an object that is torn at two looks stays torn.
+const lookEvery = 200 * time.Millisecond
+
+// Watch puts back, until ctx ends, what Mend does, while processes use the tokens
+// of dir: an object that is torn, and not about to be whole. It tells of each, and
+// of what it could not put back.
+func Watch(ctx context.Context, dir string, tell func(token string, err error)) {
+	seen := map[string]bool{} // torn at the last look
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		copies, err := os.ReadDir(keptDir(dir))
+		if err != nil {
+			continue // there are no tokens yet
+		}
+		for _, c := range copies {
+			kept, token := filepath.Join(keptDir(dir), c.Name()), filepath.Join(dir, "tokens", c.Name())
+			torn := isTorn(kept, token)
+			if torn && seen[token] {
+				_, err := mend(kept, token)
+				tell(c.Name(), err)
+				torn = false
+			}
+			seen[token] = torn
+		}
+	}
+}
+
+// isTorn reports whether the object in a token's directory lacks something of the
+// copy. One that cannot be read is not torn, but gone.
+func isTorn(kept, token string) bool {
+	want, err := os.Stat(kept)
+	if err != nil {
+		return false
+	}
+	have, err := os.Stat(filepath.Join(token, tokenObject))
+	return err == nil && have.Size() < want.Size()
 }
 
 // keep copies the object of the token in the directory token to where Mend

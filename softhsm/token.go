@@ -36,8 +36,6 @@ func (t *Token) URI() string {
 // Env returns the environment SoftHSM needs to find the token.
 func (t *Token) Env() map[string]string { return map[string]string{"SOFTHSM2_CONF": t.Conf} }
 
-var goodLabel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-
 // Create makes a token called label in dir, which it makes too if need be, and
 // returns it. It returns an error wrapping fs.ErrExist if dir has a token of
 // that label. The label is one to 32 letters, digits, dots, hyphens and
@@ -45,7 +43,7 @@ var goodLabel = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 //
 // It must not run twice at once in one directory.
 func Create(ctx context.Context, dir, label string) (*Token, error) {
-	if !goodLabel.MatchString(label) {
+	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`).MatchString(label) {
 		return nil, fmt.Errorf("token label %q: want up to 32 letters, digits, '.', '_' or '-'", label)
 	}
 	dir, err := filepath.Abs(dir)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"chancery/softhsm"
 	"chancery/softhsm/softhsmtest"
@@ -79,7 +80,7 @@ func TestATokenInterruptedBeforeItsSerialWasWritten(t *testing.T) {
 // finds any more.
 func TestATornTokenIsMended(t *testing.T) {
 	for _, size := range []int64{0, 100} {
-		made := softhsmtest.New(t)
+		made := softhsmtest.Unwatched(t)
 		object := objectOf(t, made)
 		if mended, err := softhsm.Mend(made.Dir); err != nil || len(mended) > 0 {
 			t.Errorf("a whole token: mended %v, %v", mended, err)
@@ -100,10 +101,28 @@ func TestATornTokenIsMended(t *testing.T) {
 	}
 }
 
+// What it was: a token that was torn while it was used stayed lost until the next
+// start of whoever had made it.
+func TestATornTokenIsMendedWhileItIsUsed(t *testing.T) {
+	made := softhsmtest.New(t) // which watches it
+	if err := os.Truncate(objectOf(t, made), 0); err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		serial, err := made.FindSerial(t.Context())
+		if err == nil && serial == made.Serial {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("SoftHSM finds %q, %v", serial, err)
+		}
+	}
+}
+
 // A whole object that differs, as after a change of PIN, is not undone, neither
 // then nor when it is torn later; a deleted token is not brought back.
 func TestMendUndoesNothing(t *testing.T) {
-	made := softhsmtest.New(t)
+	made := softhsmtest.Unwatched(t)
 	object := objectOf(t, made)
 	changed, err := os.ReadFile(object)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -74,6 +75,7 @@ func (d devOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer watchToken(ctx, dir, log)()
 	err = serve(ctx, cfg, path, true, log, func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
 	if errors.Is(err, errLocked) {
 		return err // whoever holds the directory serves what is there
@@ -82,6 +84,28 @@ func (d devOptions) run(ctx context.Context) error {
 		return gone
 	}
 	return err
+}
+
+// watchToken puts back the token in dir when a login that was killed has torn it,
+// until stop is called.
+func watchToken(ctx context.Context, dir string, log *slog.Logger) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		softhsm.Watch(ctx, tokenHome(dir), func(token string, err error) { tellMended(log, token, err) })
+	})
+	return func() {
+		cancel()
+		watching.Wait()
+	}
+}
+
+func tellMended(log *slog.Logger, token string, err error) {
+	if err != nil {
+		log.Error("a SoftHSM token that an interrupted login had torn could not be put back", "token", token, "err", err)
+		return
+	}
+	log.Warn("a SoftHSM token that an interrupted login had torn was put back", "token", token)
 }
 
 // directory returns --dir as an absolute path that everything in it can have.
@@ -140,7 +164,7 @@ func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) e
 		return err
 	}
 	for _, token := range mended {
-		log.Warn("a SoftHSM token that an interrupted login had torn was put back", "token", token)
+		tellMended(log, token, nil)
 	}
 	if !first {
 		return nil

@@ -20,6 +20,7 @@ import (
 	"chancery/signer/client"
 	"chancery/softhsm"
 	"chancery/softhsm/faultmodule"
+	"chancery/softhsm/softhsmtest"
 )
 
 // requestWithin is what the daemon gives a request, and what is added to it by
@@ -45,6 +46,7 @@ func faultyConfig(t *testing.T) *faulty {
 	if err != nil {
 		t.Fatal(err)
 	}
+	softhsmtest.Watch(t, token)
 	module, err := faultmodule.New(filepath.Join(dir, "second"), token.Module)
 	if err != nil {
 		t.Fatal(err)

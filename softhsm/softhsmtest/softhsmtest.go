@@ -2,6 +2,7 @@
 package softhsmtest
 
 import (
+	"context"
 	"errors"
 	"maps"
 	"os"
@@ -16,9 +17,34 @@ import (
 // set, and is skipped with the reason otherwise.
 func New(t testing.TB) *softhsm.Token {
 	t.Helper()
+	token := Unwatched(t)
+	Watch(t, token)
+	return token
+}
+
+// Unwatched is New for a test that tears its token itself.
+func Unwatched(t testing.TB) *softhsm.Token {
+	t.Helper()
 	token, err := softhsm.Create(t.Context(), t.TempDir(), "test")
 	need(t, err, softhsm.ErrNotInstalled)
 	return token
+}
+
+// Watch has a token put back, until the test ends, that SoftHSM has torn because a
+// process was killed while it logged in.
+func Watch(t testing.TB, token *softhsm.Token) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		softhsm.Watch(ctx, token.Dir, func(name string, err error) {
+			t.Logf("SoftHSM had torn token %s, which was put back: %v", name, err)
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-ended
+	})
 }
 
 // A FaultyToken is a token behind a module that fails on order. Its Module and
