@@ -17,7 +17,8 @@ const (
 	largestBatch = 1 << 20 // the most one group writes at once, about
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made at its first use, which no worker process has.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // A header is the beginning of a journal.
 type header struct {
@@ -33,7 +34,7 @@ func (h header) encode() []byte {
 	binary.BigEndian.PutUint64(b[24:], uint64(h.first))
 	binary.BigEndian.PutUint16(b[32:], uint16(len(h.origin)))
 	copy(b[34:], h.origin)
-	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli))
+	binary.BigEndian.PutUint32(b[8:], crc32.Checksum(b[12:], castagnoli()))
 	return b
 }
 
@@ -87,7 +88,7 @@ func startRecord(b []byte, index, durable int64) []byte {
 // sealRecord fills in the length and checksum of the record that is all of b.
 func sealRecord(b []byte) {
 	binary.BigEndian.PutUint32(b[4:], uint32(len(b)-recordHead))
-	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli))
+	binary.BigEndian.PutUint32(b, crc32.Checksum(b[4:], castagnoli()))
 }
 
 // parseRecord reads the record at the beginning of b and returns its length. It
@@ -112,7 +113,7 @@ func parseRecord(b []byte) (record, int, error) {
 		return record{}, 0, errShort
 	}
 	n += recordHead
-	if crc32.Checksum(b[4:n], castagnoli) != binary.BigEndian.Uint32(b) {
+	if crc32.Checksum(b[4:n], castagnoli()) != binary.BigEndian.Uint32(b) {
 		return record{}, 0, damage("record does not fit its checksum")
 	}
 	r.head, r.entry = b[:recordHead], b[recordHead:n]

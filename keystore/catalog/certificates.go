@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"chancery/keystore"
@@ -41,7 +40,7 @@ type Certificate struct {
 	Entry     string // in the log
 }
 
-var serialForm = regexp.MustCompile(`^[0-9a-f]{1,40}$`)
+var serialForm = form(`^[0-9a-f]{1,40}$`)
 
 // AddCertificate records the intent to issue a certificate; its Status is empty
 // or StatusIntent and it has no DER. It returns an error wrapping
@@ -50,7 +49,7 @@ func (c *Catalog) AddCertificate(ctx context.Context, cert Certificate) error {
 	if cert.Status != "" && cert.Status != StatusIntent || len(cert.DER) > 0 {
 		return illegal("a certificate begins as an intent")
 	}
-	if !serialForm.MatchString(cert.Serial) || cert.NotBefore.IsZero() || cert.NotAfter.IsZero() {
+	if !serialForm().MatchString(cert.Serial) || cert.NotBefore.IsZero() || cert.NotAfter.IsZero() {
 		return illegal("a certificate needs its serial, in lower-case hexadecimal, and its validity")
 	}
 	names, err := json.Marshal(cert.Names)

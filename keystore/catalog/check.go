@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"sync"
 	"time"
 
 	"chancery/keystore"
@@ -13,7 +14,13 @@ import (
 // MaxKnown is how many versions of a key set the world may know at once.
 const MaxKnown = 20
 
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+// Forms are compiled at their first use: every worker process of a token, which
+// has none, is this same program.
+func form(text string) func() *regexp.Regexp {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
+var nameForm = form(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // checkNew returns nil if ks may be created: whatever versions it has begin
 // their lives, and nothing has been served.
@@ -67,7 +74,7 @@ func checkChange(before, after *keystore.KeySet) error {
 
 // checkSet returns nil if ks can stand in a catalog, whatever came before.
 func checkSet(ks *keystore.KeySet) error {
-	if !nameForm.MatchString(ks.Name) {
+	if !nameForm().MatchString(ks.Name) {
 		return illegal("%q is no name for a key set: 1 to 64 letters, digits, '.', '_' or '-', the first a letter or digit", ks.Name)
 	}
 	if _, err := keystore.ParsePurpose(string(ks.Purpose)); err != nil {

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
 
 	"chancery/keystore"
 )
@@ -18,7 +17,7 @@ type OutboxRow struct {
 	Record keystore.Record // its ID is never empty
 }
 
-var recordIDForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
+var recordIDForm = form(`^[0-9a-f]{32}$`)
 
 // putOutbox puts recs into the outbox under the transition's id.
 func putOutbox(tx *transaction, id string, recs []keystore.Record) ([]int64, error) {
@@ -27,7 +26,7 @@ func putOutbox(tx *transaction, id string, recs []keystore.Record) ([]int64, err
 		if rec.ID == "" {
 			rec.ID = newID()
 		}
-		if !recordIDForm.MatchString(rec.ID) {
+		if !recordIDForm().MatchString(rec.ID) {
 			return nil, illegal("record id %q is not 32 lower-case hexadecimal digits", rec.ID)
 		}
 		text, err := json.Marshal(rec)

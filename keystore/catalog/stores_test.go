@@ -41,7 +41,7 @@ func TestTheOutboxKeepsRecordsUntilTheyAreMarked(t *testing.T) {
 	if diff := cmp.Diff(full, rows[0].Record); diff != "" {
 		t.Error(diff)
 	}
-	if !recordIDForm.MatchString(rows[1].Record.ID) {
+	if !recordIDForm().MatchString(rows[1].Record.ID) {
 		t.Errorf("an empty id became %q", rows[1].Record.ID)
 	}
 	if rows[0].ID != change.Outbox[0] || rows[1].ID != change.Outbox[1] {
