@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"chancery/keystore/audit"
-	"chancery/keystore/pkcs11"
 	"chancery/signer/api"
 	"chancery/signer/client"
 	"chancery/softhsm"
@@ -31,7 +30,6 @@ import (
 const asDaemon = "CHANCERYD_TEST_RUN"
 
 func TestMain(m *testing.M) {
-	pkcs11.Main()
 	if path := os.Getenv(asHolder); path != "" {
 		os.Exit(holdCatalog(path))
 	}

@@ -17,8 +17,6 @@ import (
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
-
-	"chancery/keystore/pkcs11"
 )
 
 // Exit statuses.
@@ -32,7 +30,6 @@ const (
 var release string
 
 func main() {
-	pkcs11.Main() // a worker never returns from here
 	os.Exit(run(os.Args[1:]))
 }
 

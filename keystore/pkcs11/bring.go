@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery/keystore"
 	"chancery/keystore/pkcs11/internal/confine"
@@ -64,7 +65,7 @@ func (p *Provider) permit(state keystore.TokenState) error {
 	return nil
 }
 
-// greet waits until a worker has been executed.
+// greet waits until a worker has been executed and has loaded the module.
 func (p *Provider) greet(g *generation) error {
 	body, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion})
 	if err != nil {
@@ -83,42 +84,19 @@ func (p *Provider) greet(g *generation) error {
 		p.cfg.Log.Info("what could not be confined of the module's processes", "keystore", p.cfg.Name, "missing", missing,
 			"landlock", report.Landlock, "seccomp", report.Seccomp)
 	}
-	return nil
+	_, err = g.ask(context.Background(), nil, verbLoad, p.cfg.Deadlines.Start, []byte(p.cfg.Module))
+	return err
 }
 
-// bring makes a new worker ready to serve: it loads the module, finds the one
-// token that is meant, claims it, logs in if the ledger allows it, and proves by the probe
-// key that this is the token that was used before.
+// bring makes a worker that has loaded the module ready to serve: it finds the one
+// token that is meant, claims it, logs in if the ledger allows it, and proves by
+// the probe key that this is the token that was used before.
 func (p *Provider) bring(g *generation) error {
-	known, err := p.loadIdentity()
+	known, err := p.enterToken(g)
 	if err != nil {
 		return err
 	}
-	if p.anew { // as long as there is none, what is known stays on record
-		known, p.anew = identity{}, false
-	}
-	token, err := p.findToken(g, known)
-	if err != nil {
-		return err
-	}
-	p.budget.workers, p.budget.within = token.Starts, token.Within
-	p.mu.Lock()
-	p.status.Serial, p.status.Label = token.Serial, token.Label
-	p.mu.Unlock()
-	if err := p.claim(token); err != nil {
-		return err
-	}
-	algs, err := p.login(g, token, g.slot == clerkSlot || known.SPKI == nil)
-	if err != nil {
-		return err
-	}
-	if known.Serial != token.Serial || known.Label != token.Label {
-		known.Serial, known.Label = token.Serial, token.Label
-		if err := writeJSON(p.identityFile(), known); err != nil {
-			return err
-		}
-	}
-	probe, err := p.proveProbe(g, known, algs)
+	probe, err := p.proveProbe(g, known)
 	if err != nil {
 		return err
 	}
@@ -128,8 +106,60 @@ func (p *Provider) bring(g *generation) error {
 	return nil
 }
 
+// enterToken is bring up to the login, and makes the probe key if there is none.
+// One worker does this at a time: those that initialise while another one logs in
+// may not see their token.
+func (p *Provider) enterToken(g *generation) (known identity, err error) {
+	select {
+	case p.starting <- struct{}{}:
+		defer func() { <-p.starting }()
+	case <-p.ctx.Done():
+		return known, errClosed
+	}
+	if wait := p.budget.wait(p.cfg.Now()); wait > 0 {
+		p.cfg.Log.Warn("a worker waits for the device to give up the sessions of those before it", "keystore", p.cfg.Name, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-p.ctx.Done():
+			return known, errClosed
+		}
+	}
+	g.view = p.views.Add(1)
+	if known, err = p.loadIdentity(); err != nil {
+		return known, err
+	}
+	if p.anew { // as long as there is none, what is known stays on record
+		known, p.anew = identity{}, false
+	}
+	token, err := p.findToken(g, known)
+	if err != nil {
+		return known, err
+	}
+	p.budget.workers, p.budget.within = token.Starts, token.Within
+	p.mu.Lock()
+	p.status.Serial, p.status.Label = token.Serial, token.Label
+	p.mu.Unlock()
+	if err := p.claim(token); err != nil {
+		return known, err
+	}
+	algs, err := p.login(g, token, g.slot == clerkSlot || known.SPKI == nil)
+	if err != nil {
+		return known, err
+	}
+	if known.Serial != token.Serial || known.Label != token.Label {
+		known.Serial, known.Label = token.Serial, token.Label
+		if err := writeJSON(p.identityFile(), known); err != nil {
+			return known, err
+		}
+	}
+	if known.SPKI == nil {
+		err = p.makeProbe(g, &known, algs)
+	}
+	return known, err
+}
+
 func (p *Provider) findToken(g *generation, known identity) (tokenInfo, error) {
-	body, err := g.ask(context.Background(), nil, verbTokens, p.cfg.Deadlines.Start, marshalRequest(tokensRequest{p.cfg.Module}))
+	body, err := g.ask(context.Background(), nil, verbTokens, p.cfg.Deadlines.Start)
 	if err != nil {
 		return tokenInfo{}, err
 	}
@@ -219,12 +249,7 @@ func (p *Provider) locked(err error) error {
 
 // proveProbe returns the token's probe key, proven by a challenge. A probe key
 // that is remembered and is not there means that this is another token.
-func (p *Provider) proveProbe(g *generation, known identity, algs []keystore.Algorithm) (*key, error) {
-	if known.SPKI == nil {
-		if err := p.makeProbe(g, &known, algs); err != nil {
-			return nil, err
-		}
-	}
+func (p *Provider) proveProbe(g *generation, known identity) (*key, error) {
 	ref := keystore.KeyRef{ID: *known.Probe, Algorithm: known.Algorithm, SPKI: known.SPKI}
 	p.mu.Lock()
 	k := p.probe

@@ -47,8 +47,10 @@ func (c Confinement) rules(module string, env map[string]string) confine.Rules {
 		if _, err := os.Stat(path); err == nil {
 			r.Read = append(r.Read, path)
 		}
-		if dir := tokenDir(path); name == "SOFTHSM2_CONF" && dir != "" {
-			r.Write = append(r.Write, dir)
+		if name == "SOFTHSM2_CONF" {
+			if dir := tokenDir(path); dir != "" {
+				r.Write = append(r.Write, dir)
+			}
 		}
 	}
 	slices.Sort(r.Read)

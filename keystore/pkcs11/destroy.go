@@ -58,7 +58,7 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 	}
 	// All that serve or are about to, since a module may show for ever what was there
 	// at its login, and sign with it.
-	if err := p.relieve(ctx, p.hall.renew(p.numbers.Load())); err != nil {
+	if err := p.relieve(ctx, p.hall.renew(p.views.Load())); err != nil {
 		return fmt.Errorf("%w: key %s was destroyed on the token; %w", keystore.ErrUncertain, ref.ID, err)
 	}
 	list, err := p.List(ctx)

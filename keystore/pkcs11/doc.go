@@ -2,8 +2,10 @@
 // that are allowed to die.
 //
 // A vendor's module can hang, crash, lie, or keep a stale view until its
-// process ends. So the module is loaded into workers: this same binary,
-// executed again by [Main], each with a socketpair as its only descriptor. A
+// process ends. So the module is loaded into workers: this same binary, executed
+// again, each with a socketpair as its only descriptor. A program that imports
+// this package needs no line for that: executed as a worker it is one, before its
+// main and before most other packages are initialised. A
 // worker owns the module and the handles. This side, the [Provider], owns
 // deadlines, the PIN ledger, the verification of every signature, and trust.
 //
@@ -15,7 +17,9 @@
 //     See errand.go.
 //   - No answer by the deadline, which runs from when the worker is asked, is
 //     SIGKILL. A worker that ends is followed by another, at once the first time,
-//     then after a growing pause. They start one after the other, the first alone.
+//     then after a growing pause. They log in one after the other, the first alone.
+//   - One process more has loaded the module and waits to be the next worker, since
+//     that is most of what a start takes. See reserve.go.
 //   - Each worker is one generation. Its number is in every frame, so a late
 //     answer of an old generation is never taken for a new one.
 //   - Keys are named by CKA_ID and public key; no handle crosses. A key's

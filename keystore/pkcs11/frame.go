@@ -14,7 +14,8 @@ type verb byte
 
 const (
 	verbHello    verb = iota + 1 // the generation's first frame; body: protocol version
-	verbTokens                   // load the module, list its tokens
+	verbLoad                     // load the module; body: its path
+	verbTokens                   // initialise it, list its tokens
 	verbLogin                    // body: the PIN; JSON before it says for which token
 	verbFind                     // check a key pair and hold it
 	verbGenerate                 // make a key pair and hold it
@@ -42,7 +43,7 @@ const (
 )
 
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 	headerSize      = 13
 	maxFrame        = 16 << 20
 	nameSize        = 16 + 32
@@ -161,9 +162,6 @@ type tokenInfo struct {
 
 // The JSON bodies.
 type (
-	tokensRequest struct {
-		Module string `json:"module"`
-	}
 	loginRequest struct {
 		Token tokenInfo `json:"token"`
 		Maker bool      `json:"maker,omitempty"` // it is to make keys

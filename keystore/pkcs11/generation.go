@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -28,7 +27,8 @@ const (
 // one reason, which every outstanding request then fails with.
 type generation struct {
 	number uint32
-	slot   int // which of the provider's workers it is
+	view   uint32 // of the token: those begun later have a higher one; 0: it has seen none
+	slot   int    // which of the provider's workers it is
 	cmd    *exec.Cmd
 	conn   *os.File
 	stderr tail
@@ -37,10 +37,11 @@ type generation struct {
 	reaped chan struct{}     // closed when its process is gone
 	loops  sync.WaitGroup    // read, write, watch
 
-	seats  seats        // the hall's
-	desk   room         // for what its one desk does, one thing after the other
-	signed atomic.Int64 // verified signatures for callers
-	began  time.Time    // when it came to serve
+	tried  chan struct{} // closed when it has come to serve, or has failed to
+	seats  seats         // the hall's
+	desk   room          // for what its one desk does, one thing after the other
+	signed atomic.Int64  // verified signatures for callers
+	began  time.Time     // when it came to serve
 
 	expected atomic.Bool // it ended for a key in quarantine that was tried
 
@@ -85,19 +86,20 @@ var (
 // startGeneration executes a worker. The calling goroutine must be locked to
 // its thread and call reap before it ends: the kernel kills the worker when
 // that thread does.
-func startGeneration(number uint32, slot int, cfg Config, onEnd func(*generation)) (*generation, error) {
+func startGeneration(number uint32, cfg Config, onEnd func(*generation)) (*generation, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, fmt.Errorf("socketpair: %w", err)
 	}
 	defer theirs.Close()
 	g := newGeneration(number, ours)
-	g.slot, g.onEnd = slot, onEnd
+	g.onEnd = onEnd
 	g.cmd = &exec.Cmd{
 		Path: "/proc/self/exe", // this binary, even if its file has been replaced
 		Args: []string{workerName},
-		// Without a traceback: the last line says which signal it was.
-		Env:        []string{workerEnv + "=" + strconv.Itoa(cfg.Signers), "GOTRACEBACK=none"},
+		// Without a traceback, which nobody would read; as one thread that collects
+		// nothing until it serves, which starts it sooner.
+		Env:        []string{workerEnv + "=" + strconv.Itoa(cfg.Signers), "GOTRACEBACK=none", "GOMAXPROCS=1", "GOGC=off"},
 		Dir:        "/",
 		Stderr:     &g.stderr,
 		ExtraFiles: []*os.File{theirs},
@@ -132,7 +134,7 @@ func startGeneration(number uint32, slot int, cfg Config, onEnd func(*generation
 
 func newGeneration(number uint32, conn *os.File) *generation {
 	return &generation{
-		number: number, conn: conn, ended: make(chan struct{}), reaped: make(chan struct{}),
+		number: number, conn: conn, ended: make(chan struct{}), reaped: make(chan struct{}), tried: make(chan struct{}),
 		wake: make(chan struct{}, 1), busy: make(chan struct{}, 1),
 		desk: room{free: 1, limit: DefaultWaiting},
 		held: make(map[keystore.KeyID]bool), calls: make(map[uint32]*call), used: time.Now(),
@@ -466,33 +468,4 @@ func (g *generation) finds(id keystore.KeyID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.held[id] = true
-}
-
-// A tail keeps the end of what a worker wrote to its standard error.
-type tail struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-const maxTail = 2 << 10
-
-func (t *tail) Write(b []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.text = append(t.text, b...)
-	if extra := len(t.text) - maxTail; extra > 0 {
-		t.text = append(t.text[:0], t.text[extra:]...)
-	}
-	return len(b), nil
-}
-
-// String returns the last line, for an error to end with.
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(string(t.text)), "\n")
-	if last := lines[len(lines)-1]; last != "" {
-		return ": " + last
-	}
-	return ""
 }

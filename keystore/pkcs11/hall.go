@@ -37,7 +37,7 @@ type hall struct {
 	open []*generation // those that take signatures; their seats are guarded by mu too
 	live []*generation // those and the ones that go, until their processes are gone
 	shut error         // why everybody is refused; nil: nobody is
-	old  uint32        // generations up to this one are not opened any more
+	old  uint32        // those with a view up to this one are not opened any more
 }
 
 // seats are how much a generation has from the hall. Guarded by the hall's mu.
@@ -152,7 +152,7 @@ func (h *hall) freed(p *place) {
 func (h *hall) add(g *generation, places int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if g.number <= h.old || g.seats.closed { // it has ended meanwhile
+	if g.view <= h.old || g.seats.closed { // it has ended meanwhile
 		return false
 	}
 	g.seats.all = places
@@ -168,8 +168,8 @@ func (h *hall) gone(g *generation) {
 	h.live = slices.DeleteFunc(h.live, func(other *generation) bool { return other == g })
 }
 
-// renew opens no generation up to last any more, and returns those that were opened
-// and live, which are to go.
+// renew opens no generation any more whose view is not later than last, and returns
+// those that were opened and live, which are to go.
 func (h *hall) renew(last uint32) []*generation {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -15,7 +15,7 @@ import (
 // Whoever comes is sent to the worker that has least to do.
 func TestTheLeastLoadedWorkerIsAsked(t *testing.T) {
 	h := hall{limit: 10}
-	a, b := &generation{number: 1}, &generation{number: 2}
+	a, b := &generation{number: 1, view: 1}, &generation{number: 2, view: 2}
 	h.add(a, 4)
 	first, _ := h.enter(t.Context(), false)
 	second, _ := h.enter(t.Context(), false)
@@ -37,7 +37,7 @@ func TestTheLeastLoadedWorkerIsAsked(t *testing.T) {
 func TestOneLineForAllWorkers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := hall{limit: 100}
-		a, b := &generation{number: 1}, &generation{number: 2}
+		a, b := &generation{number: 1, view: 1}, &generation{number: 2, view: 2}
 		h.add(a, 1)
 		h.add(b, 1)
 		atA, _ := h.enter(t.Context(), false)
@@ -73,7 +73,7 @@ func TestOneLineForAllWorkers(t *testing.T) {
 
 func TestAWorkerThatGoesTakesNothingNewAndLosesNothing(t *testing.T) {
 	h := hall{limit: 10}
-	a, b := &generation{number: 1}, &generation{number: 2}
+	a, b := &generation{number: 1, view: 1}, &generation{number: 2, view: 2}
 	h.add(a, 4)
 	at, _ := h.enter(t.Context(), false)
 	empty := h.remove(a)
@@ -128,7 +128,7 @@ func TestEverybodyIsRefusedAtOnce(t *testing.T) {
 			at.leave()
 		})
 		synctest.Wait()
-		h.add(&generation{number: 1}, 1)
+		h.add(&generation{number: 1, view: 1}, 1)
 		all.Wait()
 	})
 }
@@ -137,7 +137,7 @@ func TestEverybodyIsRefusedAtOnce(t *testing.T) {
 // with what it had seen before.
 func TestAWorkerThatHasSeenWhatIsNoMoreDoesNotServe(t *testing.T) {
 	h := hall{limit: 10}
-	a, b := &generation{number: 1}, &generation{number: 2}
+	a, b := &generation{number: 1, view: 1}, &generation{number: 2, view: 2}
 	h.add(a, 4)
 	if going := h.renew(2); !slices.Equal(going, []*generation{a}) {
 		t.Errorf("%v are to go", going)
@@ -145,7 +145,7 @@ func TestAWorkerThatHasSeenWhatIsNoMoreDoesNotServe(t *testing.T) {
 	if h.add(b, 4) {
 		t.Error("one that had started before came to serve")
 	}
-	if !h.add(&generation{number: 3}, 4) {
+	if !h.add(&generation{number: 3, view: 3}, 4) {
 		t.Error("one that started afterwards does not serve")
 	}
 }
@@ -154,7 +154,7 @@ func TestAWorkerThatHasSeenWhatIsNoMoreDoesNotServe(t *testing.T) {
 // for ever, and each who had one of them panicked when he left.
 func TestAWorkerThatHasEndedDoesNotServe(t *testing.T) {
 	h := hall{limit: 10}
-	g := &generation{number: 1}
+	g := &generation{number: 1, view: 1}
 	<-h.remove(g)
 	if h.add(g, 4) || len(h.workers()) != 0 {
 		t.Error("it was opened")

@@ -25,7 +25,11 @@ func NewInProcess(cfg Config) (*InProcess, error) {
 			return nil, err
 		}
 	}
-	m, tokens, err := loadModule(cfg.Module)
+	m, err := loadModule(cfg.Module)
+	if err != nil {
+		return nil, err
+	}
+	tokens, err := m.tokens()
 	if err != nil {
 		return nil, err
 	}

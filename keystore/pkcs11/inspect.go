@@ -29,7 +29,7 @@ func Inspect(ctx context.Context, cfg Config) (algs []keystore.Algorithm, err er
 }
 
 func inspect(ctx context.Context, p *Provider) ([]keystore.Algorithm, error) {
-	g, err := startGeneration(1, clerkSlot, p.cfg, nil)
+	g, err := startGeneration(1, p.cfg, nil)
 	if err != nil {
 		return nil, err
 	}

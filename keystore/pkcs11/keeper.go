@@ -248,34 +248,17 @@ func (p *Provider) watchStart() *time.Timer {
 	})
 }
 
-// start executes a worker and makes it ready to serve. The latter it does for one
-// at a time: workers that initialise at the same moment may not see their token. The
-// generation it returns with an error is to be ended; without one there is none.
+// start executes a worker and makes it ready to serve. The generation it returns
+// with an error is to be ended; without one there is none.
 func (p *Provider) start(slot int) (*generation, error) {
-	g, err := startGeneration(p.numbers.Add(1), slot, p.cfg, func(g *generation) { p.hall.remove(g) })
+	g, err := p.loaded(slot)
 	if err != nil {
-		return nil, err
+		return g, err
 	}
+	defer close(g.tried)
 	// Whoever closes the provider does not wait for a module that hangs.
 	stop := context.AfterFunc(p.ctx, func() { g.end(errClosed) })
 	defer stop()
-	if err := p.greet(g); err != nil {
-		return g, err
-	}
-	select {
-	case p.starting <- struct{}{}:
-		defer func() { <-p.starting }()
-	case <-p.ctx.Done():
-		return g, errClosed
-	}
-	if wait := p.budget.wait(p.cfg.Now()); wait > 0 {
-		p.cfg.Log.Warn("a worker waits for the device to give up the sessions of those before it", "keystore", p.cfg.Name, "wait", wait)
-		select {
-		case <-time.After(wait):
-		case <-p.ctx.Done():
-			return g, errClosed
-		}
-	}
 	err = p.bring(g)
 	g.began = time.Now()
 	return g, err

@@ -3,11 +3,10 @@ package pkcs11
 import (
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,14 +17,14 @@ const (
 	workerFD   = 3
 )
 
-// Main makes this process a worker if it was executed as one, and then does not
-// return. Otherwise it returns at once. It is the first line of main, and of
-// the TestMain of every test binary that opens a Provider.
-func Main() {
-	if os.Args[0] != workerName || os.Getenv(workerEnv) == "" {
-		return
+// init makes this process a worker if it was executed as one, and then does not
+// return. A worker needs nothing of the program around it: what most of the
+// program's other packages prepare before main would be a third of what starting
+// a worker takes, and a token that crashes waits for that each time.
+func init() {
+	if os.Args[0] == workerName && os.Getenv(workerEnv) != "" {
+		os.Exit(work())
 	}
-	os.Exit(work())
 }
 
 func work() int {
@@ -33,9 +32,6 @@ func work() int {
 		os.Stderr.WriteString("protecting the worker: " + err.Error() + "\n")
 		return 1
 	}
-	// The heap is small and short-lived; two threads sign and one does the rest.
-	debug.SetGCPercent(50)
-	runtime.GOMAXPROCS(max(2, min(4, runtime.NumCPU())))
 	lanes, err := strconv.Atoi(os.Getenv(workerEnv))
 	if err != nil || lanes < 1 {
 		return 2 // not executed by a Provider
@@ -67,7 +63,25 @@ func protect() error {
 	}
 	// It ends when its socket does, so that the daemon can drain first.
 	signal.Ignore(syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
+	// A crash of the module ends it at once, and says by which signal. The runtime
+	// would first describe every thread.
+	for _, s := range []syscall.Signal{syscall.SIGSEGV, syscall.SIGBUS, syscall.SIGFPE, syscall.SIGILL, syscall.SIGABRT} {
+		if err := defaultAction(s); err != nil {
+			return err
+		}
+	}
 	return closeInherited()
+}
+
+// defaultAction has the kernel do with a signal what it does in a program that
+// says nothing of it (signal(7)).
+func defaultAction(s syscall.Signal) error {
+	const setSize = 8            // of a sigset_t, in bytes
+	var action [4 * setSize]byte // a struct sigaction of zeros: SIG_DFL, no flags, an empty mask
+	if _, _, errno := unix.Syscall6(unix.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, setSize, 0, 0); errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 // closeInherited closes every descriptor above the socket that this process did

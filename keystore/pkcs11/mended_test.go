@@ -83,7 +83,7 @@ func TestClerksDoNotPileUp(t *testing.T) {
 	cfg, _, m := faulty(t)
 	p := open(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
-	eventually(t, "the clerk has gone", func() bool { return len(children(t)) == 1 })
+	eventually(t, "the clerk has gone", func() bool { return len(children(t)) == 2 && p.HasReserve() })
 	order(t, m, "C_Initialize hang")
 	for range 10 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -93,7 +93,7 @@ func TestClerksDoNotPileUp(t *testing.T) {
 		cancel()
 	}
 	if n := len(children(t)); n != 2 {
-		t.Errorf("%d processes, want a worker and a clerk", n)
+		t.Errorf("%d processes, want a worker, and the reserve as the clerk", n)
 	}
 	if _, err := k.Sign(t.Context(), message); err != nil {
 		t.Error(err)

@@ -31,7 +31,9 @@ type module struct {
 	token  tokenInfo
 	slot   uint
 	says   libraryInfo
+	begun  bool        // it was initialised
 	twice  bool        // it was initialised for crypto11 and for us
+	seen   []slot      // with a token, since it was initialised
 	names  []tokenName // of all tokens, to tell which name is one token's alone
 	quirks quirks
 	copies bool // sign with session copies, as the quirks have it
@@ -55,28 +57,33 @@ type heldKey struct {
 	spki    []byte
 }
 
-// loadModule loads the module at path, initialises it and lists its tokens.
-func loadModule(path string) (*module, []tokenInfo, error) {
+// loadModule loads the module at path.
+func loadModule(path string) (*module, error) {
 	ctx := pkcs11.New(path)
 	if ctx == nil {
-		return nil, nil, fmt.Errorf("loading %s failed (hint: is it a PKCS#11 module of this architecture?)", path)
+		return nil, fmt.Errorf("loading %s failed (hint: is it a PKCS#11 module of this architecture?)", path)
 	}
-	m := &module{path: path, ctx: ctx, held: make(map[keyName]*heldKey)}
-	if err := ctx.Initialize(); err != nil {
-		return nil, nil, fmt.Errorf("C_Initialize: %w", err)
+	return &module{path: path, ctx: ctx, held: make(map[keyName]*heldKey)}, nil
+}
+
+// tokens initialises the module and lists its tokens.
+func (m *module) tokens() ([]tokenInfo, error) {
+	if err := m.ctx.Initialize(); err != nil {
+		return nil, fmt.Errorf("C_Initialize: %w", err)
 	}
-	if info, err := ctx.GetInfo(); err == nil { // without it only the token speaks
+	m.begun = true
+	if info, err := m.ctx.GetInfo(); err == nil { // without it only the token speaks
 		m.says = libraryInfo{clean(info.ManufacturerID), clean(info.LibraryDescription)}
 	}
-	slots, err := m.slots()
-	if err != nil {
-		return nil, nil, err
+	var err error
+	if m.seen, err = m.slots(); err != nil {
+		return nil, err
 	}
-	infos := make([]tokenInfo, 0, len(slots))
-	for _, s := range slots {
+	infos := make([]tokenInfo, 0, len(m.seen))
+	for _, s := range m.seen {
 		infos = append(infos, s.info)
 	}
-	return m, infos, nil
+	return infos, nil
 }
 
 // A tokenName is what crypto11 finds a token by: the first that has either.
@@ -144,7 +151,7 @@ func (m *module) login(r loginRequest, pin []byte) error {
 		return err
 	}
 	m.loggedIn = true
-	if m.algs = m.algorithms(m.slot, m.quirks); len(m.algs) == 0 {
+	if m.algs = r.Token.Algorithms; len(m.algs) == 0 {
 		return errors.New("C_GetMechanismList: no algorithm that Chancery uses")
 	}
 	return nil
@@ -166,7 +173,7 @@ func (m *module) open(t tokenInfo, pin string) error {
 }
 
 func (m *module) openDesk(t tokenInfo) (err error) {
-	if m.slot, err = m.findSlot(t); err != nil {
+	if m.slot, err = m.slotOf(t); err != nil {
 		return err
 	}
 	if m.desk, err = m.ctx.OpenSession(m.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION); err != nil {
@@ -199,6 +206,9 @@ func (m *module) openToMake(t tokenInfo, pin string) error {
 		return loginError(err)
 	}
 	if err := m.initialize(); err != nil {
+		return err
+	}
+	if m.seen, err = m.slots(); err != nil { // it was initialised anew
 		return err
 	}
 	return m.openDesk(t)
@@ -260,14 +270,10 @@ func loginError(err error) error {
 	return fmt.Errorf("%w: %w", keystore.ErrPINRejected, err)
 }
 
-func (m *module) findSlot(t tokenInfo) (uint, error) {
-	slots, err := m.slots()
-	if err != nil {
-		return 0, err
-	}
-	slots = slices.DeleteFunc(slots, func(s slot) bool { return s.info.Serial != t.Serial || s.info.Label != t.Label })
+func (m *module) slotOf(t tokenInfo) (uint, error) {
+	slots := slices.DeleteFunc(slices.Clone(m.seen), func(s slot) bool { return s.info.Serial != t.Serial || s.info.Label != t.Label })
 	if len(slots) != 1 {
-		return 0, fmt.Errorf("%w: %d tokens %q with serial %q after login", keystore.ErrAmbiguous, len(slots), t.Label, t.Serial)
+		return 0, fmt.Errorf("%w: %d tokens %q with serial %q", keystore.ErrAmbiguous, len(slots), t.Label, t.Serial)
 	}
 	return slots[0].id, nil
 }
@@ -309,6 +315,9 @@ func (m *module) check() error {
 
 // close ends the use of the module. It may hang or crash, as modules do.
 func (m *module) close() error {
+	if !m.begun {
+		return nil
+	}
 	if m.c11 == nil {
 		return m.ctx.Finalize()
 	}

@@ -100,6 +100,8 @@ type Provider struct {
 	orders  chan chan<- error // operators' retries, answered with the outcome
 	tripped chan struct{}     // the breaker has opened
 	numbers atomic.Uint32     // of generations
+	views   atomic.Uint32     // of the token
+	reserve reserve
 
 	// Whoever has put an element here starts a worker, and owns the next three.
 	starting chan struct{}
@@ -155,11 +157,17 @@ func Open(cfg Config) (*Provider, error) {
 			State: keystore.TokenStarting, Since: cfg.Now(),
 		},
 	}
+	p.reserve.init()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for slot := range cfg.Workers {
 		p.crew.Go(func() { p.keep(slot) })
 	}
 	p.crew.Go(p.guard)
+	spared := make(chan struct{})
+	go func() {
+		defer close(spared)
+		p.keepReserve()
+	}()
 	go func() { // ends before Close returns
 		defer close(p.done)
 		<-p.ctx.Done()
@@ -168,6 +176,8 @@ func Open(cfg Config) (*Provider, error) {
 		p.mu.Unlock()
 		p.settle() // everybody is refused from now on, not when the last worker has gone
 		p.crew.Wait()
+		close(p.reserve.spent)
+		<-spared
 		p.release()
 		p.memory.Close() // nil has nothing to close
 		p.settle()
@@ -182,7 +192,7 @@ func goodName(s string) bool {
 // check fills in cfg's defaults.
 func check(cfg *Config) (URI, error) {
 	if os.Getenv(workerEnv) != "" {
-		return URI{}, errors.New("a worker cannot have workers (hint: pkcs11.Main must be the first line of main and of TestMain)")
+		return URI{}, errors.New("a worker cannot have workers")
 	}
 	if !goodName(cfg.Name) {
 		return URI{}, errors.New("its name must have 1 to 64 lower-case letters, digits, '.', '_' or '-'")

@@ -12,7 +12,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	pkcs11.Main()
 	if os.Getenv(parentEnv) != "" {
 		parent()
 	}

@@ -173,7 +173,11 @@ func TestP26QuirksHaveTheirEffect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m, tokens, err := loadModule(token.Module)
+	m, err := loadModule(token.Module)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, err := m.tokens()
 	if err != nil {
 		t.Fatal(err)
 	}

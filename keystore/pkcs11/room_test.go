@@ -101,6 +101,7 @@ func slowly(t *testing.T) (k *key, g *generation, let chan struct{}, signed func
 		hall: hall{limit: DefaultWaiting}, ctx: t.Context(),
 		status: keystore.TokenStatus{State: keystore.TokenReady},
 	}
+	g.view = 1
 	p.hall.add(g, placesPerSigner)
 	k, err := p.newKey(keystore.KeyRef{ID: keystore.NewKeyID(), Algorithm: keystore.ES256, SPKI: spki}, keystore.PurposeJWT)
 	if err != nil {

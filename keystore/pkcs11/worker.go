@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 
@@ -205,8 +206,10 @@ func (d *desk) do(j job) ([]byte, error) {
 			return nil, errors.New("another protocol version")
 		}
 		return d.worker.report, nil
+	case verbLoad:
+		return nil, d.load(string(j.body))
 	case verbTokens:
-		return d.tokens(j.body)
+		return d.tokens()
 	case verbLogin:
 		return d.login(j.body)
 	}
@@ -235,16 +238,22 @@ func (d *desk) do(j job) ([]byte, error) {
 	return nil, fmt.Errorf("unknown verb %d", j.verb)
 }
 
-func (d *desk) tokens(body []byte) ([]byte, error) {
-	var r tokensRequest
-	if err := json.Unmarshal(body, &r); err != nil || d.module != nil {
-		return nil, errors.Join(errOrder, err)
+func (d *desk) load(path string) (err error) {
+	if d.module != nil {
+		return errOrder
 	}
-	m, tokens, err := loadModule(r.Module)
+	d.module, err = loadModule(path)
+	return err
+}
+
+func (d *desk) tokens() ([]byte, error) {
+	if d.module == nil || d.module.begun {
+		return nil, errOrder
+	}
+	tokens, err := d.module.tokens()
 	if err != nil {
 		return nil, err
 	}
-	d.module = m
 	return json.Marshal(tokens)
 }
 
@@ -258,6 +267,10 @@ func (d *desk) login(body []byte) ([]byte, error) {
 		return nil, err
 	}
 	d.worker.module.Store(d.module)
+	// It serves from now on: two threads sign and one does the rest, on a heap that
+	// is small and short-lived.
+	runtime.GOMAXPROCS(max(2, min(4, runtime.NumCPU())))
+	debug.SetGCPercent(50)
 	return json.Marshal(loginAnswer{d.module.algs})
 }
 
