@@ -234,9 +234,9 @@ func TestP11ATokenThatIsNearlyLockedIsNotTried(t *testing.T) {
 	f := newFaulty(t)
 	operator := f.client("operator")
 	for _, flag := range []string{"CKF_USER_PIN_FINAL_TRY", "CKF_USER_PIN_LOCKED"} {
-		logins := f.module.Count("C_Login")
 		f.order("flags SERIAL +" + flag)
-		killAll(f.remoteWorkers())
+		killAll(f.remoteWorkers()) // those that had looked at the flags before, too
+		logins := f.module.Count("C_Login")
 		f.awaitState(keystore.TokenPINLocked)
 		wantCode(t, f.signs(), api.CodeBackendUnavailable)
 		if _, err := operator.TokenRetry(t.Context(), "other"); err == nil {

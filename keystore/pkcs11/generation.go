@@ -32,7 +32,7 @@ type generation struct {
 	cmd    *exec.Cmd
 	conn   *os.File
 	stderr tail
-	onEnd  func(*generation) // called once it has ended, before anyone hears of it; may be nil
+	onEnd  func(*generation) // called as it ends, before it refuses anything; more than once; may be nil
 	ended  chan struct{}     // closed by end
 	reaped chan struct{}     // closed when its process is gone
 	loops  sync.WaitGroup    // read, write, watch
@@ -169,6 +169,9 @@ func (g *generation) end(cause error) { g.endFor(cause, nil) }
 
 // endFor is end when one request is to blame.
 func (g *generation) endFor(cause error, culprit *call) {
+	if g.onEnd != nil {
+		g.onEnd(g)
+	}
 	g.mu.Lock()
 	if g.cause != nil {
 		g.mu.Unlock()
@@ -187,9 +190,6 @@ func (g *generation) endFor(cause error, culprit *call) {
 	g.mu.Unlock()
 	g.cmd.Process.Kill() // fails only if it has ended already
 	g.conn.Close()
-	if g.onEnd != nil {
-		g.onEnd(g)
-	}
 	close(g.ended)
 	for _, c := range calls {
 		c.err = fmt.Errorf("%w: %w", errEnded, cause)

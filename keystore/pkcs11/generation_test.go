@@ -190,3 +190,19 @@ func TestTailKeepsTheEnd(t *testing.T) {
 		t.Error("the tests run as a worker")
 	}
 }
+
+// What it was: for a moment a generation refused what it was asked and was still
+// the worker with least to do, so that callers used up all their tries on it.
+func TestAGenerationIsGivenNothingBeforeItRefuses(t *testing.T) {
+	g := impostor(t, 7, func(frame) []byte { return nil })
+	var refused []bool
+	g.onEnd = func(g *generation) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		refused = append(refused, g.cause != nil)
+	}
+	g.end(errLate)
+	if len(refused) == 0 || refused[0] {
+		t.Errorf("when it is taken from the hall it refuses already: %v", refused)
+	}
+}

@@ -70,15 +70,21 @@ func (p *Provider) offer(g *generation) bool {
 	return true
 }
 
+// reserveAnswers is how long the reserve may take to say that it lives. What ends a
+// worker may have ended it too, which is not known at once.
+const reserveAnswers = time.Second
+
 // loaded returns a worker that has loaded the module: the reserve if there is one.
 func (p *Provider) loaded(slot int) (*generation, error) {
 	select {
 	case g := <-p.reserve.give:
-		if !g.isEnded() {
+		_, err := g.ask(context.Background(), nil, verbHello, reserveAnswers, []byte{protocolVersion})
+		if err == nil {
 			g.slot = slot
 			return g, nil
 		}
 		close(g.tried)
+		g.end(err)
 		g.reap()
 	default:
 	}

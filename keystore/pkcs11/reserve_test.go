@@ -74,3 +74,21 @@ func TestAReserveThatEndsIsReplaced(t *testing.T) {
 		t.Errorf("%s, %d restarts", s.State, s.Restarts)
 	}
 }
+
+// What it was: a reserve that was killed together with the worker was taken in its
+// place, and its end made a token unavailable whose next worker was about to serve.
+func TestAReserveThatDiesWithTheWorkerIsNotTaken(t *testing.T) {
+	cfg, _, _ := faulty(t)
+	p := open(t, cfg)
+	_, k := newKey(t, p, keystore.ES256)
+	for range 20 {
+		reserve := reserveOf(t, p)
+		eventually(t, "the reserve waits", p.HasReserve)
+		worker := p.WorkerPID()
+		syscall.Kill(worker, syscall.SIGKILL)
+		syscall.Kill(reserve, syscall.SIGKILL)
+		if _, err := k.Sign(t.Context(), message); err != nil {
+			t.Error(err)
+		}
+	}
+}
