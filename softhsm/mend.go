@@ -35,7 +35,7 @@ func Mend(dir string) (mended []string, err error) {
 		return nil, err
 	}
 	for _, c := range copies {
-		torn, err := mend(filepath.Join(keptDir(dir), c.Name()), filepath.Join(dir, "tokens", c.Name()))
+		torn, err := mend(filepath.Join(keptDir(dir), c.Name()), filepath.Join(dir, "tokens", c.Name()), true)
 		if err != nil {
 			return mended, fmt.Errorf("mending token %s: %w", c.Name(), err)
 		}
@@ -46,9 +46,9 @@ func Mend(dir string) (mended []string, err error) {
 	return mended, nil
 }
 
-// mend brings a copy and the object in a token's directory together. It reports
-// whether the object was torn.
-func mend(kept, token string) (torn bool, err error) {
+// mend brings a copy and the object in a token's directory together: a torn object
+// only if it is to be put back. It reports whether that was done, or failed.
+func mend(kept, token string, putBack bool) (torn bool, err error) {
 	if _, err := os.Stat(token); errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -61,7 +61,7 @@ func mend(kept, token string) (torn bool, err error) {
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return false, err
-	case bytes.Equal(have, want):
+	case bytes.Equal(have, want), len(have) < len(want) && !putBack:
 		return false, nil
 	case len(have) >= len(want): // it has the same members, or more
 		return false, writeFile(kept, string(have))
@@ -73,11 +73,11 @@ func mend(kept, token string) (torn bool, err error) {
 // for far less: an object that is torn at two looks stays torn.
 const lookEvery = 200 * time.Millisecond
 
-// Watch puts back, until ctx ends, what Mend does, while processes use the tokens
-// of dir: an object that is torn, and not about to be whole. It tells of each, and
-// of what it could not put back.
+// Watch does what Mend does until ctx ends, while processes use the tokens of dir:
+// it puts back an object that is torn and not about to be whole, and keeps one that
+// is whole. It tells of each that it puts back, and once of one that it cannot.
 func Watch(ctx context.Context, dir string, tell func(token string, err error)) {
-	seen := map[string]bool{} // torn at the last look
+	looks := map[string]int{} // at a token that is torn, in a row
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -92,13 +92,15 @@ func Watch(ctx context.Context, dir string, tell func(token string, err error)) 
 		}
 		for _, c := range copies {
 			kept, token := filepath.Join(keptDir(dir), c.Name()), filepath.Join(dir, "tokens", c.Name())
-			torn := isTorn(kept, token)
-			if torn && seen[token] {
-				_, err := mend(kept, token)
-				tell(c.Name(), err)
-				torn = false
+			if !isTorn(kept, token) {
+				looks[token] = 0
+			} else if looks[token]++; looks[token] < 2 {
+				continue
 			}
-			seen[token] = torn
+			mended, err := mend(kept, token, looks[token] > 0)
+			if mended && (err == nil || looks[token] == 2) {
+				tell(c.Name(), err)
+			}
 		}
 	}
 }

@@ -119,6 +119,38 @@ func TestATornTokenIsMendedWhileItIsUsed(t *testing.T) {
 	}
 }
 
+// What it was: a token that was torn after its PIN had been changed got its old PIN
+// back while it was watched.
+func TestWatchUndoesNothing(t *testing.T) {
+	made := softhsmtest.New(t) // which watches it
+	object := objectOf(t, made)
+	changed, err := os.ReadFile(object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed[len(changed)-1] ^= 1
+	if err := os.WriteFile(object, changed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(made.Dir, "kept", filepath.Base(filepath.Dir(object)))
+	for _, path := range []string{kept, object} { // first it is kept, then torn and put back
+		if path == object {
+			if err := os.Truncate(object, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			now, err := os.ReadFile(path)
+			if err == nil && bytes.Equal(now, changed) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%s is not what it was changed to, %v", path, err)
+			}
+		}
+	}
+}
+
 // A whole object that differs, as after a change of PIN, is not undone, neither
 // then nor when it is torn later; a deleted token is not brought back.
 func TestMendUndoesNothing(t *testing.T) {
