@@ -65,7 +65,7 @@ func (p *Provider) permit(state keystore.TokenState) error {
 	return nil
 }
 
-// greet waits until a worker has been executed and has loaded the module.
+// greet waits until a worker has been executed, and notes what does not confine it.
 func (p *Provider) greet(g *generation) error {
 	body, err := g.ask(context.Background(), nil, verbHello, p.cfg.Deadlines.Start, []byte{protocolVersion})
 	if err != nil {
@@ -84,8 +84,7 @@ func (p *Provider) greet(g *generation) error {
 		p.cfg.Log.Info("what could not be confined of the module's processes", "keystore", p.cfg.Name, "missing", missing,
 			"landlock", report.Landlock, "seccomp", report.Seccomp)
 	}
-	_, err = g.ask(context.Background(), nil, verbLoad, p.cfg.Deadlines.Start, []byte(p.cfg.Module))
-	return err
+	return nil
 }
 
 // bring makes a worker that has loaded the module ready to serve: it finds the one
@@ -227,6 +226,7 @@ func (p *Provider) login(g *generation, token tokenInfo, maker bool) ([]keystore
 	err = l.attempt(secret, func(value []byte) error {
 		body := loginBody(marshalRequest(loginRequest{Token: token, Maker: maker, Clerk: g.slot == clerkSlot}), value)
 		defer clear(body)
+		g.offered = true
 		b, err := g.ask(context.Background(), nil, verbLogin, p.cfg.Deadlines.Login, body)
 		if err != nil {
 			return err

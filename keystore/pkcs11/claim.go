@@ -24,7 +24,7 @@ type claim struct {
 }
 
 // claim makes the token this provider's own, until it claims another one or
-// release is called. For the keeper alone.
+// release is called. For whoever has p.starting alone.
 func (p *Provider) claim(token tokenInfo) error {
 	serial := cmp.Or(token.Serial, token.Label)
 	if p.claimed.lock != nil && p.claimed.serial == serial {

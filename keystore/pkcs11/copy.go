@@ -26,8 +26,7 @@ func (m *module) copied(private pkcs11.ObjectHandle, p keystore.Purpose) (pkcs11
 	}
 	required := m.quirks.privateAttributes(p)
 	for i := range required {
-		switch required[i].code {
-		case pkcs11.CKA_TOKEN:
+		if required[i].code == pkcs11.CKA_TOKEN {
 			required[i].want = false
 		}
 	}

@@ -89,7 +89,7 @@ func (p *Provider) hire(ctx context.Context, fresh bool) (*generation, error) {
 func (p *Provider) engage() chan candidate {
 	hired := make(chan candidate, 1)
 	begun := p.begin(func() {
-		runtime.LockOSThread() // the kernel takes this thread for the parent
+		runtime.LockOSThread() // the kernel may take this thread for the parent
 		g, err := p.start(clerkSlot)
 		if err == nil {
 			hired <- candidate{g, nil}
@@ -139,7 +139,7 @@ func (p *Provider) attend(g *generation) {
 		case <-p.ctx.Done():
 			g.stop(p.cfg.Deadlines.Close, errClosed)
 		case <-tick.C:
-			if g.idle() >= clerkPatience {
+			if g.retire(clerkPatience) {
 				g.stop(p.cfg.Deadlines.Close, errTold)
 			}
 		}

@@ -140,6 +140,3 @@ func Holding(p *Provider, id keystore.KeyID) (pids []int) {
 	}
 	return pids
 }
-
-// HasReserve reports whether a process waits to be the next worker.
-func (p *Provider) HasReserve() bool { return p.reserve.waits.Load() }

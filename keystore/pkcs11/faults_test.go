@@ -122,9 +122,9 @@ func children(t *testing.T) (pids []int) {
 func TestP12NothingIsLeftOfModulesThatHang(t *testing.T) {
 	cfg, _, m := faulty(t)
 	cfg.Deadlines.Sign = 100 * time.Millisecond
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
-	eventually(t, "the clerk has gone", func() bool { return len(children(t)) == 2 && p.HasReserve() })
+	r.await(t, p) // when the clerk has gone
 	once := func() time.Duration {
 		for range 10 { // a worker that has done nothing yet is soon left alone
 			if _, err := k.Sign(t.Context(), message); err != nil {

@@ -37,11 +37,12 @@ type generation struct {
 	reaped chan struct{}     // closed when its process is gone
 	loops  sync.WaitGroup    // read, write, watch
 
-	tried  chan struct{} // closed when it has come to serve, or has failed to
-	seats  seats         // the hall's
-	desk   room          // for what its one desk does, one thing after the other
-	signed atomic.Int64  // verified signatures for callers
-	began  time.Time     // when it came to serve
+	offered bool          // it was given a PIN; its starter's
+	tried   chan struct{} // closed when it has come to serve, or has failed to
+	seats   seats         // the hall's
+	desk    room          // for what its one desk does, one thing after the other
+	signed  atomic.Int64  // verified signatures for callers
+	began   time.Time     // when it came to serve
 
 	expected atomic.Bool // it ended for a key in quarantine that was tried
 
@@ -83,9 +84,9 @@ var (
 	errNotAsked = errors.New("nothing was asked of it")
 )
 
-// startGeneration executes a worker. The calling goroutine must be locked to
-// its thread and call reap before it ends: the kernel kills the worker when
-// that thread does.
+// startGeneration executes a worker. The calling goroutine must be locked to its
+// thread, and not end before the worker is reaped: the kernel kills the worker
+// when that thread ends.
 func startGeneration(number uint32, cfg Config, onEnd func(*generation)) (*generation, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
@@ -95,11 +96,9 @@ func startGeneration(number uint32, cfg Config, onEnd func(*generation)) (*gener
 	g := newGeneration(number, ours)
 	g.onEnd = onEnd
 	g.cmd = &exec.Cmd{
-		Path: "/proc/self/exe", // this binary, even if its file has been replaced
-		Args: []string{workerName},
-		// Without a traceback, which nobody would read; as one thread that collects
-		// nothing until it serves, which starts it sooner.
-		Env:        []string{workerEnv + "=" + strconv.Itoa(cfg.Signers), "GOTRACEBACK=none", "GOMAXPROCS=1", "GOGC=off"},
+		Path:       "/proc/self/exe", // this binary, even if its file has been replaced
+		Args:       []string{workerName},
+		Env:        []string{workerEnv + "=" + strconv.Itoa(cfg.Signers), "GOTRACEBACK=none"},
 		Dir:        "/",
 		Stderr:     &g.stderr,
 		ExtraFiles: []*os.File{theirs},
@@ -188,7 +187,8 @@ func (g *generation) endFor(cause error, culprit *call) {
 	clear(g.out) // one of the frames may have held a PIN
 	g.calls, g.out = nil, nil
 	g.mu.Unlock()
-	g.cmd.Process.Kill() // fails only if it has ended already
+	syscall.Kill(-g.cmd.Process.Pid, syscall.SIGKILL) // what it may have started
+	g.cmd.Process.Kill()                              // fails only if it has ended already
 	g.conn.Close()
 	close(g.ended)
 	for _, c := range calls {
@@ -416,13 +416,13 @@ func (g *generation) watch() {
 func (g *generation) outstanding() bool {
 	now := time.Now()
 	g.mu.Lock()
-	var first uint32 // of those overdue: the one it does not get past
-	for id, c := range g.calls {
-		if now.After(c.deadline) && (first == 0 || id < first) {
-			first = id
+	var overdue *call // the first of those that are: the one it does not get past
+	for _, c := range g.calls {
+		if now.After(c.deadline) && (overdue == nil || c.deadline.Before(overdue.deadline)) {
+			overdue = c
 		}
 	}
-	n, overdue := len(g.calls), g.calls[first]
+	n := len(g.calls)
 	g.mu.Unlock()
 	if overdue != nil {
 		g.endFor(errLate, overdue)
@@ -432,14 +432,16 @@ func (g *generation) outstanding() bool {
 
 var errLate = errors.New("the worker did not answer in time")
 
-// idle returns for how long nothing has been asked of it, 0 while something is.
-func (g *generation) idle() time.Duration {
+// retire has nothing more asked of a worker of which nothing has been asked for
+// that long, and reports whether it is one.
+func (g *generation) retire(after time.Duration) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.calls) > 0 {
-		return 0
+	if len(g.calls) > 0 || time.Since(g.used) < after {
+		return false
 	}
-	return time.Since(g.used)
+	g.shut = true
+	return true
 }
 
 // died reports, once it has ended, whether its process ended of itself.

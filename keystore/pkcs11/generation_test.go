@@ -7,9 +7,13 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -205,4 +209,70 @@ func TestAGenerationIsGivenNothingBeforeItRefuses(t *testing.T) {
 	if len(refused) == 0 || refused[0] {
 		t.Errorf("when it is taken from the hall it refuses already: %v", refused)
 	}
+}
+
+// What it was: the request with number 0, which comes after four thousand million
+// others, was taken for one that is overdue.
+func TestARequestWithNumberZeroHasItsTime(t *testing.T) {
+	g := impostor(t, 7, func(f frame) []byte {
+		time.Sleep(4 * patrol)
+		return appendFrame(nil, frame{7, f.id, byte(statusOK), nil})
+	})
+	g.mu.Lock()
+	g.next = math.MaxUint32
+	g.mu.Unlock()
+	if _, err := g.ask(t.Context(), nil, verbHello, time.Minute); err != nil {
+		t.Error(err)
+	}
+}
+
+// What it was: a worker that was about to be sent away for want of work could be
+// given some, and was killed with it.
+func TestAWorkerThatRetiresIsGivenNothing(t *testing.T) {
+	g := impostor(t, 7, func(frame) []byte { return nil })
+	if g.retire(time.Hour) {
+		t.Error("one that was just started retires")
+	}
+	go g.ask(t.Context(), nil, verbHello, time.Minute)
+	until(t, "it is asked", func() bool {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		return len(g.calls) > 0
+	})
+	if g.retire(0) {
+		t.Error("one that was asked something retires")
+	}
+	idle := impostor(t, 8, func(frame) []byte { return nil })
+	if !idle.retire(0) {
+		t.Error("one with nothing to do does not retire")
+	}
+	if _, err := idle.ask(t.Context(), nil, verbHello, time.Minute); !errors.Is(err, errNotAsked) {
+		t.Errorf("one that retires was asked: %v", err)
+	}
+}
+
+// What it was: what a module had started lived on when its worker had ended, and
+// with it the worker's end of the socket.
+func TestWhatAWorkerStartedEndsWithIt(t *testing.T) {
+	g := impostor(t, 7, func(frame) []byte { return nil })
+	own := g.cmd
+	t.Cleanup(func() { own.Process.Kill(); own.Wait() })
+	g.cmd = exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
+	g.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, err := g.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var helper int
+	if _, err := fmt.Fscan(out, &helper); err != nil {
+		t.Fatal(err)
+	}
+	g.end(errLate)
+	until(t, "the helper has ended", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", helper))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
 }

@@ -152,13 +152,20 @@ func (h *hall) freed(p *place) {
 func (h *hall) add(g *generation, places int) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if g.view <= h.old || g.seats.closed { // it has ended meanwhile
+	if g.view <= h.old || g.seats.closed {
 		return false
 	}
 	g.seats.all = places
 	h.open, h.live = append(h.open, g), append(h.live, g)
 	h.call()
 	return true
+}
+
+// hasEnded reports whether a worker has ended, or is about to.
+func (h *hall) hasEnded(g *generation) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return g.seats.closed
 }
 
 // gone is told that the process of a worker is no more.

@@ -29,7 +29,7 @@ func NewInProcess(cfg Config) (*InProcess, error) {
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := m.tokens()
+	tokens, err := m.begin()
 	if err != nil {
 		return nil, err
 	}

@@ -22,23 +22,25 @@ func Inspect(ctx context.Context, cfg Config) (algs []keystore.Algorithm, err er
 	go func() {
 		defer close(done)
 		runtime.LockOSThread() // for startGeneration
-		algs, err = inspect(ctx, &Provider{cfg: cfg, uri: uri})
+		algs, err = inspect(ctx, &Provider{cfg: cfg, uri: uri, ctx: ctx})
 	}()
 	<-done
 	return algs, err
 }
 
 func inspect(ctx context.Context, p *Provider) ([]keystore.Algorithm, error) {
-	g, err := startGeneration(1, p.cfg, nil)
-	if err != nil {
+	g, err := p.execute()
+	if g == nil {
 		return nil, err
 	}
-	stop := context.AfterFunc(ctx, func() { g.end(fmt.Errorf("inspecting the token: %w", context.Cause(ctx))) })
+	stop := context.AfterFunc(ctx, func() { g.end(errClosed) })
 	var token tokenInfo
-	if err = p.greet(g); err == nil {
+	if err == nil {
 		token, err = p.findToken(g, identity{})
 	}
-	stop()
+	if stop(); ctx.Err() != nil {
+		err = fmt.Errorf("inspecting the token: %w", context.Cause(ctx))
+	}
 	g.stop(p.cfg.Deadlines.Close, errTold)
 	g.reap() // why it ended is in err, if it matters
 	if err != nil {

@@ -40,7 +40,7 @@ type life struct {
 }
 
 // keep starts one worker after the other in a slot, until Close. It is locked to
-// its thread, which the kernel takes for the parent of the workers.
+// its thread, which the kernel takes for the parent of those that it executes.
 //
 // The worker of slot 0 leads: it alone meets what stops a token, and hears
 // operators. The others start in its wake, while some worker serves, and what
@@ -66,6 +66,9 @@ func (p *Provider) keep(slot int) {
 		crashes++
 		if !l.crashed {
 			crashes = 0
+		}
+		if l.told { // an operator who waits hears of the next one
+			continue
 		}
 		if slot == 0 {
 			order = p.rest(l, failures, crashes, order)
@@ -186,7 +189,8 @@ func (p *Provider) live(slot int, up func()) life {
 			<-stopped
 		}
 	}()
-	if err != nil {
+	switch {
+	case err != nil:
 		crashed := errors.Is(err, errEnded) && !errors.Is(err, errFault) && !errors.Is(err, errLate)
 		g.end(err)
 		cause := g.reap()
@@ -194,14 +198,18 @@ func (p *Provider) live(slot int, up func()) life {
 			err = cause
 		}
 		return life{crashed: crashed, err: err}
+	case p.hall.add(g, p.cfg.Signers*placesPerSigner):
+		return p.serve(g, up)
 	}
-	if !p.hall.add(g, p.cfg.Signers*placesPerSigner) {
-		died := g.isEnded() // or else it has seen what is no more
-		g.stop(p.cfg.Deadlines.Close, errTold)
-		return life{told: !died, crashed: died, err: g.reap()}
-	}
+	told := !p.hall.hasEnded(g) // it has seen what is no more
+	g.stop(p.cfg.Deadlines.Close, errTold)
+	return life{told: told, crashed: !told, err: g.reap()}
+}
+
+// serve is live from when the hall is open to the worker.
+func (p *Provider) serve(g *generation, up func()) life {
 	p.mu.Lock()
-	if slot == 0 { // what another one met, or did not, ends nothing that the leader waits for
+	if g.slot == 0 { // what another one met, or did not, ends nothing that the leader waits for
 		p.trouble, p.leading = nil, true
 	}
 	p.mu.Unlock()
@@ -248,20 +256,37 @@ func (p *Provider) watchStart() *time.Timer {
 	})
 }
 
-// start executes a worker and makes it ready to serve. The generation it returns
-// with an error is to be ended; without one there is none.
+// start makes a worker ready to serve: the reserve if there is one, or else one
+// that it executes. The generation it returns with an error is to be ended;
+// without one there is none.
 func (p *Provider) start(slot int) (*generation, error) {
-	g, err := p.loaded(slot)
-	if err != nil {
-		return g, err
+	select {
+	case g := <-p.reserve.give:
+		err := p.startOn(g, slot)
+		if err == nil || g.offered || errors.Is(err, errLate) || p.ctx.Err() != nil {
+			return g, err
+		}
+		g.end(err)
+		p.cfg.Log.Debug("the reserve did not come to serve", "keystore", p.cfg.Name, "err", err, "ended", g.reap())
+	default:
 	}
+	g, err := p.execute()
+	if err == nil {
+		err = p.startOn(g, slot)
+	}
+	return g, err
+}
+
+// startOn makes a worker that has loaded the module ready to serve in a slot.
+func (p *Provider) startOn(g *generation, slot int) error {
 	defer close(g.tried)
 	// Whoever closes the provider does not wait for a module that hangs.
 	stop := context.AfterFunc(p.ctx, func() { g.end(errClosed) })
 	defer stop()
-	err = p.bring(g)
+	g.slot = slot
+	err := p.bring(g)
 	g.began = time.Now()
-	return g, err
+	return err
 }
 
 // lost has the breaker know of a worker that ended, over something that it was
@@ -311,10 +336,11 @@ func (p *Provider) guard() {
 func (p *Provider) mended() bool {
 	p.mu.Lock()
 	pause := jitter(p.breaker.pause())
+	waits := p.trouble != nil && p.trouble.waits()
 	p.mu.Unlock()
 	var order chan<- error
 	orders := p.orders
-	if len(p.hall.workers()) == 0 {
+	if waits || len(p.hall.workers()) == 0 {
 		orders = nil // it is the leader's, who waits for an operator or soon starts one
 	}
 	select {

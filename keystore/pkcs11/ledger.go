@@ -31,9 +31,10 @@ import (
 //     cost of one stat and of the mark: a byte beside the ledger, written before
 //     the PIN is offered and taken back when there is an answer. A worker that
 //     ends without one says nothing against the PIN, and it may be offered
-//     again, until that has happened maxLost times in a row: a module may crash
-//     because the PIN was changed. A mark that is found at a start tells of a daemon that died, or that
-//     could not write down what the token said; then the PIN is as any other.
+//     again, until that has happened maxLost times without an answer in between:
+//     a module may crash because the PIN was changed. A mark that is found at a
+//     start tells of a daemon that died, or that could not write down what the
+//     token said; then the PIN is as any other.
 //   - Any other PIN is written down as refused, durably, before it is offered,
 //     and struck out when the token accepts it. If a crash hides the answer, it
 //     counts as refused, and an operator has to say that it may be tried again:
@@ -144,8 +145,12 @@ func (l *ledger) again(p pin, login func(pin []byte) error) error {
 		return errors.Join(err, l.refuse(p, !errors.Is(err, errPINLocked))) // the mark stays if this fails
 	}
 	mark := markIdle
-	if isLost(err) && !l.own {
+	switch {
+	case err == nil || l.own:
+	case isLost(err):
 		mark = strconv.Itoa(lost + 1)
+	case lost > 0: // the token was not asked, which is no answer in between
+		mark = strconv.Itoa(lost)
 	}
 	l.setMark(mark) // one that stays costs a hash at the next start
 	return err

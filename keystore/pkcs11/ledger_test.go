@@ -37,6 +37,8 @@ func TestI7LedgerDecidesWhetherAPINIsOffered(t *testing.T) {
 		// What it was: a module that dies on a wrong PIN was offered an accepted one
 		// that had been changed beside Chancery at each respawn, without end.
 		{"answers to an accepted PIN that are lost in a row", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, nil, false}}},
+		// What it was: trouble before the login counted as an answer in between.
+		{"trouble before the login in between", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, fault, true}, {"a", false, lost, true}, {"a", false, unasked, true}, {"a", false, lost, true}, {"a", false, nil, false}}},
 		{"an answer in between", false, []step{{"a", false, nil, true}, {"a", false, lost, true}, {"a", false, lost, true}, {"a", false, nil, true}, {"a", false, lost, true}, {"a", false, nil, true}}},
 		{"the PIN was changed on the token", false, []step{{"a", false, nil, true}, {"a", false, no, true}, {"a", false, nil, false}}},
 		{"trouble before the login is not the PIN's", false, []step{{"a", false, fault, true}, {"a", false, nil, true}}},

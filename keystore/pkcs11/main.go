@@ -3,6 +3,7 @@ package pkcs11
 import (
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,6 +33,7 @@ func work() int {
 		os.Stderr.WriteString("protecting the worker: " + err.Error() + "\n")
 		return 1
 	}
+	debug.SetGCPercent(-1) // until it serves: there is not enough to collect
 	lanes, err := strconv.Atoi(os.Getenv(workerEnv))
 	if err != nil || lanes < 1 {
 		return 2 // not executed by a Provider
@@ -70,6 +72,8 @@ func protect() error {
 			return err
 		}
 	}
+	// What the module may start must not keep the socket open when it ends.
+	unix.CloseOnExec(workerFD)
 	return closeInherited()
 }
 

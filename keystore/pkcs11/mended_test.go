@@ -81,9 +81,9 @@ func TestManyWhoMissAKeyReplaceNothing(t *testing.T) {
 // What it was: each errand that was given up began another clerk.
 func TestClerksDoNotPileUp(t *testing.T) {
 	cfg, _, m := faulty(t)
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
-	eventually(t, "the clerk has gone", func() bool { return len(children(t)) == 2 && p.HasReserve() })
+	r.await(t, p) // when the clerk has gone
 	order(t, m, "C_Initialize hang")
 	for range 10 {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -188,4 +188,28 @@ func TestP31NobodyWaitsForAProviderThatCloses(t *testing.T) {
 		t.Errorf("it took %v to be refused", took)
 	}
 	<-closed
+}
+
+// What it was: a probe ran out of time behind a search that had more, and the
+// worker was killed though it was within its time.
+func TestAProbeWaitsForASearch(t *testing.T) {
+	cfg, _, m := faulty(t)
+	cfg.Deadlines.Sign = 500 * time.Millisecond
+	p := open(t, cfg)
+	ref, _ := newKey(t, p, keystore.ES256)
+	order(t, m, "C_FindObjectsInit delay 1000")
+	var found sync.WaitGroup
+	found.Go(func() {
+		if _, err := p.Open(t.Context(), ref, keystore.PurposeJWT); err != nil {
+			t.Error(err)
+		}
+	})
+	eventually(t, "it is searched", func() bool { return m.Count("C_FindObjectsInit:ordered") > 0 })
+	if err := p.Probe(t.Context()); err != nil {
+		t.Errorf("probe: %v", err)
+	}
+	found.Wait()
+	if n := p.Status()[0].Restarts; n != 0 {
+		t.Errorf("%d restarts", n)
+	}
 }

@@ -31,7 +31,7 @@ type module struct {
 	token  tokenInfo
 	slot   uint
 	says   libraryInfo
-	begun  bool        // it was initialised
+	begun  bool        // initialised
 	twice  bool        // it was initialised for crypto11 and for us
 	seen   []slot      // with a token, since it was initialised
 	names  []tokenName // of all tokens, to tell which name is one token's alone
@@ -66,8 +66,8 @@ func loadModule(path string) (*module, error) {
 	return &module{path: path, ctx: ctx, held: make(map[keyName]*heldKey)}, nil
 }
 
-// tokens initialises the module and lists its tokens.
-func (m *module) tokens() ([]tokenInfo, error) {
+// begin initialises the module and returns its tokens.
+func (m *module) begin() ([]tokenInfo, error) {
 	if err := m.ctx.Initialize(); err != nil {
 		return nil, fmt.Errorf("C_Initialize: %w", err)
 	}

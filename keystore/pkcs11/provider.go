@@ -51,7 +51,7 @@ type Config struct {
 // Zero values stand for the defaults. A caller's context ends only that
 // caller's wait.
 type Deadlines struct {
-	Start    time.Duration // executing, loading the module, listing tokens; 10 s
+	Start    time.Duration // each of executing, loading the module, listing tokens; 10 s
 	Login    time.Duration // 10 s
 	Sign     time.Duration // 2 s
 	Find     time.Duration // finding one key, 5 s
@@ -131,9 +131,7 @@ var (
 	_ keystore.Retrier  = (*Provider)(nil)
 )
 
-var (
-	errClosed = fmt.Errorf("%w: closed", keystore.ErrUnavailable)
-)
+var errClosed = fmt.Errorf("%w: closed", keystore.ErrUnavailable)
 
 // Open starts a worker for the token and returns at once. Its errors are about
 // the configuration; whatever is wrong with the token is a state, which Status
@@ -432,10 +430,15 @@ func (p *Provider) probeOn(ctx context.Context, g *generation) error {
 	p.mu.Lock()
 	k := p.probe
 	p.mu.Unlock()
-	if _, err := g.ask(ctx, nil, verbProbe, p.cfg.Deadlines.Sign); err != nil {
+	at, err := g.desk.enter(ctx) // not beside a search that takes long
+	if err != nil {
 		return err
 	}
-	return k.challenge(ctx, g, nil)
+	defer at.leave()
+	if _, err := g.ask(ctx, at, verbProbe, p.cfg.Deadlines.Sign); err != nil {
+		return err
+	}
+	return k.challenge(ctx, g, at)
 }
 
 // Retry implements keystore.Retrier. Its errors wrap one of keystore's.

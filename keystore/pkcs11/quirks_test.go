@@ -177,7 +177,7 @@ func TestP26QuirksHaveTheirEffect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tokens, err := m.tokens()
+	tokens, err := m.begin()
 	if err != nil {
 		t.Fatal(err)
 	}

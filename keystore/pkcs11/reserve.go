@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"runtime"
-	"sync/atomic"
 	"time"
 )
 
@@ -13,10 +12,13 @@ import (
 // executed and to load is most of what a start takes, so whoever waits for another
 // worker waits half as long. It has not initialised the module: it has seen nothing
 // of the token, has no session, and knows no PIN.
+//
+// It was confined when it was executed, to the files that there were. Whatever it
+// meets before it has offered a PIN may come of that, so it says nothing of the
+// token, and one that is executed now is tried instead.
 type reserve struct {
 	give  chan *generation // whoever starts a worker may receive here
 	spent chan struct{}    // closed when no worker is left, and none will be started
-	waits atomic.Bool      // one has loaded the module
 }
 
 func (r *reserve) init() {
@@ -29,7 +31,7 @@ func (p *Provider) keepReserve() {
 	runtime.LockOSThread()
 	defer func() { <-p.reserve.spent }()
 	for failures := 1; p.awaitReady(); failures++ {
-		g, err := p.load()
+		g, err := p.execute()
 		if err == nil && p.offer(g) {
 			failures = 0
 			continue
@@ -53,8 +55,7 @@ func (p *Provider) keepReserve() {
 // failed to. It returns false if it was not taken.
 func (p *Provider) offer(g *generation) bool {
 	r := &p.reserve
-	r.waits.Store(true)
-	defer r.waits.Store(false)
+	p.cfg.Log.Debug("a reserve waits", "keystore", p.cfg.Name, "pid", g.cmd.Process.Pid)
 	select {
 	case r.give <- g:
 	case <-g.ended: // nobody asked it for that
@@ -62,7 +63,6 @@ func (p *Provider) offer(g *generation) bool {
 	case <-p.ctx.Done():
 		return false
 	}
-	r.waits.Store(false)
 	select {
 	case <-g.tried:
 	case <-p.ctx.Done():
@@ -70,35 +70,10 @@ func (p *Provider) offer(g *generation) bool {
 	return true
 }
 
-// reserveAnswers is how long the reserve may take to say that it lives. What ends a
-// worker may have ended it too, which is not known at once.
-const reserveAnswers = time.Second
-
-// loaded returns a worker that has loaded the module: the reserve if there is one.
-func (p *Provider) loaded(slot int) (*generation, error) {
-	select {
-	case g := <-p.reserve.give:
-		_, err := g.ask(context.Background(), nil, verbHello, reserveAnswers, []byte{protocolVersion})
-		if err == nil {
-			g.slot = slot
-			return g, nil
-		}
-		close(g.tried)
-		g.end(err)
-		g.reap()
-	default:
-	}
-	g, err := p.load()
-	if g != nil {
-		g.slot = slot
-	}
-	return g, err
-}
-
-// load executes a worker and has it load the module. The generation it returns
+// execute executes a worker and has it load the module. The generation it returns
 // with an error is to be ended; without one there is none. The calling goroutine
 // is locked to its thread.
-func (p *Provider) load() (*generation, error) {
+func (p *Provider) execute() (*generation, error) {
 	g, err := startGeneration(p.numbers.Add(1), p.cfg, func(g *generation) { p.hall.remove(g) })
 	if err != nil {
 		return nil, err
@@ -106,5 +81,9 @@ func (p *Provider) load() (*generation, error) {
 	// Whoever closes the provider does not wait for a module that hangs.
 	stop := context.AfterFunc(p.ctx, func() { g.end(errClosed) })
 	defer stop()
-	return g, p.greet(g)
+	if err := p.greet(g); err != nil {
+		return g, err
+	}
+	_, err = g.ask(context.Background(), nil, verbLoad, p.cfg.Deadlines.Start, []byte(p.cfg.Module))
+	return g, err
 }

@@ -1,7 +1,11 @@
 package pkcs11_test
 
 import (
+	"context"
+	"log/slog"
+	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -9,19 +13,42 @@ import (
 	"chancery/keystore/pkcs11"
 )
 
-// reserveOf waits until there is one besides the worker, and returns its process.
-func reserveOf(t *testing.T, p *pkcs11.Provider) (pid int) {
+// A reserves hears from a provider's log which process waits to be the next worker.
+type reserves struct {
+	slog.Handler
+	pid atomic.Int64
+}
+
+func (r *reserves) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r *reserves) Handle(_ context.Context, rec slog.Record) error {
+	if rec.Message == "a reserve waits" {
+		rec.Attrs(func(a slog.Attr) bool {
+			if a.Key == "pid" {
+				r.pid.Store(a.Value.Int64())
+			}
+			return true
+		})
+	}
+	return nil
+}
+
+// withReserves opens a provider with one worker.
+func withReserves(t *testing.T, cfg pkcs11.Config) (*pkcs11.Provider, *reserves) {
+	t.Helper()
+	r := &reserves{Handler: slog.DiscardHandler}
+	cfg.Log = slog.New(r)
+	return open(t, cfg), r
+}
+
+// await waits until there is one besides the worker, and nobody else, and returns
+// its process.
+func (r *reserves) await(t *testing.T, p *pkcs11.Provider) (pid int) {
 	t.Helper()
 	eventually(t, "a worker and its reserve", func() bool {
+		pid = int(r.pid.Load())
 		pids, worker := children(t), p.WorkerPID()
-		if worker == 0 || len(pids) != 2 || !slices.Contains(pids, worker) {
-			return false
-		}
-		pid = pids[0]
-		if pid == worker {
-			pid = pids[1]
-		}
-		return true
+		return len(pids) == 2 && pid != worker && slices.Contains(pids, worker) && slices.Contains(pids, pid)
 	})
 	return pid
 }
@@ -30,11 +57,10 @@ func reserveOf(t *testing.T, p *pkcs11.Provider) (pid int) {
 // when a worker ends, and another one waits then.
 func TestTheReserveIsTheNextWorker(t *testing.T) {
 	cfg, _, m := faulty(t)
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
 	for range 5 {
-		reserve := reserveOf(t, p)
-		eventually(t, "the reserve waits", p.HasReserve)
+		reserve := r.await(t, p)
 		initialised := m.Count("C_Initialize")
 		if err := p.SignalWorker(syscall.SIGKILL); err != nil {
 			t.Fatal(err)
@@ -45,8 +71,7 @@ func TestTheReserveIsTheNextWorker(t *testing.T) {
 		if pid := p.WorkerPID(); pid != reserve {
 			t.Errorf("process %d serves, not %d, which waited", pid, reserve)
 		}
-		reserveOf(t, p)
-		eventually(t, "another one waits", p.HasReserve)
+		r.await(t, p)
 		if n := m.Count("C_Initialize") - initialised; n != 1 {
 			t.Errorf("%d processes initialised the module: the worker, and who else?", n)
 		}
@@ -56,16 +81,15 @@ func TestTheReserveIsTheNextWorker(t *testing.T) {
 // Nobody notices the end of a reserve.
 func TestAReserveThatEndsIsReplaced(t *testing.T) {
 	cfg, _, m := faulty(t)
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
 	initialised := m.Count("C_Initialize")
 	for range 3 {
-		reserve := reserveOf(t, p)
-		eventually(t, "the reserve waits", p.HasReserve)
+		reserve := r.await(t, p)
 		if err := syscall.Kill(reserve, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "another one", func() bool { return reserveOf(t, p) != reserve })
+		eventually(t, "another one", func() bool { return r.await(t, p) != reserve })
 		if _, err := k.Sign(t.Context(), message); err != nil {
 			t.Error(err)
 		}
@@ -79,14 +103,38 @@ func TestAReserveThatEndsIsReplaced(t *testing.T) {
 // place, and its end made a token unavailable whose next worker was about to serve.
 func TestAReserveThatDiesWithTheWorkerIsNotTaken(t *testing.T) {
 	cfg, _, _ := faulty(t)
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
 	for range 20 {
-		reserve := reserveOf(t, p)
-		eventually(t, "the reserve waits", p.HasReserve)
+		reserve := r.await(t, p)
 		worker := p.WorkerPID()
 		syscall.Kill(worker, syscall.SIGKILL)
 		syscall.Kill(reserve, syscall.SIGKILL)
+		if _, err := k.Sign(t.Context(), message); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What it was: a file that the module reads was replaced by another while the
+// reserve waited, which could not open it, and its token was told to be gone.
+func TestAReserveThatIsOutOfDateSaysNothingOfTheToken(t *testing.T) {
+	cfg, token, _ := faulty(t)
+	p, r := withReserves(t, cfg)
+	_, k := newKey(t, p, keystore.ES256)
+	for range 3 {
+		r.await(t, p)
+		conf, err := os.ReadFile(token.Conf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(t, token.Conf+".new", conf)
+		if err := os.Rename(token.Conf+".new", token.Conf); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.SignalWorker(syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := k.Sign(t.Context(), message); err != nil {
 			t.Error(err)
 		}

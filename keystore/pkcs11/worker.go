@@ -250,7 +250,7 @@ func (d *desk) tokens() ([]byte, error) {
 	if d.module == nil || d.module.begun {
 		return nil, errOrder
 	}
-	tokens, err := d.module.tokens()
+	tokens, err := d.module.begin()
 	if err != nil {
 		return nil, err
 	}
@@ -269,8 +269,8 @@ func (d *desk) login(body []byte) ([]byte, error) {
 	d.worker.module.Store(d.module)
 	// It serves from now on: two threads sign and one does the rest, on a heap that
 	// is small and short-lived.
-	runtime.GOMAXPROCS(max(2, min(4, runtime.NumCPU())))
 	debug.SetGCPercent(50)
+	runtime.GOMAXPROCS(max(2, min(4, runtime.NumCPU())))
 	return json.Marshal(loginAnswer{d.module.algs})
 }
 

@@ -32,7 +32,7 @@
 //
 // A path stands for the file that it leads to now, and all below if that is a
 // directory. A file that its writer replaces by another is lost to the rules
-// until the next worker; naming its directory avoids that.
+// until the next process; naming its directory avoids that.
 //
 // Not restricted are how much memory and processor time it takes, the scheduling
 // of other processes of its user, System V IPC, and what the operator allowed:
