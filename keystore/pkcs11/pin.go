@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,9 @@ type fileIdentity struct {
 }
 
 const maxPIN = 255
+
+// pinWithin is how long whoever passes a PIN by a descriptor may take to.
+const pinWithin = 5 * time.Second
 
 // pinFile returns the file that a PIN is to be read from, at each login anew. It
 // returns an error for a credential if there are none, and for a descriptor that
@@ -52,16 +56,25 @@ func pinFile(u URI, credentials string) (string, *os.File, error) {
 // each other each need the PIN, and a pipe gives it once.
 func keep(fd int) (*os.File, error) {
 	unix.CloseOnExec(fd)
+	if err := unix.SetNonblock(fd, true); err != nil { // or else it can have no deadline
+		return nil, err
+	}
 	from := os.NewFile(uintptr(fd), "PIN")
 	if from == nil {
 		return nil, unix.EBADF
 	}
 	defer from.Close()
+	if err := from.SetReadDeadline(time.Now().Add(pinWithin)); err != nil && !errors.Is(err, os.ErrNoDeadline) {
+		return nil, err
+	}
 	value := make([]byte, maxPIN+3)
 	defer clear(value)
 	n, err := io.ReadFull(from, value)
 	if err == nil {
 		return nil, fmt.Errorf("more than one line of 1 to %d bytes", maxPIN)
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, fmt.Errorf("its writer has not closed it within %v (hint: whoever passes it writes one line, then closes it)", pinWithin)
 	}
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		return nil, err

@@ -66,7 +66,7 @@ func TestAPINFromADescriptor(t *testing.T) {
 }
 
 func TestAPINFromADescriptorThatHasNone(t *testing.T) {
-	for name, content := range map[string]string{"empty": "", "too long": strings.Repeat("1", 300)} {
+	for name, content := range map[string]string{"empty": "", "too long": strings.Repeat("1", 300), "never closed": "1234"} {
 		fds := make([]int, 2)
 		if err := syscall.Pipe(fds); err != nil {
 			t.Fatal(err)
@@ -74,7 +74,11 @@ func TestAPINFromADescriptorThatHasNone(t *testing.T) {
 		if _, err := syscall.Write(fds[1], []byte(content)); err != nil {
 			t.Fatal(err)
 		}
-		syscall.Close(fds[1])
+		if name == "never closed" { // What it was: the daemon waited for ever.
+			defer syscall.Close(fds[1])
+		} else {
+			syscall.Close(fds[1])
+		}
 		cfg := config(t, softhsmtest.New(t))
 		cfg.URI = pkcs11.URI{Serial: "1", Descriptor: fds[0]}.String()
 		if p, err := pkcs11.Open(cfg); err == nil {
