@@ -11,7 +11,8 @@
 // A token appears in DIR/tokens by one rename, initialised and with its PIN
 // files already durable, so a crash leaves a whole token or none. What SoftHSM
 // itself may tear later, when a process is killed while it logs in, Mend puts
-// back, and Watch while the token is used. PINs are random and never stand on a command line, in the environment or in an error.
+// back, and Watch while the token is used. PINs are random and never stand on a
+// command line, in the environment or in an error.
 //
 //	t, err := softhsm.Create(ctx, dir, "signing")
 //	// a PKCS#11 provider takes t.Module, t.URI() and t.Env()

@@ -37,6 +37,7 @@ type generation struct {
 	reaped chan struct{}     // closed when its process is gone
 	loops  sync.WaitGroup    // read, write, watch
 
+	lives   bool          // it was asked when it was taken from the reserve; its starter's
 	offered bool          // it was given a PIN; its starter's
 	tried   chan struct{} // closed when it has come to serve, or has failed to
 	seats   seats         // the hall's

@@ -262,8 +262,8 @@ func (p *Provider) watchStart() *time.Timer {
 func (p *Provider) start(slot int) (*generation, error) {
 	select {
 	case g := <-p.reserve.give:
-		err := p.startOn(g, slot)
-		if err == nil || g.offered || errors.Is(err, errLate) || p.ctx.Err() != nil {
+		err := p.startReserve(g, slot)
+		if err == nil || g.offered || g.lives && errors.Is(err, errLate) || p.ctx.Err() != nil {
 			return g, err
 		}
 		g.end(err)
@@ -275,6 +275,20 @@ func (p *Provider) start(slot int) (*generation, error) {
 		err = p.startOn(g, slot)
 	}
 	return g, err
+}
+
+// reserveAnswers is how long a reserve may take to say that it lives, which asks
+// nothing of the module. Nobody has looked after it while it waited.
+const reserveAnswers = 500 * time.Millisecond
+
+// startReserve is startOn for a reserve, if it lives.
+func (p *Provider) startReserve(g *generation, slot int) error {
+	if _, err := g.ask(p.ctx, nil, verbHello, reserveAnswers, []byte{protocolVersion}); err != nil {
+		close(g.tried)
+		return err
+	}
+	g.lives = true
+	return p.startOn(g, slot)
 }
 
 // startOn makes a worker that has loaded the module ready to serve in a slot.

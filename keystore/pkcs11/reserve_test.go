@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"chancery/keystore"
 	"chancery/keystore/pkcs11"
@@ -138,5 +139,23 @@ func TestAReserveThatIsOutOfDateSaysNothingOfTheToken(t *testing.T) {
 		if _, err := k.Sign(t.Context(), message); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// What it was: a reserve that hung was waited for as long as a start may take.
+func TestAReserveThatHangsIsNotWaitedFor(t *testing.T) {
+	cfg, _, _ := faulty(t)
+	p, r := withReserves(t, cfg)
+	_, k := newKey(t, p, keystore.ES256)
+	if err := syscall.Kill(r.await(t, p), syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.SignalWorker(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // a start has ten
+	defer cancel()
+	if _, err := k.Sign(ctx, message); err != nil {
+		t.Error(err)
 	}
 }
