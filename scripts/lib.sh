@@ -3,7 +3,7 @@
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 bin=$top/.build
 
-say()  { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+say()  { if [ -t 2 ]; then printf '\033[1m== %s\033[0m\n' "$*"; else printf '== %s\n' "$*"; fi >&2; }
 die()  { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2; exit 1; }
 
 # need_packages COMMAND=PACKAGE ... installs what is missing: with apt-get when

@@ -97,11 +97,14 @@ func keep(fd int) (*os.File, error) {
 	return f, nil
 }
 
+// writePIN is the next move of whoever has no PIN file.
+const writePIN = "hint: write the PIN to it, on one line, with mode 0600; it is looked at again by itself"
+
 // readPIN reads a PIN file: one line, of a file that only its owner can read.
 func readPIN(path string) (pin, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return pin{}, fmt.Errorf("PIN file: %w", err)
+		return pin{}, fmt.Errorf("PIN file: %w (%s)", err, writePIN)
 	}
 	defer f.Close()
 	fi, err := f.Stat()
@@ -121,7 +124,7 @@ func readPIN(path string) (pin, error) {
 	value := make([]byte, maxPIN+3)
 	n, err := f.Read(value)
 	if err != nil {
-		return pin{}, fmt.Errorf("PIN file %s is empty or cannot be read", path)
+		return pin{}, fmt.Errorf("PIN file %s is empty or cannot be read (%s)", path, writePIN)
 	}
 	value = value[:n]
 	for _, end := range []byte{'\n', '\r'} {

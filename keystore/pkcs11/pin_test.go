@@ -65,6 +65,28 @@ func TestAPINFromADescriptor(t *testing.T) {
 	}
 }
 
+// What it was: nothing said what to do when a PIN file was empty or had gone.
+func TestAPINFileThatSaysNothing(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"empty": func(path string) error { return os.Truncate(path, 0) }, "gone": os.Remove,
+	} {
+		token := softhsmtest.New(t)
+		pin, err := os.ReadFile(token.PINFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := spoil(token.PINFile); err != nil {
+			t.Fatal(err)
+		}
+		p := open(t, config(t, token))
+		if err := p.Probe(t.Context()); err == nil || !strings.Contains(err.Error(), "hint: write the PIN to it") {
+			t.Errorf("%s: %v", name, err)
+		}
+		write(t, token.PINFile, pin)
+		eventually(t, "it is looked at again", func() bool { return p.Probe(t.Context()) == nil })
+	}
+}
+
 func TestAPINFromADescriptorThatHasNone(t *testing.T) {
 	for name, content := range map[string]string{"empty": "", "too long": strings.Repeat("1", 300), "never closed": "1234"} {
 		fds := make([]int, 2)

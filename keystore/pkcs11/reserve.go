@@ -32,9 +32,13 @@ func (p *Provider) keepReserve() {
 	defer func() { <-p.reserve.spent }()
 	for failures := 1; p.awaitReady(); failures++ {
 		g, err := p.execute()
+		waits := time.Now()
 		if err == nil && p.offer(g) {
 			failures = 0
 			continue
+		}
+		if err == nil && time.Since(waits) >= goodService {
+			failures = 1
 		}
 		if g != nil {
 			g.end(cmp.Or(err, errClosed)) // it has ended, or the provider is closed
