@@ -2,6 +2,7 @@ package audit
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,6 +224,7 @@ func TestS13TornTailAfterACrash(t *testing.T) {
 	s := r.log.acts.current()
 	path, end, later := s.journals[0].path, s.off, time.Now().UTC().Add(time.Second)
 	r.crash()
+	remembered := maps.Clone(r.mem.heads)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -261,6 +263,9 @@ func TestS13TornTailAfterACrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			before := len(r.all(Filter{Action: keystore.ActAuditRepair}))
+			// Each case is a crash of its own. What it was: the keeper had sometimes
+			// remembered the entries of the case before, which are not there now.
+			r.mem.heads = maps.Clone(remembered)
 			r.open()
 			if n := r.log.acts.current().length(); n != test.entries {
 				t.Errorf("%d entries, want %d", n, test.entries)
