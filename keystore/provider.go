@@ -110,6 +110,9 @@ const (
 	TokenChanged     TokenState = "changed"      // another token under this name; waits for an operator
 	TokenAmbiguous   TokenState = "ambiguous"    // several tokens fit the name; waits for an operator
 	TokenStopped     TokenState = "stopped"      // a destroyed key is there again; waits for an operator
+
+	TokenSealed       TokenState = "sealed"        // Vault holds its keys shut until somebody unseals it; then it goes on by itself
+	TokenAuthRejected TokenState = "auth_rejected" // Vault refuses the login; tried again by itself, at once when the credentials' file changes
 )
 
 // A TokenStatus tells one token's state. Err has no secret and is for operators.

@@ -1,0 +1,397 @@
+package transit
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"chancery/keystore"
+)
+
+// read reads a key. Its error is of kind absent if there is none.
+func (p *Provider) read(ctx context.Context, name string) (*keyInfo, error) {
+	a, err := p.cluster.do(ctx, &request{method: "GET", path: p.cfg.Mount + "/keys/" + name, within: p.cfg.Deadlines.Read})
+	if err != nil {
+		return nil, err
+	}
+	info := new(keyInfo)
+	return info, a.read(info)
+}
+
+// A key that was just written may be unknown for a moment to the node that is
+// asked. It is read again after pauses, doubled each time.
+const (
+	freshPause = 50 * time.Millisecond
+	freshTries = 7 // 3 s and a little
+)
+
+// readFresh reads a key that is known to have been written.
+func (p *Provider) readFresh(ctx context.Context, name string) (info *keyInfo, err error) {
+	for i := range freshTries {
+		if info, err = p.read(ctx, name); !isKind(err, absent) {
+			return info, err
+		}
+		if !pause(ctx, freshPause<<i) {
+			break
+		}
+	}
+	return nil, err
+}
+
+// readSurely reads a key that should be there, and believes that it is not only
+// when that is said three times.
+func (p *Provider) readSurely(ctx context.Context, name string) (info *keyInfo, err error) {
+	for i := range 3 {
+		if info, err = p.read(ctx, name); !isKind(err, absent) {
+			return info, err
+		}
+		if i < 2 && !pause(ctx, 2*freshPause<<i) {
+			return nil, gaveUp(ctx)
+		}
+	}
+	return nil, err
+}
+
+// names lists the keys of the mount.
+func (p *Provider) names(ctx context.Context) ([]string, error) {
+	a, err := p.cluster.do(ctx, &request{method: "LIST", path: p.cfg.Mount + "/keys", within: p.cfg.Deadlines.List})
+	if isKind(err, absent) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list struct {
+		Keys []string `json:"keys"`
+	}
+	return list.Keys, errOnly(a.read(&list), &list.Keys)
+}
+
+func errOnly(err error, keys *[]string) error {
+	if err != nil {
+		*keys = nil
+	}
+	return err
+}
+
+// other returns the name of another key with the id of name, which is for another
+// purpose or algorithm; "": there is none.
+func (p *Provider) other(ctx context.Context, id keystore.KeyID, name string) (string, error) {
+	names, err := p.names(ctx)
+	i := slices.IndexFunc(names, func(n string) bool {
+		return n != name && strings.HasPrefix(n, prefix) && strings.HasSuffix(n, "-"+id.String())
+	})
+	if err != nil || i < 0 {
+		return "", err
+	}
+	return names[i], nil
+}
+
+func checkKey(id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) error {
+	if id.IsZero() {
+		return errors.New("the zero key id names no key")
+	}
+	if _, err := keystore.ParsePurpose(string(purpose)); err != nil {
+		return err
+	}
+	if _, err := keystore.ParseAlgorithm(string(alg)); err != nil {
+		return fmt.Errorf("%w: %w", keystore.ErrUnsupported, err)
+	}
+	if purpose == keystore.PurposeDigest && alg.Hash() == 0 {
+		return fmt.Errorf("%w: %s for purpose %s", keystore.ErrUnsupported, alg, purpose)
+	}
+	return nil
+}
+
+// begin is how every operation begins.
+func (p *Provider) begin(ctx context.Context) (context.Context, context.CancelFunc, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, gaveUp(ctx)
+	}
+	if err := p.await(ctx); err != nil {
+		return nil, nil, err
+	}
+	ctx, cancel := p.joined(ctx)
+	return ctx, cancel, nil
+}
+
+// Generate implements keystore.Provider. The key is asked for once. If the answer
+// is lost, reading the name tells what became of it.
+func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+	if err := checkKey(id, purpose, alg); err != nil {
+		return nil, err
+	}
+	ctx, cancel, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	name := nameOf(id, purpose, alg)
+	taken, err := p.other(ctx, id, name)
+	if err != nil {
+		return nil, err
+	}
+	if taken != "" {
+		return nil, fmt.Errorf("%w: Transit key %s", keystore.ErrExists, taken)
+	}
+	if err := p.create(ctx, name, alg); err != nil {
+		return nil, err
+	}
+	spki, err := p.prove(ctx, id, purpose, alg, p.readFresh)
+	if err != nil {
+		return nil, fmt.Errorf("%w: Transit key %s was made, and its self-test failed: %w", keystore.ErrUncertain, name, err)
+	}
+	return spki, nil
+}
+
+// create asks for a key, once. Its errors wrap keystore.ErrUncertain if the key
+// may be there, keystore.ErrExists if it was.
+func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorithm) error {
+	a, err := p.cluster.once(ctx, &request{
+		method: "POST", path: p.cfg.Mount + "/keys/" + name, within: p.cfg.Deadlines.Create,
+		body: map[string]any{"type": keyType(alg, p.cfg.RSABits), "exportable": false, "allow_plaintext_backup": false},
+	})
+	switch t := troubleOf(err); {
+	case err == nil && slices.ContainsFunc(a.Warnings, func(w string) bool { return strings.Contains(w, "already exist") }):
+		return fmt.Errorf("%w: Transit key %s", keystore.ErrExists, name)
+	case err == nil:
+		return nil
+	case t != nil && t.kind == refused:
+		return fmt.Errorf("%w: making Transit key %s: %w", keystore.ErrUnsupported, name, err)
+	case t != nil && !t.done():
+		return fmt.Errorf("making Transit key %s: %w", name, err)
+	}
+	// The answer is lost, or ctx is over: look what became of it.
+	within, cancel := p.within(p.cfg.Deadlines.Read)
+	defer cancel()
+	if _, look := p.readFresh(within, name); look == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: making Transit key %s: %w", keystore.ErrUncertain, name, err)
+}
+
+// prove reads a key and has it sign a challenge. It returns its public key.
+func (p *Provider) prove(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm,
+	read func(context.Context, string) (*keyInfo, error)) ([]byte, error) {
+	info, err := read(ctx, nameOf(id, purpose, alg))
+	if err != nil {
+		return nil, err
+	}
+	spki, err := info.check(alg)
+	if err != nil {
+		return nil, fmt.Errorf("Transit key %s: %w", nameOf(id, purpose, alg), err)
+	}
+	k, err := p.newKey(keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}, purpose)
+	if err != nil {
+		return nil, err
+	}
+	return spki, k.challenge(ctx)
+}
+
+// missing is what a key is that reading has not found: for another purpose or
+// algorithm, or not there.
+func (p *Provider) missing(ctx context.Context, id keystore.KeyID, name string) error {
+	other, err := p.other(ctx, id, name)
+	switch {
+	case err != nil:
+		return err
+	case other != "":
+		return fmt.Errorf("%w: the key of that id is %s", keystore.ErrAttributes, other)
+	}
+	return fmt.Errorf("Transit key %s: %w", name, keystore.ErrNotFound)
+}
+
+// Find implements keystore.Provider.
+func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) ([]byte, error) {
+	if err := checkKey(id, purpose, alg); err != nil {
+		return nil, err
+	}
+	ctx, cancel, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	spki, err := p.prove(ctx, id, purpose, alg, p.readSurely)
+	if isKind(err, absent) {
+		return nil, p.missing(ctx, id, nameOf(id, purpose, alg))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return spki, nil
+}
+
+// Open implements keystore.Provider.
+func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keystore.Purpose) (keystore.Key, error) {
+	if err := checkKey(ref.ID, purpose, ref.Algorithm); err != nil {
+		return nil, err
+	}
+	k, err := p.newKey(ref, purpose)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	info, err := p.readSurely(ctx, k.name)
+	if isKind(err, absent) {
+		return nil, p.missing(ctx, ref.ID, k.name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := k.fits(info); err != nil {
+		return nil, err
+	}
+	if err := k.challenge(ctx); err != nil {
+		return nil, err
+	}
+	k.differs(strings.Join(info.lacks(), " "))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.open[k.name] = k
+	return k, nil
+}
+
+// fits returns nil if what is in Transit is the key, as it is to be.
+func (k *key) fits(info *keyInfo) error {
+	spki, err := info.check(k.ref.Algorithm)
+	if err != nil {
+		return fmt.Errorf("Transit key %s: %w", k.name, err)
+	}
+	if !bytes.Equal(spki, k.ref.SPKI) {
+		return fmt.Errorf("Transit key %s: %w: Transit has another public key under that name", k.name, keystore.ErrNotFound)
+	}
+	return nil
+}
+
+// Drop implements keystore.Provider: the key is not looked after any more.
+func (p *Provider) Drop(_ context.Context, id keystore.KeyID) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for name, k := range p.open {
+		if k.ref.ID == id {
+			delete(p.open, name)
+		}
+	}
+	return nil
+}
+
+// listLanes is how many keys are read at a time for a list.
+const listLanes = 8
+
+// List implements keystore.Provider.
+func (p *Provider) List(ctx context.Context) ([]keystore.Object, error) {
+	ctx, cancel, err := p.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	names, err := p.names(ctx)
+	if err != nil {
+		return nil, err
+	}
+	objects, errs := make([]keystore.Object, len(names)), make([]error, len(names))
+	lanes := make(chan struct{}, listLanes)
+	var all sync.WaitGroup
+	for i, name := range names {
+		lanes <- struct{}{}
+		all.Go(func() {
+			defer func() { <-lanes }()
+			objects[i], errs[i] = p.object(ctx, name)
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(objects, func(o keystore.Object) bool { return o.Label == "" }), nil
+}
+
+// object describes a key; the zero Object if it has gone since it was listed.
+func (p *Provider) object(ctx context.Context, name string) (keystore.Object, error) {
+	info, err := p.read(ctx, name)
+	if isKind(err, absent) {
+		return keystore.Object{}, nil
+	}
+	if err != nil {
+		return keystore.Object{}, err
+	}
+	return info.object(p.cfg.Mount, clean(name)), nil
+}
+
+// Destroy implements keystore.Provider. Deletion is allowed for this key and this
+// moment, asked for once, and proven by a list and a reading.
+func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
+	ctx, cancel, err := p.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	names, err := p.names(ctx)
+	if err != nil {
+		return err
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		id, _, _, ours := parseName(n)
+		return !ours || id != ref.ID
+	})
+	for _, name := range names { // all are looked at before any is deleted
+		info, err := p.read(ctx, name)
+		if isKind(err, absent) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if spki, err := info.spki(); err != nil || !bytes.Equal(spki, ref.SPKI) {
+			return fmt.Errorf("%w: Transit key %s is another pair's (%v)", keystore.ErrAmbiguous, name, err)
+		}
+	}
+	if err := p.Drop(ctx, ref.ID); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := p.delete(ctx, name); err != nil {
+			return fmt.Errorf("destroying Transit key %s: %w", name, err)
+		}
+	}
+	left, err := p.other(ctx, ref.ID, "")
+	if err == nil && left != "" {
+		err = fmt.Errorf("Transit lists %s still", left)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", keystore.ErrUncertain, err)
+	}
+	return nil
+}
+
+// delete deletes one key, and proves that it is gone. Its errors wrap
+// keystore.ErrUncertain once Vault has been asked to.
+func (p *Provider) delete(ctx context.Context, name string) error {
+	path := p.cfg.Mount + "/keys/" + name
+	_, err := p.cluster.once(ctx, &request{method: "POST", path: path + "/config", body: map[string]bool{"deletion_allowed": true}, within: p.cfg.Deadlines.Create})
+	if t := troubleOf(err); err != nil && (t == nil || !t.done()) && !isKind(err, refused) {
+		return err
+	}
+	_, err = p.cluster.once(ctx, &request{method: "DELETE", path: path, within: p.cfg.Deadlines.Create})
+	within, cancel := p.within(p.cfg.Deadlines.Read)
+	defer cancel()
+	_, look := p.readSurely(within, name)
+	switch {
+	case isKind(look, absent):
+		return nil
+	case look == nil && err == nil:
+		err = errors.New("it is there still")
+	case err == nil:
+		err = look
+	}
+	return fmt.Errorf("%w: %w", keystore.ErrUncertain, err)
+}

@@ -1,0 +1,462 @@
+package transit
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chancery/keystore"
+)
+
+// A login keeps a valid token for the cluster: it logs in, renews before the token
+// runs out, and logs in again when it cannot be renewed or is refused. It alone
+// does, so that of a thousand requests that meet a dead token one login comes.
+type login struct {
+	cfg     *Config
+	cluster *cluster
+	changed func() // called when the outcome of a login differs from before; it does not wait
+
+	kick chan struct{} // capacity 1: a token was refused, or an operator asks
+
+	// Owned by the goroutine of run.
+	refusedAs [sha256.Size]byte // the credentials that were refused last; zero: none were
+	leftFor   time.Duration     // before they are tried again
+
+	forced atomic.Bool // an operator asks: they are tried at once
+
+	mu       sync.Mutex // guards what follows
+	last     uint64     // the number of the last token
+	number   uint64     // of the token in use; 0: none
+	token    secret
+	made     bool      // by a login, so that it is ours to revoke
+	expires  time.Time // zero: never
+	lease    time.Duration
+	renews   bool
+	suspects uint64        // the token that a request was refused with; not yet looked at
+	denied   uint64        // the token that is good and may not do what it was asked
+	judged   time.Time     // when that was seen
+	err      error         // why there is no token; nil: there is one, or it is being looked for
+	warning  string        // of a token that runs out
+	settled  chan struct{} // closed and made anew when the outcome of a look or login is known
+}
+
+// A secret is text that is not to be printed.
+type secret string
+
+func (secret) String() string       { return "(secret)" }
+func (secret) GoString() string     { return "(secret)" }
+func (secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
+
+// The renewer's pace. A request that cannot be made at all is not tried: while no
+// server is up nothing is sent.
+const (
+	firstRetry    = time.Second
+	leaveRefused  = 30 * time.Second
+	lookAtFile    = time.Second     // how often a refused credential's file is read
+	renewAt       = 2               // a token is renewed when 1/2 of its time is left
+	judgedFor     = 2 * time.Second // how long it is believed that a token is good and may not do a thing
+	verdictWithin = 3 * time.Second
+)
+
+func newLogin(cfg *Config, changed func()) *login {
+	return &login{cfg: cfg, changed: changed, kick: make(chan struct{}, 1), settled: make(chan struct{})}
+}
+
+// generation returns the number of the token in use.
+func (l *login) generation() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.number
+}
+
+// problem returns why there is no token; ok is false while that is not known yet.
+func (l *login) problem() (err error, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.err, l.err != nil || l.number != 0
+}
+
+// told returns a warning about the token in use, or "".
+func (l *login) told() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.warning
+}
+
+// retry logs in anew and returns the outcome.
+func (l *login) retry(ctx context.Context) error {
+	l.mu.Lock()
+	settled := l.settled
+	l.mu.Unlock()
+	l.again()
+	select {
+	case <-settled:
+		err, _ := l.problem()
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: logging in: %w", keystore.ErrUnavailable, context.Cause(ctx))
+	}
+}
+
+// errNotAllowed: the token is good and may not do what was asked.
+var errNotAllowed = errors.New("the token is good, and its policy does not allow this (hint: README has the policy that Chancery needs)")
+
+// suspect has the token looked at that a request was refused with. It does not wait.
+func (l *login) suspect(number uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.number == number && !(l.denied == number && time.Since(l.judged) < judgedFor) {
+		l.suspects = number
+		l.wake()
+	}
+}
+
+// wake has run look. Its caller holds mu, or knows that it does not matter.
+func (l *login) wake() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// refused is told that a request was refused with a token, and waits until it is
+// known what that means: nil, there is another token by now and the request may
+// be made again; or why not.
+func (l *login) refused(ctx context.Context, number uint64) error {
+	l.suspect(number)
+	timer := time.NewTimer(verdictWithin)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		now, suspects, denied, err, settled := l.number, l.suspects, l.denied, l.err, l.settled
+		l.mu.Unlock()
+		switch {
+		case err != nil:
+			return err
+		case now != number:
+			return nil
+		case suspects != number && denied == number:
+			return errNotAllowed
+		}
+		select {
+		case <-settled:
+		case <-timer.C:
+			return fmt.Errorf("%w: a login takes too long", keystore.ErrUnavailable)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// settle makes an outcome known. Its caller holds mu.
+func (l *login) settle(err error) {
+	l.err = err
+	close(l.settled)
+	l.settled = make(chan struct{})
+	l.changed()
+}
+
+// again has the credentials tried at once, though they were refused.
+func (l *login) again() {
+	l.forced.Store(true)
+	l.wake()
+}
+
+// run keeps the token until ctx ends, and then revokes it if it is ours.
+func (l *login) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		l.sleep(ctx, l.turn(ctx))
+	}
+	l.revoke()
+}
+
+// turn does what is due and returns how long there is nothing to do.
+func (l *login) turn(ctx context.Context) time.Duration {
+	if l.cluster.trouble() != nil {
+		return lookAtFile // nothing can be asked
+	}
+	l.mu.Lock()
+	number, suspects, due, renews := l.number, l.suspects, l.due(), l.renews
+	l.mu.Unlock()
+	now := l.cfg.Now()
+	switch {
+	case l.forced.Swap(false):
+		l.refusedAs = [sha256.Size]byte{}
+		return l.enter(ctx)
+	case number == 0:
+		return l.enter(ctx)
+	case suspects == number:
+		return l.judge(ctx)
+	case !due.IsZero() && !now.Before(due) && renews && !l.replaced():
+		return l.renew(ctx)
+	case !due.IsZero() && !now.Before(due):
+		return l.enter(ctx)
+	case due.IsZero():
+		return time.Hour
+	}
+	return due.Sub(now)
+}
+
+// replaced reports whether the file of a token holds another one by now.
+func (l *login) replaced() bool {
+	if l.cfg.Auth.Method != MethodToken {
+		return false
+	}
+	cred, err := l.credentials()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return err == nil && cred != l.token
+}
+
+// due returns when the token is to be renewed or replaced; zero: never. Its
+// caller holds mu.
+func (l *login) due() time.Time {
+	if l.expires.IsZero() {
+		return time.Time{}
+	}
+	return l.expires.Add(-l.lease / renewAt)
+}
+
+func (l *login) sleep(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-l.kick:
+	case <-ctx.Done():
+	}
+}
+
+// judge looks whether a token that a request was refused with is good.
+func (l *login) judge(ctx context.Context) time.Duration {
+	l.mu.Lock()
+	token := l.token
+	l.mu.Unlock()
+	_, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
+	switch {
+	case err == nil:
+		l.mu.Lock()
+		l.suspects, l.denied, l.judged = 0, l.number, time.Now()
+		l.settle(nil)
+		l.mu.Unlock()
+		return firstRetry
+	case isKind(err, denied):
+		l.cfg.Log.WarnContext(ctx, "the Vault token is refused; logging in anew", "keystore", l.cfg.Name)
+		return l.enter(ctx)
+	}
+	return jitter(firstRetry)
+}
+
+// ask sends a request with a token that the others may not have, once.
+func (l *login) ask(ctx context.Context, token secret, r *request) (*answer, error) {
+	r.within, r.via = l.cfg.Deadlines.Login, viaLogin
+	s := l.cluster.pick(nil)
+	if s == nil {
+		return nil, l.cluster.trouble()
+	}
+	s.entry.SetToken(string(token)) // ours alone
+	return s.send(ctx, r)
+}
+
+// renew renews the token. One that is refused, or that was given less time than it
+// had, because its longest is near, is replaced.
+func (l *login) renew(ctx context.Context) time.Duration {
+	l.mu.Lock()
+	token := l.token
+	l.mu.Unlock()
+	a, err := l.ask(ctx, token, &request{method: "POST", path: "auth/token/renew-self", body: struct{}{}})
+	switch {
+	case err == nil && a.Auth != nil && a.Auth.Lease > 0:
+		lease := time.Duration(a.Auth.Lease) * time.Second
+		l.mu.Lock()
+		short := lease < l.lease/2
+		l.expires, l.renews = l.cfg.Now().Add(spread(lease)), a.Auth.Renewable && !short
+		l.alarm(ctx, short)
+		l.mu.Unlock()
+		return firstRetry
+	case err == nil, isKind(err, denied), isKind(err, refused):
+		return l.enter(ctx)
+	}
+	l.mu.Lock()
+	l.alarm(ctx, l.expires.Sub(l.cfg.Now()) < l.lease/3)
+	l.mu.Unlock()
+	return jitter(firstRetry)
+}
+
+// alarm tells, once, of a token that runs out. Its caller holds mu.
+func (l *login) alarm(ctx context.Context, short bool) {
+	warning := ""
+	if short {
+		warning = fmt.Sprintf("the Vault token could not be renewed in full and runs out at %s", l.expires.UTC().Truncate(time.Minute).Format(time.RFC3339))
+	}
+	if warning != "" && l.warning == "" {
+		l.cfg.Log.WarnContext(ctx, "a Vault token runs out", "keystore", l.cfg.Name, "warning", warning)
+	}
+	if news := warning != l.warning; news {
+		l.warning = warning
+		l.changed()
+	}
+}
+
+// spread shortens a time a little, so that not all nodes do the same at once.
+func spread(d time.Duration) time.Duration { return d - rand.N(d/20+1) }
+
+// enter logs in. Credentials that Vault has refused are left for a while, unless
+// their file has been written anew: some auth methods lock who tries too often.
+func (l *login) enter(ctx context.Context) time.Duration {
+	cred, err := l.credentials()
+	if err != nil {
+		l.fail(&rejected{err})
+		return lookAtFile
+	}
+	print := sha256.Sum256([]byte(cred))
+	if print == l.refusedAs && l.leftFor > 0 {
+		l.leftFor -= lookAtFile
+		return lookAtFile
+	}
+	err = l.try(ctx, cred)
+	switch {
+	case err == nil:
+		l.refusedAs = [sha256.Size]byte{}
+		return firstRetry
+	case isKind(err, denied), isKind(err, refused), isKind(err, absent), isKind(err, noRoute):
+		l.refusedAs, l.leftFor = print, leaveRefused
+		l.fail(&rejected{err})
+		return lookAtFile
+	}
+	return jitter(firstRetry) // the servers' state tells
+}
+
+// rejected is a login that Vault refused, or that cannot be tried.
+type rejected struct{ error }
+
+func (e *rejected) Error() string {
+	return "login: " + e.error.Error()
+}
+func (e *rejected) Unwrap() []error { return []error{e.error, keystore.ErrUnavailable} }
+
+func (l *login) fail(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.number, l.token, l.expires, l.suspects, l.warning = 0, "", time.Time{}, 0, ""
+	l.settle(err)
+}
+
+// credentials reads what is to be shown to Vault.
+func (l *login) credentials() (secret, error) {
+	a := &l.cfg.Auth
+	file := a.File
+	if a.Method == MethodKubernetes && file == "" {
+		file = KubernetesToken
+	}
+	if file == "" {
+		return "", nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	s := strings.TrimSpace(string(b))
+	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+		return "", fmt.Errorf("%s holds no token: one line of text (hint: write it anew)", file)
+	}
+	return secret(s), nil
+}
+
+// try logs in with cred.
+func (l *login) try(ctx context.Context, cred secret) error {
+	a := &l.cfg.Auth
+	if a.Method == MethodToken {
+		return l.adopt(ctx, cred)
+	}
+	body := map[string]string{}
+	set := func(member, value string) {
+		if value != "" {
+			body[member] = value
+		}
+	}
+	switch a.Method {
+	case MethodAppRole:
+		set("role_id", a.RoleID)
+		set("secret_id", string(cred))
+	case MethodCert:
+		set("name", a.Role)
+	case MethodKubernetes, MethodJWT:
+		set("role", a.Role)
+		set("jwt", string(cred))
+	}
+	mount := a.Mount
+	if mount == "" {
+		mount = string(a.Method)
+	}
+	reply, err := l.ask(ctx, "", &request{method: "POST", path: "auth/" + mount + "/login", body: body})
+	if err != nil {
+		return err
+	}
+	if reply.Auth == nil || reply.Auth.Token == "" {
+		return &trouble{kind: refused, text: "the login gave no token"}
+	}
+	l.take(secret(reply.Auth.Token), time.Duration(reply.Auth.Lease)*time.Second, reply.Auth.Renewable, true)
+	return nil
+}
+
+// adopt takes a token from a file, after a look at how long it lives.
+func (l *login) adopt(ctx context.Context, token secret) error {
+	reply, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
+	if err != nil {
+		return err
+	}
+	var data struct {
+		TTL       int64 `json:"ttl"` // seconds; 0: for ever
+		Created   int64 `json:"creation_ttl"`
+		Renewable bool  `json:"renewable"`
+	}
+	if err := reply.read(&data); err != nil {
+		return err
+	}
+	l.take(token, time.Duration(data.TTL)*time.Second, data.Renewable, false)
+	l.mu.Lock()
+	l.alarm(ctx, data.TTL > 0 && data.TTL < data.Created/3)
+	l.mu.Unlock()
+	return nil
+}
+
+func (l *login) take(token secret, lease time.Duration, renews, made bool) {
+	for _, s := range l.cluster.servers {
+		s.client.SetToken(string(token))
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.last++
+	l.number, l.token, l.lease, l.renews, l.made, l.suspects, l.warning = l.last, token, lease, renews, made, 0, ""
+	l.expires = time.Time{}
+	if lease > 0 {
+		l.expires = l.cfg.Now().Add(spread(lease))
+	}
+	l.settle(nil)
+}
+
+// revoke ends a token that a login made, as far as that can be done quickly.
+func (l *login) revoke() {
+	l.mu.Lock()
+	made := l.made && l.number != 0
+	l.mu.Unlock()
+	if !made || l.cluster.trouble() != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if s := l.cluster.pick(nil); s != nil {
+		if _, err := s.send(ctx, &request{method: "POST", path: "auth/token/revoke-self", body: struct{}{}, within: time.Second}); err != nil {
+			l.cfg.Log.Debug("revoking the Vault token failed", "keystore", l.cfg.Name, "err", err)
+		}
+	}
+}

@@ -1,0 +1,285 @@
+package transit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/google/renameio/v2"
+
+	"chancery/keystore"
+)
+
+// look looks at the mount: that it is a Transit engine and the one it was, what
+// the token may do with it, that the probe key signs, and that the keys in use are
+// what they were. One look for all who want one at a time.
+func (p *Provider) look(ctx context.Context) error {
+	select {
+	case p.looking <- struct{}{}:
+		defer func() { <-p.looking }()
+	case <-ctx.Done():
+		return gaveUp(ctx)
+	}
+	number := p.login.generation()
+	err := p.lookAtMount(ctx)
+	if err == nil {
+		err = p.lookAtRights(ctx, number)
+	}
+	if err == nil {
+		err = p.lookAtProbe(ctx)
+	}
+	if ctx.Err() != nil && p.ctx.Err() == nil && err != nil { // its caller's time was over, which says nothing
+		return gaveUp(ctx)
+	}
+	p.mu.Lock()
+	p.seen, p.problem = true, err
+	if err == nil {
+		p.asked = number
+	}
+	p.mu.Unlock()
+	if err == nil {
+		p.lookAtKeys(ctx)
+	}
+	return err
+}
+
+// An identity is which mount it is: its accessor is made anew whenever an engine
+// is enabled, with nothing in it.
+type identity struct{ accessor string }
+
+// lookAtMount asks which engine is mounted where the keys are to be. Every token
+// that may do anything there may ask that.
+func (p *Provider) lookAtMount(ctx context.Context) error {
+	a, err := p.cluster.do(ctx, &request{method: "GET", path: "sys/internal/ui/mounts/" + p.cfg.Mount, within: p.cfg.Deadlines.Read})
+	if err != nil {
+		if isKind(err, denied) || isKind(err, noRoute) || isKind(err, refused) {
+			return fmt.Errorf("mount %q: %w (hint: enable it: vault secrets enable -path=%s transit; check mount and namespace, and the token's policy)", p.cfg.Mount, err, p.cfg.Mount)
+		}
+		return err
+	}
+	var mount struct {
+		Type     string `json:"type"`
+		Path     string `json:"path"`
+		Accessor string `json:"accessor"`
+	}
+	if err := a.read(&mount); err != nil {
+		return err
+	}
+	if mount.Type != "transit" || strings.Trim(mount.Path, "/") != p.cfg.Mount {
+		return fmt.Errorf("%w: at %q there is an engine of type %.40q at %.80q (hint: name the path of a Transit engine that is Chancery's alone)",
+			keystore.ErrUnavailable, p.cfg.Mount, mount.Type, mount.Path)
+	}
+	return p.identify(mount.Accessor)
+}
+
+// identify compares the mount with the one that held the keys.
+func (p *Provider) identify(accessor string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	known := p.mount.accessor
+	if accessor == known || accessor == "" {
+		p.anew = false
+		return nil
+	}
+	if known != "" && !p.anew {
+		return fmt.Errorf("%w: another engine is mounted at %q than the one that held the keys: %s, not %s "+
+			"(hint: find out who disabled it; `chancery token retry %s` takes the new one)", keystore.ErrTokenChanged, p.cfg.Mount, clean(accessor), known, p.cfg.Mount)
+	}
+	p.mount.accessor, p.anew = clean(accessor), false
+	if p.cfg.StateDir == "" {
+		return nil
+	}
+	b, err := json.Marshal(mountFile{p.cfg.Mount, p.cfg.Namespace, p.mount.accessor})
+	if err == nil {
+		err = renameio.WriteFile(p.mountPath(), append(b, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: remembering the mount: %w", keystore.ErrUnavailable, err)
+	}
+	return nil
+}
+
+// A mountFile is what StateDir keeps of the mount.
+type mountFile struct {
+	Mount     string `json:"mount"`
+	Namespace string `json:"namespace"`
+	Accessor  string `json:"accessor"`
+}
+
+func (p *Provider) mountPath() string { return filepath.Join(p.cfg.StateDir, p.cfg.Name+".mount.json") }
+
+// recall reads which mount it was. Another mount or namespace in the
+// configuration is another mount, and nothing is known of it.
+func (p *Provider) recall() error {
+	if p.cfg.StateDir == "" {
+		return nil
+	}
+	if err := os.MkdirAll(p.cfg.StateDir, 0o700); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(p.mountPath())
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var f mountFile
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil {
+		return fmt.Errorf("reading which mount it was: %w (hint: remove %s to take the mount that is there)", err, p.mountPath())
+	}
+	if f.Mount == p.cfg.Mount && f.Namespace == p.cfg.Namespace {
+		p.mount.accessor = f.Accessor
+	}
+	return nil
+}
+
+// A right is what the token is to have at one path below the mount, and what it
+// is better without.
+type right struct {
+	path   string
+	needed []string
+	spare  []string
+}
+
+// sample is a key name that no key has.
+const sample = prefix + "jwt-es256-00000000000000000000000000000000"
+
+// rights is the policy that README documents.
+var rights = []right{
+	{path: "keys", needed: []string{"list"}},
+	{path: "keys/" + sample, needed: []string{"update", "read", "delete"}},
+	{path: "keys/" + sample + "/config", needed: []string{"update"}},
+	{path: "sign/" + sample, needed: []string{"update"}},
+	{path: "keys/" + sample + "/rotate", spare: []string{"update"}},
+	{path: "keys/" + sample + "/trim", spare: []string{"update"}},
+	{path: "keys/" + sample + "/import", spare: []string{"update"}},
+	{path: "export/signing-key/" + sample, spare: []string{"read"}},
+	{path: "backup/" + sample, spare: []string{"read"}},
+	{path: "restore/" + sample, spare: []string{"update"}},
+}
+
+// lookAtRights asks once for each token what it may do. What it lacks keeps the
+// mount from serving; what it has beyond is told. A server that does not say, says
+// nothing.
+func (p *Provider) lookAtRights(ctx context.Context, number uint64) error {
+	p.mu.Lock()
+	done := p.asked == number && number != 0
+	p.mu.Unlock()
+	if done {
+		return nil
+	}
+	var paths []string
+	for _, r := range rights {
+		paths = append(paths, p.cfg.Mount+"/"+r.path)
+	}
+	a, err := p.cluster.do(ctx, &request{method: "POST", path: "sys/capabilities-self", body: map[string][]string{"paths": paths}, within: p.cfg.Deadlines.Read})
+	if isKind(err, denied) || isKind(err, noRoute) || isKind(err, absent) {
+		p.cfg.Log.DebugContext(ctx, "what the Vault token may do cannot be read", "keystore", p.cfg.Name, "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var has map[string]json.RawMessage // "capabilities" beside the paths
+	if err := a.read(&has); err != nil {
+		return err
+	}
+	lacks, excess := compareRights(p.cfg.Mount, has)
+	p.mu.Lock()
+	p.excess = ""
+	if len(excess) > 0 {
+		p.excess = "the Vault token may do more than it needs: " + strings.Join(excess, ", ")
+	}
+	p.mu.Unlock()
+	if len(excess) > 0 {
+		p.cfg.Log.WarnContext(ctx, "the Vault token may do more than it needs (README has the least policy)", "keystore", p.cfg.Name, "more", excess)
+	}
+	if len(lacks) > 0 {
+		return fmt.Errorf("%w: the Vault token may not: %s (hint: README has the policy that Chancery needs)", keystore.ErrUnavailable, strings.Join(lacks, ", "))
+	}
+	return nil
+}
+
+// compareRights returns what a token lacks, and what it has beyond. It is pure.
+func compareRights(mount string, has map[string]json.RawMessage) (lacks, excess []string) {
+	for _, r := range rights {
+		path := mount + "/" + r.path
+		var caps []string
+		if json.Unmarshal(has[path], &caps) != nil {
+			continue // not said
+		}
+		shown := strings.ReplaceAll(path, sample, "NAME")
+		all := slices.Contains(caps, "root")
+		for _, c := range r.needed {
+			if !all && !slices.Contains(caps, c) {
+				lacks = append(lacks, c+" "+shown)
+			}
+		}
+		for _, c := range r.spare {
+			if all || slices.Contains(caps, c) || c == "update" && slices.Contains(caps, "create") {
+				excess = append(excess, c+" "+shown)
+			}
+		}
+	}
+	return lacks, excess
+}
+
+// lookAtProbe has the probe key sign, and makes it first if there is none.
+func (p *Provider) lookAtProbe(ctx context.Context) error {
+	name := nameOf(probeID, probePurpose, probeAlgorithm)
+	info, err := p.read(ctx, name)
+	if isKind(err, absent) {
+		if err = p.create(ctx, name, probeAlgorithm); err == nil || errors.Is(err, keystore.ErrExists) {
+			info, err = p.readFresh(ctx, name)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the probe key: %w", err)
+	}
+	spki, err := info.check(probeAlgorithm)
+	if err != nil {
+		return fmt.Errorf("%w: the probe key %s: %w (hint: allow its deletion and delete it, and another one is made)", keystore.ErrUnavailable, name, err)
+	}
+	k, err := p.newKey(keystore.KeyRef{ID: probeID, Algorithm: probeAlgorithm, SPKI: spki}, probePurpose)
+	if err != nil {
+		return err
+	}
+	if err := k.challenge(ctx); err != nil {
+		return fmt.Errorf("the probe key: %w", err)
+	}
+	return nil
+}
+
+// lookAtKeys looks whether somebody else has rotated or configured keys in use.
+func (p *Provider) lookAtKeys(ctx context.Context) {
+	p.mu.Lock()
+	var keys []*key
+	for _, k := range p.open {
+		keys = append(keys, k)
+	}
+	p.mu.Unlock()
+	changed := false
+	for _, k := range keys {
+		info, err := p.read(ctx, k.name)
+		switch {
+		case isKind(err, absent):
+			changed = k.differs("gone") || changed
+		case err != nil:
+			return
+		default:
+			changed = k.differs(strings.Join(info.lacks(), " ")) || changed
+		}
+	}
+	if changed {
+		p.cfg.Log.ErrorContext(ctx, "a Transit key in use is not what it was: somebody else has changed it", "keystore", p.cfg.Name)
+		if p.cfg.OnChange != nil {
+			p.cfg.OnChange()
+		}
+	}
+}
