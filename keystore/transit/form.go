@@ -118,11 +118,6 @@ type keyInfo struct {
 	Keys map[string]json.RawMessage `json:"keys"`
 }
 
-// same reports whether nothing that counts differs.
-func (k *keyInfo) same(o *keyInfo) bool {
-	return strings.Join(k.lacks(), " ") == strings.Join(o.lacks(), " ")
-}
-
 // lacks returns what a key of Chancery's must be and this one is not, in the
 // words of Transit's own fields.
 func (k *keyInfo) lacks() []string {

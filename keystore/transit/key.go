@@ -109,7 +109,7 @@ func (k *key) collect(ctx context.Context, c *call) ([]byte, error) {
 		return nil, c.err
 	}
 	if err := keystore.VerifyDigest(k.ref.Algorithm, k.public, c.input, c.sig); err != nil {
-		err = fmt.Errorf("Transit key %s: %w", k.name, err)
+		err = fmt.Errorf("key %s: %w", k.name, err)
 		k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released", "keystore", k.p.cfg.Name, "key", k.name, "err", err)
 		return nil, err
 	}
@@ -203,7 +203,7 @@ func (k *key) explain(ctx context.Context, err error) error {
 		if isKind(err, noRoute) {
 			k.p.kick()
 		}
-		return fmt.Errorf("Transit key %s: %w", k.name, err)
+		return fmt.Errorf("key %s: %w", k.name, err)
 	}
 	k.mu.Lock()
 	cause, recent := k.cause, time.Since(k.judged) < explained
@@ -211,15 +211,15 @@ func (k *key) explain(ctx context.Context, err error) error {
 	if recent {
 		return cause
 	}
-	info, look := k.p.readSurely(ctx, k.name)
+	info, look := k.p.find(ctx, k.ref.ID, k.name)
 	switch {
-	case isKind(look, absent):
-		cause = fmt.Errorf("Transit key %s: %w", k.name, keystore.ErrNotFound)
+	case errors.Is(look, keystore.ErrNotFound), errors.Is(look, keystore.ErrAttributes):
+		cause = look
 	case look != nil:
-		return fmt.Errorf("Transit key %s: %w", k.name, look)
+		return fmt.Errorf("key %s: %w", k.name, look)
 	default:
 		if cause = k.fits(info); cause == nil {
-			cause = fmt.Errorf("%w: Transit key %s: %w", keystore.ErrUnavailable, k.name, err)
+			cause = fmt.Errorf("%w: key %s: %w", keystore.ErrUnavailable, k.name, err)
 		}
 	}
 	k.mu.Lock()

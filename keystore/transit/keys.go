@@ -43,18 +43,27 @@ func (p *Provider) readFresh(ctx context.Context, name string) (info *keyInfo, e
 	return nil, err
 }
 
-// readSurely reads a key that should be there, and believes that it is not only
-// when that is said three times.
-func (p *Provider) readSurely(ctx context.Context, name string) (info *keyInfo, err error) {
+// find reads a key that should be there, and believes that it is not only when
+// that is said three times. Its errors wrap keystore.ErrNotFound, or
+// keystore.ErrAttributes if the key of that id is for another purpose or algorithm.
+func (p *Provider) find(ctx context.Context, id keystore.KeyID, name string) (*keyInfo, error) {
 	for i := range 3 {
-		if info, err = p.read(ctx, name); !isKind(err, absent) {
+		info, err := p.read(ctx, name)
+		if !isKind(err, absent) {
 			return info, err
+		}
+		others, err := p.others(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(others) > 0 && !slices.Contains(others, name) {
+			return nil, fmt.Errorf("%w: the key of that id is %s", keystore.ErrAttributes, others[0])
 		}
 		if i < 2 && !pause(ctx, 2*freshPause<<i) {
 			return nil, gaveUp(ctx)
 		}
 	}
-	return nil, err
+	return nil, fmt.Errorf("key %s: %w", name, keystore.ErrNotFound)
 }
 
 // names lists the keys of the mount.
@@ -79,17 +88,13 @@ func errOnly(err error, keys *[]string) error {
 	return err
 }
 
-// other returns the name of another key with the id of name, which is for another
-// purpose or algorithm; "": there is none.
-func (p *Provider) other(ctx context.Context, id keystore.KeyID, name string) (string, error) {
+// others lists the keys with an id, whatever they are for.
+func (p *Provider) others(ctx context.Context, id keystore.KeyID) ([]string, error) {
 	names, err := p.names(ctx)
-	i := slices.IndexFunc(names, func(n string) bool {
-		return n != name && strings.HasPrefix(n, prefix) && strings.HasSuffix(n, "-"+id.String())
-	})
-	if err != nil || i < 0 {
-		return "", err
-	}
-	return names[i], nil
+	return slices.DeleteFunc(names, func(n string) bool {
+		of, _, _, ours := parseName(n)
+		return !ours || of != id
+	}), err
 }
 
 func checkKey(id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm) error {
@@ -132,19 +137,23 @@ func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keys
 	}
 	defer cancel()
 	name := nameOf(id, purpose, alg)
-	taken, err := p.other(ctx, id, name)
+	taken, err := p.others(ctx, id) // Transit answers as if it had made one that is there
 	if err != nil {
 		return nil, err
 	}
-	if taken != "" {
-		return nil, fmt.Errorf("%w: Transit key %s", keystore.ErrExists, taken)
+	if len(taken) > 0 {
+		return nil, fmt.Errorf("%w: key %s", keystore.ErrExists, taken[0])
 	}
 	if err := p.create(ctx, name, alg); err != nil {
 		return nil, err
 	}
-	spki, err := p.prove(ctx, id, purpose, alg, p.readFresh)
+	info, err := p.readFresh(ctx, name)
 	if err != nil {
-		return nil, fmt.Errorf("%w: Transit key %s was made, and its self-test failed: %w", keystore.ErrUncertain, name, err)
+		return nil, fmt.Errorf("%w: key %s was made, and cannot be read: %w", keystore.ErrUncertain, name, err)
+	}
+	spki, err := p.prove(ctx, id, purpose, alg, info)
+	if err != nil {
+		return nil, fmt.Errorf("%w: key %s was made, and its self-test failed: %w", keystore.ErrUncertain, name, err)
 	}
 	return spki, nil
 }
@@ -158,13 +167,13 @@ func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorit
 	})
 	switch t := troubleOf(err); {
 	case err == nil && slices.ContainsFunc(a.Warnings, func(w string) bool { return strings.Contains(w, "already exist") }):
-		return fmt.Errorf("%w: Transit key %s", keystore.ErrExists, name)
+		return fmt.Errorf("%w: key %s", keystore.ErrExists, name)
 	case err == nil:
 		return nil
 	case t != nil && t.kind == refused:
-		return fmt.Errorf("%w: making Transit key %s: %w", keystore.ErrUnsupported, name, err)
+		return fmt.Errorf("%w: making key %s: %w", keystore.ErrUnsupported, name, err)
 	case t != nil && !t.done():
-		return fmt.Errorf("making Transit key %s: %w", name, err)
+		return fmt.Errorf("making key %s: %w", name, err)
 	}
 	// The answer is lost, or ctx is over: look what became of it.
 	within, cancel := p.within(p.cfg.Deadlines.Read)
@@ -172,38 +181,23 @@ func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorit
 	if _, look := p.readFresh(within, name); look == nil {
 		return nil
 	}
-	return fmt.Errorf("%w: making Transit key %s: %w", keystore.ErrUncertain, name, err)
+	return fmt.Errorf("%w: making key %s: %w", keystore.ErrUncertain, name, err)
 }
 
-// prove reads a key and has it sign a challenge. It returns its public key.
-func (p *Provider) prove(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm,
-	read func(context.Context, string) (*keyInfo, error)) ([]byte, error) {
-	info, err := read(ctx, nameOf(id, purpose, alg))
-	if err != nil {
-		return nil, err
-	}
+// prove has a key sign a challenge. It returns its public key.
+func (p *Provider) prove(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, info *keyInfo) ([]byte, error) {
 	spki, err := info.check(alg)
 	if err != nil {
-		return nil, fmt.Errorf("Transit key %s: %w", nameOf(id, purpose, alg), err)
+		return nil, fmt.Errorf("key %s: %w", nameOf(id, purpose, alg), err)
 	}
 	k, err := p.newKey(keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}, purpose)
 	if err != nil {
 		return nil, err
 	}
-	return spki, k.challenge(ctx)
-}
-
-// missing is what a key is that reading has not found: for another purpose or
-// algorithm, or not there.
-func (p *Provider) missing(ctx context.Context, id keystore.KeyID, name string) error {
-	other, err := p.other(ctx, id, name)
-	switch {
-	case err != nil:
-		return err
-	case other != "":
-		return fmt.Errorf("%w: the key of that id is %s", keystore.ErrAttributes, other)
+	if err := k.challenge(ctx); err != nil {
+		return nil, err
 	}
-	return fmt.Errorf("Transit key %s: %w", name, keystore.ErrNotFound)
+	return spki, nil
 }
 
 // Find implements keystore.Provider.
@@ -216,14 +210,11 @@ func (p *Provider) Find(ctx context.Context, id keystore.KeyID, purpose keystore
 		return nil, err
 	}
 	defer cancel()
-	spki, err := p.prove(ctx, id, purpose, alg, p.readSurely)
-	if isKind(err, absent) {
-		return nil, p.missing(ctx, id, nameOf(id, purpose, alg))
-	}
+	info, err := p.find(ctx, id, nameOf(id, purpose, alg))
 	if err != nil {
 		return nil, err
 	}
-	return spki, nil
+	return p.prove(ctx, id, purpose, alg, info)
 }
 
 // Open implements keystore.Provider.
@@ -240,10 +231,7 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 		return nil, err
 	}
 	defer cancel()
-	info, err := p.readSurely(ctx, k.name)
-	if isKind(err, absent) {
-		return nil, p.missing(ctx, ref.ID, k.name)
-	}
+	info, err := p.find(ctx, ref.ID, k.name)
 	if err != nil {
 		return nil, err
 	}
@@ -264,10 +252,10 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 func (k *key) fits(info *keyInfo) error {
 	spki, err := info.check(k.ref.Algorithm)
 	if err != nil {
-		return fmt.Errorf("Transit key %s: %w", k.name, err)
+		return fmt.Errorf("key %s: %w", k.name, err)
 	}
 	if !bytes.Equal(spki, k.ref.SPKI) {
-		return fmt.Errorf("Transit key %s: %w: Transit has another public key under that name", k.name, keystore.ErrNotFound)
+		return fmt.Errorf("key %s: %w: Transit has another public key under that name", k.name, keystore.ErrNotFound)
 	}
 	return nil
 }
@@ -335,14 +323,10 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 		return err
 	}
 	defer cancel()
-	names, err := p.names(ctx)
+	names, err := p.others(ctx, ref.ID)
 	if err != nil {
 		return err
 	}
-	names = slices.DeleteFunc(names, func(n string) bool {
-		id, _, _, ours := parseName(n)
-		return !ours || id != ref.ID
-	})
 	for _, name := range names { // all are looked at before any is deleted
 		info, err := p.read(ctx, name)
 		if isKind(err, absent) {
@@ -352,20 +336,20 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 			return err
 		}
 		if spki, err := info.spki(); err != nil || !bytes.Equal(spki, ref.SPKI) {
-			return fmt.Errorf("%w: Transit key %s is another pair's (%v)", keystore.ErrAmbiguous, name, err)
+			return fmt.Errorf("%w: key %s is another pair's (%v)", keystore.ErrAmbiguous, name, err)
 		}
 	}
 	if err := p.Drop(ctx, ref.ID); err != nil {
 		return err
 	}
 	for _, name := range names {
-		if err := p.delete(ctx, name); err != nil {
-			return fmt.Errorf("destroying Transit key %s: %w", name, err)
+		if err := p.delete(ctx, ref.ID, name); err != nil {
+			return fmt.Errorf("destroying key %s: %w", name, err)
 		}
 	}
-	left, err := p.other(ctx, ref.ID, "")
-	if err == nil && left != "" {
-		err = fmt.Errorf("Transit lists %s still", left)
+	left, err := p.others(ctx, ref.ID)
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%s is listed still", left[0])
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", keystore.ErrUncertain, err)
@@ -375,7 +359,7 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 
 // delete deletes one key, and proves that it is gone. Its errors wrap
 // keystore.ErrUncertain once Vault has been asked to.
-func (p *Provider) delete(ctx context.Context, name string) error {
+func (p *Provider) delete(ctx context.Context, id keystore.KeyID, name string) error {
 	path := p.cfg.Mount + "/keys/" + name
 	_, err := p.cluster.once(ctx, &request{method: "POST", path: path + "/config", body: map[string]bool{"deletion_allowed": true}, within: p.cfg.Deadlines.Create})
 	if t := troubleOf(err); err != nil && (t == nil || !t.done()) && !isKind(err, refused) {
@@ -384,9 +368,9 @@ func (p *Provider) delete(ctx context.Context, name string) error {
 	_, err = p.cluster.once(ctx, &request{method: "DELETE", path: path, within: p.cfg.Deadlines.Create})
 	within, cancel := p.within(p.cfg.Deadlines.Read)
 	defer cancel()
-	_, look := p.readSurely(within, name)
+	_, look := p.find(within, id, name)
 	switch {
-	case isKind(look, absent):
+	case errors.Is(look, keystore.ErrNotFound):
 		return nil
 	case look == nil && err == nil:
 		err = errors.New("it is there still")
