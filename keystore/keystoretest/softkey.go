@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/big"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"chancery/keystore"
@@ -103,6 +104,26 @@ func (k *SoftKey) sign(digest []byte) ([]byte, error) {
 		return rsa.SignPKCS1v15(nil, private, k.alg.Hash(), digest)
 	}
 	return ed25519.Sign(k.private.(ed25519.PrivateKey), digest), nil
+}
+
+// A SoftBatch is a SoftKey that signs batches.
+type SoftBatch struct {
+	*SoftKey
+	Calls atomic.Int64 // of SignBatch
+}
+
+// SignBatch is keystore.BatchSigner's.
+func (k *SoftBatch) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
+	k.Calls.Add(1)
+	n := len(messages)
+	if n > keystore.MaxBatch {
+		return keystore.RefuseBatch(n, fmt.Errorf("a batch has at most %d messages, this one %d", keystore.MaxBatch, n))
+	}
+	sigs, errs := make([][]byte, n), make([]error, n)
+	for i, m := range messages {
+		sigs[i], errs[i] = k.Sign(ctx, m)
+	}
+	return sigs, errs
 }
 
 // JOSE writes r and s in the form RFC 7518 Section 3.4 has for them.
