@@ -4,17 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"net/url"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"chancery/keystore"
-	"chancery/keystore/pkcs11"
 	"chancery/rotation"
 	"chancery/signer/ca"
 	"chancery/signer/policy"
@@ -90,76 +87,6 @@ func baseURL(s string) (*url.URL, error) {
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-func (k checker) keystores() {
-	if len(k.Keystores) == 0 && k.has("keystores") && !k.said("keystores") {
-		k.errorf("keystores", "", "there is no keystore")
-	}
-	tokens := make(map[string]string)
-	for _, n := range sorted(k.Keystores) {
-		path := join("keystores", n)
-		if !name.MatchString(n) {
-			k.errorf(path, nameHint, "%q is no name", n)
-		}
-		p := k.Keystores[n].PKCS11
-		if p.Module != "" {
-			if err := checkModule(p.Module); err != nil {
-				hint := "a PKCS#11 module is code the daemon runs: it belongs to root, and nobody else writes it"
-				if errors.Is(err, fs.ErrNotExist) {
-					hint = "the path of the vendor's PKCS#11 library; SoftHSM's is libsofthsm2.so"
-				}
-				k.errorf(path+".pkcs11.module", hint, "%v", err)
-			}
-		}
-		k.token(path+".pkcs11.token", p.Token)
-		if other := tokens[p.Token]; other != "" && p.Token != "" {
-			k.errorf(path+".pkcs11.token", "one keystore for each token", "keystore %s has the same token", other)
-		}
-		tokens[p.Token] = n
-		k.confine(path+".pkcs11.confine", p.Confine)
-		if p.Workers < 0 || p.Workers > pkcs11.MaxWorkers {
-			k.errorf(path+".pkcs11.workers", "", "%d workers: want 1 to %d", p.Workers, pkcs11.MaxWorkers)
-		}
-		for _, v := range sorted(p.Env) {
-			if !environment.MatchString(v) || pkcs11.RefusedVariable(v) {
-				k.errorf(join(path+".pkcs11.env", v), "", "%q is no environment variable for a worker", v)
-			}
-		}
-	}
-}
-
-func (k checker) confine(path string, c Confine) {
-	for kind, list := range map[string][]string{"read": c.Read, "write": c.Write} {
-		for i, file := range list {
-			if !filepath.IsAbs(file) || filepath.Clean(file) == "/" {
-				k.errorf(fmt.Sprintf("%s.%s[%d]", path, kind, i), "an absolute path of what the module uses, as narrow as may be", "%q is no path for a module", file)
-			}
-		}
-	}
-	if c.Off && (c.Network || c.Exec || len(c.Read)+len(c.Write) > 0) {
-		k.errorf(path+".off", "", "off confines nothing, so that the rest says nothing")
-	}
-}
-
-var environment = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-
-func (k checker) token(path, uri string) {
-	if uri == "" {
-		return
-	}
-	u, err := pkcs11.ParseURI(uri)
-	if err != nil {
-		text, hint := splitHint(err.Error())
-		k.errorf(path, cmp.Or(hint, "pkcs11:serial=…?pin-source=file:/…"), "%s", text)
-		return
-	}
-	if u.PINFile == "" {
-		return // a credential or a descriptor: whether it can be read is seen at the start
-	}
-	if err := checkSecret(u.PINFile, 0o077); err != nil {
-		k.errorf(path, "", "PIN file: %v", err)
-	}
-}
 
 func (k checker) keySets() {
 	var audits []string

@@ -46,33 +46,6 @@ type Config struct {
 	positions map[string]position
 }
 
-// A Keystore is where private keys are.
-type Keystore struct {
-	Name   string `yaml:"-"`
-	PKCS11 PKCS11 `yaml:"pkcs11,required"`
-}
-
-// PKCS11 is a token behind a PKCS#11 module.
-type PKCS11 struct {
-	Module string            `yaml:"module,required"`
-	Token  string            `yaml:"token,required"` // an RFC 7512 URI
-	Env    map[string]string `yaml:"env"`            // of the worker processes
-
-	// Workers is how many processes sign with the token; 0: 2.
-	Workers int `yaml:"workers"`
-
-	Confine Confine `yaml:"confine"`
-}
-
-// Confine is what the module may do beyond what every module needs.
-type Confine struct {
-	Read    []string `yaml:"read"`
-	Write   []string `yaml:"write"`
-	Network bool     `yaml:"network"`
-	Exec    bool     `yaml:"exec"`
-	Off     bool     `yaml:"off"`
-}
-
 // Listeners are the doors.
 type Listeners struct {
 	Signing Guarded `yaml:"signing,required"`
@@ -288,10 +261,6 @@ func (l Listeners) addresses() [7]string {
 		plain = "TLS"
 	}
 	return [...]string{l.Signing.Socket, l.Signing.TCP, l.Ops.Socket, l.Ops.TCP, l.Public.TCP + " " + plain, l.Admin.Socket, l.Admin.TCP}
-}
-
-func (k Keystore) equal(o Keystore) bool {
-	return k.PKCS11.Module == o.PKCS11.Module && k.PKCS11.Token == o.PKCS11.Token && maps.Equal(k.PKCS11.Env, o.PKCS11.Env)
 }
 
 func (ks KeySet) equal(o KeySet) bool {

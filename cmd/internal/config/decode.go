@@ -49,6 +49,9 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 	switch {
 	case into.Type() == durationType:
 		d.duration(n, path, into)
+	case into.Kind() == reflect.Pointer: // to a structure that may be absent
+		into.Set(reflect.New(into.Type().Elem()))
+		d.value(n, path, into.Elem())
 	case into.Kind() == reflect.Struct:
 		d.structure(n, path, into)
 	case into.Kind() == reflect.Map:

@@ -19,7 +19,27 @@
 //	public_url: URL               # required; a key set's issuer is URL/issuers/KEYSET
 //	keystores:
 //	  NAME:
-//	    pkcs11: {module: FILE, token: RFC 7512 URI with serial or token, and pin-source, env: {NAME: VALUE}}
+//	    pkcs11:                   # this, or transit
+//	      module: FILE
+//	      token: URI              # RFC 7512, with serial or token, and pin-source
+//	      env: {NAME: VALUE}      # of the worker processes
+//	      workers: 2
+//	      confine: {read: [PATH], write: [PATH], network: false, exec: false, off: false}
+//	    transit:                  # a Transit engine of a Vault, one keystore each
+//	      addresses: [URL]        # of one cluster; http on loopback only
+//	      mount: transit
+//	      namespace: PATH         # absent: the root namespace
+//	      ca: FILE                # absent: the system's
+//	      server_name: NAME       # absent: the address's host
+//	      certificate: FILE       # of the client, and its key
+//	      key: FILE
+//	      rsa_bits: 2048          # of the RSA keys it makes; 3072 or 4096
+//	      auth:
+//	        method: token         # or approle, cert, kubernetes, jwt
+//	        mount: PATH           # of the auth method; absent: its name
+//	        role: NAME            # cert, kubernetes, jwt
+//	        role_id: ID           # approle
+//	        file: FILE            # the token, approle's secret ID, or the JWT; kubernetes: absent for the pod's own
 //	listeners:
 //	  signing: {socket: PATH, tcp: HOST:PORT, certificate: FILE, key: FILE, server_name: localhost}
 //	  ops:     {…}                # likewise; certificate and key as signing's where they are not said
@@ -64,6 +84,7 @@
 // Files that are named must exist. The configuration and every PKCS#11 module,
 // which is code that runs in the worker, must belong to root or to the daemon's
 // user and be writable by no one else, and so must the directories they lie in.
-// Private keys must not be readable by everyone, PIN files by nobody but their
-// owner.
+// Private keys must not be readable by everyone; PIN files, tokens and secret IDs
+// of a Vault by nobody but their owner. A JWT to log in with must not be writable
+// by others.
 package config

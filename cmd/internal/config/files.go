@@ -109,11 +109,25 @@ func checkData(path string) error {
 	return nil
 }
 
-// maxPEM is the largest file of client anchors, in bytes.
+// maxPEM is the largest file of certificates, in bytes.
 const maxPEM = 1 << 20
 
 // readAnchors reads a file of CA certificates.
 func readAnchors(path string) ([]*x509.Certificate, error) {
+	certs, err := readCertificates(path)
+	if err != nil {
+		return nil, err
+	}
+	for i, cert := range certs {
+		if !cert.BasicConstraintsValid || !cert.IsCA {
+			return nil, fmt.Errorf("%s: certificate %d is no authority's", path, i+1)
+		}
+	}
+	return certs, nil
+}
+
+// readCertificates reads a file of certificates.
+func readCertificates(path string) ([]*x509.Certificate, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, reason(err)
@@ -134,9 +148,6 @@ func readAnchors(path string) ([]*x509.Certificate, error) {
 		cert, err := x509.ParseCertificate(block.Bytes)
 		if err != nil {
 			return nil, fmt.Errorf("%s: certificate %d: %w", path, len(certs)+1, err)
-		}
-		if !cert.BasicConstraintsValid || !cert.IsCA {
-			return nil, fmt.Errorf("%s: certificate %d is no authority's", path, len(certs)+1)
 		}
 		certs = append(certs, cert)
 	}

@@ -92,8 +92,7 @@ func (c *Config) fill(f *findings, dir string) {
 		absolute(&c.Clients[i].CA, dir)
 	}
 	for name, k := range c.Keystores {
-		k.Name = name
-		absolute(&k.PKCS11.Module, dir)
+		k.fill(name, dir)
 		c.Keystores[name] = k
 	}
 	c.fillAuthorities(f)

@@ -21,6 +21,8 @@ keystore/audit        : keystore
 keystore/catalog      : keystore
 keystore/pkcs11       : keystore keystore/pkcs11/internal/confine
 keystore/pkcs11/internal/confine :
+keystore/transit      : keystore
+keystore/transit/transittest :
 keystore/keystoretest : keystore
 softhsm               :
 softhsm/faultmodule   :
@@ -34,7 +36,7 @@ signer                : keystore keystore/audit signer/api signer/policy signer/
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
 signer/client         : signer/api
 rotation              : keystore keystore/audit
-cmd/internal/config   : keystore keystore/pkcs11 signer/policy signer/ca rotation
+cmd/internal/config   : keystore keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit signer/api signer/client
@@ -133,7 +135,7 @@ func TestTheCommandNeedsNoC(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11", "libcap/psx"} {
+	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11", "libcap/psx", "hashicorp/vault"} {
 		if bytes.Contains(out, []byte(foreign)) {
 			t.Errorf("chancery depends on %s", foreign)
 		}
