@@ -64,6 +64,9 @@ func checkTokens(ctx context.Context, cfg *config.Config) []config.Finding {
 	for _, name := range sortedKeys(cfg.Keystores) {
 		path := "keystores." + name + ".pkcs11"
 		ks := cfg.Keystores[name].PKCS11
+		if ks == nil {
+			continue // not a token
+		}
 		if _, err := pkcs11.ParseURI(ks.Token); err != nil {
 			continue // a finding of its own
 		}

@@ -120,22 +120,29 @@ func (n *node) openData(ctx context.Context) error {
 	return nil
 }
 
-// openKeystores starts a worker for each token. A token in trouble keeps
-// nothing from starting: it is a state.
+// openKeystores starts a worker for each token, and opens each mount of a Vault.
+// One in trouble keeps nothing from starting: it is a state.
 func (n *node) openKeystores(context.Context) error {
-	cfg := n.config.Load()
-	for name, ks := range cfg.Keystores {
-		p, err := pkcs11.Open(pkcs11.Config{
-			Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env,
-			StateDir: filepath.Join(cfg.Data, "tokens"), Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Log: n.log, Now: n.now, OnState: n.tokenState,
-			OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers, Confinement: pkcs11.Confinement(ks.PKCS11.Confine),
-		})
+	for name, ks := range n.config.Load().Keystores {
+		open := n.openToken
+		if ks.Transit != nil {
+			open = n.openTransit
+		}
+		p, err := open(name, ks)
 		if err != nil {
 			return fmt.Errorf("keystore %q: %w", name, err)
 		}
 		n.providers[name] = &stoppable{p, name, n.stops}
 	}
 	return nil
+}
+
+func (n *node) openToken(name string, ks config.Keystore) (keystore.Provider, error) {
+	return pkcs11.Open(pkcs11.Config{
+		Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env, StateDir: filepath.Join(n.config.Load().Data, "tokens"),
+		Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Log: n.log, Now: n.now, OnState: n.tokenState,
+		OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers, Confinement: pkcs11.Confinement(ks.PKCS11.Confine),
+	})
 }
 
 // changed has everyone who waits for a token look again.

@@ -6,12 +6,14 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
 )
 
-// startRecord says what starts: hashes of binary, modules and configuration.
+// startRecord says what starts: hashes of binary, modules and configuration, and
+// which mounts of which Vaults.
 func (n *node) startRecord(cfg *config.Config) keystore.Record {
 	rec := keystore.Record{
 		Principal: "chancery", Action: keystore.ActStart, Outcome: keystore.OutcomeDone,
@@ -20,6 +22,10 @@ func (n *node) startRecord(cfg *config.Config) keystore.Record {
 		},
 	}
 	for name, ks := range cfg.Keystores {
+		if t := ks.Transit; t != nil {
+			rec.Detail["transit "+name] = strings.TrimSpace(strings.Join(t.Addresses, " ") + " " + t.Mount + " " + t.Namespace)
+			continue
+		}
 		rec.Detail["module "+name] = fileHash(ks.PKCS11.Module)
 	}
 	return rec
