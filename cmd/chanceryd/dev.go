@@ -38,13 +38,20 @@ func devCommand() *cobra.Command {
 		Use: "dev --dir DIR", Short: "Everything on one machine, to try it", Args: noArgs,
 		Long: `Makes a SoftHSM token, a development root, client certificates and a
 configuration in DIR, and serves them on loopback. A second start in the same
-DIR continues where the first one was.`,
+DIR continues where the first one was.
+
+With --transit there is a second keystore, vault, in the Transit engine of that
+Vault, and a key set, vaulted, whose keys are made there.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")
 	cmd.Flags().StringVar(&d.module, "module", "", "another PKCS#11 module than SoftHSM's (first start only)")
 	cmd.Flags().BoolVar(&d.fast, "fast", false, "rotate every 20 s, to watch it (first start only)")
 	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log more")
+	cmd.Flags().StringVar(&d.vault.Address, "transit", "", "the address of a Vault, for a second keystore (first start only)")
+	cmd.Flags().StringVar(&d.vault.TokenFile, "transit-token-file", "", "the file with the token to use it by (first start only)")
+	cmd.Flags().StringVar(&d.vault.CA, "transit-ca", "", "the certificates it is known by (first start only; default the system's)")
+	cmd.Flags().StringVar(&d.vault.Mount, "transit-mount", "", "where its Transit engine is (first start only; default transit)")
 	required(cmd, "dir")
 	return cmd
 }
@@ -52,18 +59,23 @@ DIR continues where the first one was.`,
 type devOptions struct {
 	dir, module   string
 	fast, verbose bool
+	vault         devVault
 }
 
 // devState is what the first start was told, kept in DIR/dev.json.
 type devState struct {
-	Fast   bool   `json:"fast"`
-	Module string `json:"module"`
-	Dir    string `json:"dir"` // where it was made: its configuration names files there
+	Fast   bool     `json:"fast"`
+	Module string   `json:"module"`
+	Dir    string   `json:"dir"` // where it was made: its configuration names files there
+	Vault  devVault `json:"transit,omitzero"`
 }
 
 func (d devOptions) run(ctx context.Context) error {
 	dir, err := d.directory()
 	if err != nil {
+		return err
+	}
+	if d.vault, err = d.vault.checked(); err != nil {
 		return err
 	}
 	log := newLogger(d.verbose)
@@ -178,7 +190,7 @@ func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) e
 		return err
 	}
 	text, err := config.Dev(config.DevOptions{
-		Dir: dir, Module: token.Module, Token: token.URI(), Env: token.Env(), Fast: d.fast,
+		Dir: dir, Module: token.Module, Token: token.URI(), Env: token.Env(), Fast: d.fast, Transit: state.Vault.keystore(),
 		APIPort: ports[0], PublicPort: ports[1], AdminPort: ports[2],
 	})
 	if err != nil {
@@ -234,7 +246,7 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 				return s, false, err
 			}
 		}
-		return devState{Fast: d.fast, Module: module, Dir: dir}, true, nil
+		return devState{Fast: d.fast, Module: module, Dir: dir, Vault: d.vault}, true, nil
 	}
 	if err != nil {
 		return s, false, err
@@ -252,6 +264,9 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 		if abs, err := filepath.Abs(d.module); err != nil || abs != s.Module {
 			return s, false, usageError{hinted{errors.New("--module is for the first start only, and this directory has another one"), "use another --dir"}}
 		}
+	}
+	if d.vault != (devVault{}) && d.vault != s.Vault {
+		return s, false, usageError{hinted{errors.New("--transit and what belongs to it are for the first start only, and this directory was started otherwise"), "use another --dir"}}
 	}
 	return s, false, nil
 }

@@ -19,6 +19,10 @@ type DevOptions struct {
 	Env    map[string]string // of the worker
 	Fast   bool              // rotations to watch
 
+	// Transit is a second keystore, vault, for a key set vaulted; nil: there is
+	// none. Its addresses, mount, ca and auth's method and file are written.
+	Transit *Transit
+
 	APIPort, PublicPort, AdminPort int // on 127.0.0.1
 }
 

@@ -238,3 +238,39 @@ func TestAnyChangeOfAKeystoreNeedsARestart(t *testing.T) {
 		}
 	}
 }
+
+// A development configuration tells of a Vault only if there is one.
+func TestDevWithAVaultLoads(t *testing.T) {
+	dir := vaultWorld(t)
+	o := DevOptions{
+		Dir: dir, Module: filepath.Join(dir, "module.so"), Token: "pkcs11:token=t?pin-source=file:" + filepath.Join(dir, "pin"),
+		APIPort: 8443, PublicPort: 8080, AdminPort: 9090,
+	}
+	without, err := Dev(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.Transit = &Transit{
+		Addresses: []string{"https://vault.example.com:8200"}, Mount: "it", CA: filepath.Join(dir, "ca.crt"),
+		Auth: Auth{Method: "token", File: filepath.Join(dir, "token")},
+	}
+	with, err := Dev(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, findings := loadText(t, dir, string(with))
+	if cfg == nil || len(findings) > 0 {
+		t.Fatal(findings)
+	}
+	if diff := cmp.Diff(o.Transit, cfg.Keystores["vault"].Transit); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
+	}
+	if ks := cfg.KeySets["vaulted"]; ks.Keystore != "vault" || ks.RotateEvery != cfg.KeySets["web"].RotateEvery || !lists(cfg.Rules[0].KeySets, "vaulted") {
+		t.Errorf("vaulted is %+v, the rule %+v", ks, cfg.Rules[0])
+	}
+	for _, word := range []string{"transit:", "vaulted", "\n  vault"} {
+		if strings.Contains(string(without), word) {
+			t.Errorf("without a Vault it says %q", word)
+		}
+	}
+}
