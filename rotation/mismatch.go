@@ -46,11 +46,14 @@ func (m *Mismatch) Stray() bool { return m.Version == 0 && m.Kind != KeyAttribut
 // privateHalf is what Object.Missing says of a public key that is there alone.
 const privateHalf = "private half"
 
-// ourLabel begins the label of every key that a Provider of Chancery's makes.
-const ourLabel = "chancery/"
+// ourLabels begin the label of every key that a Provider of Chancery's makes: on a
+// token, and in Transit, whose names have no slash.
+var ourLabels = [...]string{"chancery/", "chancery-"}
 
 // isOurs reports whether an object was made by a Provider of Chancery's.
-func isOurs(o keystore.Object) bool { return strings.HasPrefix(o.Label, ourLabel) }
+func isOurs(o keystore.Object) bool {
+	return slices.ContainsFunc(ourLabels[:], func(l string) bool { return strings.HasPrefix(o.Label, l) })
+}
 
 // usable are the required attributes whose lack lets whoever has the PIN use a
 // key for more than to sign, as an attack on the others (A32).

@@ -1,6 +1,7 @@
 package transit
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -11,6 +12,8 @@ import (
 
 	"chancery/keystore"
 )
+
+var _ keystore.BatchSigner = (*key)(nil)
 
 // A key is a Transit key of Chancery's. What many callers want signed at the same
 // time travels in one request.
@@ -45,8 +48,6 @@ const (
 	flights = 3
 	// together is how many signatures of single callers one request asks for.
 	together = 64
-	// maxBatch is how many signatures a batch asks for in one request.
-	maxBatch = 256
 	// patience is how long a caller without a deadline waits.
 	patience = 6 * time.Second
 )
@@ -88,14 +89,22 @@ func (k *key) prepare(ctx context.Context, message []byte) (*call, error) {
 	if err := k.p.await(ctx); err != nil {
 		return nil, err
 	}
-	c := &call{input: message, done: make(chan struct{}), until: time.Now().Add(patience)}
+	return k.call(ctx, message), nil
+}
+
+// call returns a call for a message. It keeps nothing of message, which is its
+// caller's again when that has given up.
+func (k *key) call(ctx context.Context, message []byte) *call {
+	c := &call{done: make(chan struct{}), until: time.Now().Add(patience)}
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(c.until) {
 		c.until = deadline
 	}
-	if k.purpose != keystore.PurposeDigest {
+	if k.purpose == keystore.PurposeDigest || k.ref.Algorithm.Hash() == 0 {
+		c.input = bytes.Clone(message)
+	} else {
 		c.input = keystore.Digest(k.ref.Algorithm, message)
 	}
-	return c, nil
+	return c
 }
 
 // collect waits for the signature and verifies it.
@@ -245,40 +254,29 @@ func (k *key) challenge(ctx context.Context) error {
 	if k.purpose == keystore.PurposeDigest {
 		message = keystore.Digest(k.ref.Algorithm, message)
 	}
-	c := &call{input: message, done: make(chan struct{}), until: time.Now().Add(patience)}
-	if deadline, ok := ctx.Deadline(); ok && deadline.Before(c.until) {
-		c.until = deadline
-	}
-	if k.purpose != keystore.PurposeDigest {
-		c.input = keystore.Digest(k.ref.Algorithm, message)
-	}
+	c := k.call(ctx, message)
 	k.send([]*call{c})
 	_, err := k.collect(ctx, c)
 	return err
 }
 
-// SignBatch signs several messages with one request. It returns a signature or an
-// error for each, in order, as Sign would.
+// SignBatch implements keystore.BatchSigner: one request for all of them.
 func (k *key) SignBatch(ctx context.Context, messages [][]byte) (sigs [][]byte, errs []error) {
+	if n := len(messages); n > keystore.MaxBatch {
+		return keystore.RefuseBatch(n, fmt.Errorf("%d messages in a batch: want %d at most", n, keystore.MaxBatch))
+	}
 	sigs, errs = make([][]byte, len(messages)), make([]error, len(messages))
-	calls, own := make([]*call, len(messages)), make([]*call, 0, len(messages))
+	calls, sent := make([]*call, len(messages)), make([]*call, 0, len(messages))
 	for i, m := range messages {
-		if len(messages) > maxBatch {
-			errs[i] = errTooMany
-			continue
-		}
 		if calls[i], errs[i] = k.prepare(ctx, m); errs[i] == nil {
-			own = append(own, calls[i])
+			sent = append(sent, calls[i])
 		}
 	}
-	if len(own) == 0 {
+	if len(sent) == 0 {
 		return sigs, errs
 	}
-	if !k.p.start(func() { k.send(own) }) {
-		for i := range errs {
-			errs[i] = errClosed
-		}
-		return sigs, errs
+	if !k.p.start(func() { k.send(sent) }) {
+		return keystore.RefuseBatch(len(messages), errClosed)
 	}
 	var all sync.WaitGroup
 	for lane := range verifyLanes {
@@ -296,5 +294,3 @@ func (k *key) SignBatch(ctx context.Context, messages [][]byte) (sigs [][]byte, 
 
 // verifyLanes is how many signatures of a batch are verified at a time.
 const verifyLanes = 4
-
-var errTooMany = errors.New("too many messages for one batch")
