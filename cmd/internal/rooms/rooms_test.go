@@ -24,6 +24,7 @@ keystore/pkcs11/internal/confine :
 keystore/transit      : keystore
 keystore/transit/transittest :
 keystore/keystoretest : keystore
+keystore/transit/transittest :
 softhsm               :
 softhsm/faultmodule   :
 softhsm/softhsmtest   : softhsm softhsm/faultmodule

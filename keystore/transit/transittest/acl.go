@@ -217,7 +217,7 @@ func (f *FakeServer) reaches(t *token, mount string) bool {
 // authenticate finds the token of a call. Its caller holds mu.
 func (f *FakeServer) authenticate(c *call) error {
 	if c.secret == "" {
-		return fail(http.StatusForbidden, "permission denied")
+		return refuse(http.StatusForbidden, "permission denied")
 	}
 	t := f.live(c.secret)
 	if t == nil {
@@ -241,8 +241,10 @@ func (f *FakeServer) authorize(c *call, e *endpoint) error {
 		}
 	}
 	have := f.capabilities(t, c.path)
-	if c.op == opList && slices.Contains(have, "deny") {
-		have = f.capabilities(t, strings.TrimSuffix(c.path, "/"))
+	// A rule for exactly a/b goes before one for a/* when a/b/ is listed.
+	bare := strings.TrimSuffix(c.path, "/")
+	if rules := f.rulesOf(t); c.op == opList && rules[c.path] == nil && (rules[bare] != nil || slices.Contains(have, "deny")) {
+		have = f.capabilities(t, bare)
 	}
 	switch {
 	case slices.Contains(have, "root"):

@@ -57,7 +57,7 @@ var roleFields = fields{
 	"policies": texts, "certificate": text, "display_name": text, "allowed_common_names": texts,
 }
 
-// login is the endpoint of every auth method but the path's name in it.
+// login is the endpoint at which an auth method makes tokens.
 func login(f fields, do func(*FakeServer, *mount, *call) (*reply, error)) endpoint {
 	return endpoint{path: at(`login`), open: true, fields: f, do: ops{opUpdate: do}}
 }
@@ -73,7 +73,8 @@ func endpoints(kind string) []endpoint {
 		return transitEndpoints
 	case "approle":
 		return []endpoint{
-			login(fields{"role_id": text, "secret_id": text}, (*FakeServer).loginAppRole),
+			{path: at(`login`), open: true, fields: fields{"role_id": text, "secret_id": text},
+				do: ops{opUpdate: (*FakeServer).loginAppRole, opRead: (*FakeServer).loginAppRole}},
 			{path: at(`role/` + name), fields: roleFields, do: ops{opUpdate: (*FakeServer).putRole}},
 			{path: at(`role/` + name + `/role-id`), do: ops{opRead: (*FakeServer).readRoleID}},
 			{path: at(`role/` + name + `/secret-id`), fields: fields{"metadata": text, "num_uses": number, "ttl": seconds},
@@ -146,7 +147,7 @@ func (f *FakeServer) sealStatus(r *http.Request) answer {
 	defer f.mu.Unlock()
 	body := map[string]any{
 		"type": "shamir", "initialized": true, "sealed": f.sealed, "t": 1, "n": 1, "progress": 0, "nonce": "",
-		"version": version, "build_date": "", "migration": false, "recovery_seal": false, "storage_type": "file",
+		"version": version, "build_date": "2026-01-01T00:00:00Z", "migration": false, "recovery_seal": false, "storage_type": "file",
 	}
 	if !f.sealed {
 		body["cluster_name"], body["cluster_id"] = "vault-cluster-test", "00000000-0000-4000-8000-000000000000"
@@ -211,7 +212,7 @@ func (f *FakeServer) showMount(_ *mount, c *call) (*reply, error) {
 	const day = 24 * time.Hour
 	return &reply{data: map[string]any{
 		"type": m.kind, "description": "", "accessor": m.accessor, "local": false, "seal_wrap": false,
-		"external_entropy_access": false, "options": nil, "uuid": m.uuid, "plugin_version": "",
+		"external_entropy_access": false, "options": map[string]any{}, "uuid": m.uuid, "plugin_version": "",
 		"running_plugin_version": "v" + version + "+builtin.vault", "running_sha256": "", "deprecation_status": "supported",
 		"config": map[string]any{"default_lease_ttl": int(32 * day / time.Second), "max_lease_ttl": int(32 * day / time.Second), "force_no_cache": false},
 		"path":   strings.TrimPrefix(m.path, "auth/"),

@@ -310,6 +310,9 @@ func (f *FakeServer) perform(c *call, e *endpoint, m *mount) answer {
 		slices.Sort(unknown)
 		r.warnings = append(r.warnings, "Endpoint ignored these unrecognized parameters: ["+strings.Join(unknown, " ")+"]")
 	}
+	if e.open {
+		return c.envelope(r, "")
+	}
 	return c.envelope(r, m.kind)
 }
 

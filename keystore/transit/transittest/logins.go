@@ -2,6 +2,7 @@ package transittest
 
 import (
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 // A role is who may log in at an auth mount, and the tokens they get.
 type role struct {
 	name     string
+	entity   string // who logs in with it is always the same one
 	policies []string
 	ttl      time.Duration
 	maxTTL   time.Duration
@@ -43,7 +45,7 @@ func (f *FakeServer) enabled(path, kind string) *mount {
 }
 
 func newRole(name string, policies []string, ttl RoleTTL) *role {
-	return &role{name: name, policies: withDefault(policies, true), ttl: ttl.TTL, maxTTL: ttl.Max, period: ttl.Period, uses: ttl.Uses}
+	return &role{name: name, entity: randomUUID(), policies: withDefault(policies, true), ttl: ttl.TTL, maxTTL: ttl.Max, period: ttl.Period, uses: ttl.Uses}
 }
 
 // AppRole lets roleID log in at auth/MOUNT/login with secretID; "" stands for a
@@ -78,9 +80,10 @@ func (f *FakeServer) CertRole(mount, name string, ca *CA, policies []string, ttl
 // grant makes the token of a login. Its caller holds mu.
 func (f *FakeServer) grant(m *mount, r *role, meta map[string]string) (*reply, error) {
 	t := f.newToken(m.path+"login", m.kind, r.policies)
+	t.entity, t.allUse = r.entity, r.uses
 	t.meta, t.renewable, t.batch = meta, !r.batch, r.batch
 	t.baseTTL, t.maxTTL, t.period = r.ttl, r.maxTTL, r.period
-	t.allUse, t.uses, t.limited = r.uses, r.uses, r.uses > 0
+	t.uses, t.limited = r.uses, r.uses > 0
 	warnings, err := t.lease(t.issued, 0)
 	if err != nil {
 		f.drop(t)
@@ -95,7 +98,7 @@ func (f *FakeServer) loginAppRole(m *mount, c *call) (*reply, error) {
 	defer f.mu.Unlock()
 	roleID, secretID := strings.TrimSpace(field[string](c, "role_id")), strings.TrimSpace(field[string](c, "secret_id"))
 	if roleID == "" {
-		return nil, fail(http.StatusBadRequest, "invalid credentials")
+		return nil, refuse(http.StatusInternalServerError, "failed to determine alias name from login request")
 	}
 	for _, r := range m.roles {
 		if r.roleID != roleID {
@@ -117,6 +120,8 @@ func (f *FakeServer) loginJWT(m *mount, c *call) (*reply, error) {
 	defer f.mu.Unlock()
 	name, jwt := field[string](c, "role"), field[string](c, "jwt")
 	switch r := m.roles[name]; {
+	case m.kind == "jwt" && len(m.roles) == 0:
+		return nil, refuse(http.StatusBadRequest, "could not load configuration")
 	case name == "":
 		return nil, refuse(http.StatusBadRequest, "missing role")
 	case jwt == "" && m.kind == "jwt":
@@ -158,11 +163,14 @@ func (f *FakeServer) loginCert(m *mount, c *call) (*reply, error) {
 		}
 		return f.grant(m, r, map[string]string{
 			"cert_name": r.name, "common_name": chain[0].Subject.CommonName, "serial_number": chain[0].SerialNumber.String(),
-			"subject_key_id": "", "authority_key_id": "",
+			"subject_key_id": colons(chain[0].SubjectKeyId), "authority_key_id": colons(chain[0].AuthorityKeyId),
 		})
 	}
-	return nil, refuse(http.StatusBadRequest, "invalid certificate or no client certificate supplied")
+	return nil, refuse(http.StatusBadRequest, "failed to match all constraints for this login certificate")
 }
+
+// colons writes bytes as 0a:1b:2c.
+func colons(b []byte) string { return strings.ReplaceAll(fmt.Sprintf("% x", b), " ", ":") }
 
 // putRole makes a role as an operator does, at a path both kinds of servers have.
 func (f *FakeServer) putRole(m *mount, c *call) (*reply, error) {

@@ -81,14 +81,17 @@ func (s *Server) Call(t testing.TB, method, path string, body any) map[string]an
 }
 
 // CallAs does a request with a token, or without one if it is "", and returns
-// the answer whatever its status. Reply is nil if the answer has no body.
+// the answer whatever its status. A body of type []byte is sent as it is, any
+// other as JSON. Reply is nil if the answer has no body.
 func (s *Server) CallAs(token, method, path string, body any) (status int, reply map[string]any, err error) {
 	return s.do(s.client, token, method, path, body)
 }
 
 func (s *Server) do(client *http.Client, token, method, path string, body any) (int, map[string]any, error) {
 	var r io.Reader
-	if body != nil {
+	if raw, ok := body.([]byte); ok {
+		r = bytes.NewReader(raw)
+	} else if body != nil {
 		b, err := json.Marshal(body)
 		if err != nil {
 			return 0, nil, err

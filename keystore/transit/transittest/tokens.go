@@ -14,6 +14,7 @@ type token struct {
 	policies     []string
 	path         string // where it was made
 	displayName  string
+	entity       string
 	meta         map[string]string
 	batch        bool
 	limited      bool // for so many uses
@@ -165,7 +166,7 @@ func (t *token) auth(now time.Time) map[string]any {
 	}
 	return map[string]any{
 		"client_token": t.id, "accessor": accessor, "policies": t.policies, "token_policies": t.policies, "metadata": meta,
-		"lease_duration": ttl, "renewable": t.renewable, "entity_id": "", "token_type": kind, "orphan": t.parent == nil,
+		"lease_duration": ttl, "renewable": t.renewable, "entity_id": t.entity, "token_type": kind, "orphan": t.parent == nil,
 		"mfa_requirement": nil, "num_uses": t.allUse,
 	}
 }
@@ -314,7 +315,7 @@ func (f *FakeServer) lookupSelf(_ *mount, c *call) (*reply, error) {
 	data := map[string]any{
 		"id": t.id, "accessor": t.accessor, "policies": t.policies, "path": t.path, "meta": nil, "display_name": t.displayName,
 		"num_uses": t.uses, "orphan": t.parent == nil, "creation_time": t.issued.Unix(), "creation_ttl": int(t.ttl.Round(time.Second) / time.Second),
-		"expire_time": nil, "ttl": 0, "explicit_max_ttl": int(t.explicitMax / time.Second), "entity_id": "", "type": "service",
+		"expire_time": nil, "ttl": 0, "explicit_max_ttl": int(t.explicitMax / time.Second), "entity_id": t.entity, "type": "service",
 	}
 	if t.meta != nil {
 		data["meta"] = t.meta
@@ -326,7 +327,7 @@ func (f *FakeServer) lookupSelf(_ *mount, c *call) (*reply, error) {
 		data["period"] = int(t.period / time.Second)
 	}
 	if !t.expires.IsZero() {
-		data["expire_time"], data["ttl"] = t.expires.UTC().Format(time.RFC3339Nano), int(t.expires.Sub(now)/time.Second)
+		data["expire_time"], data["ttl"] = t.expires.UTC().Format(time.RFC3339Nano), int(t.expires.Sub(now).Round(time.Second)/time.Second)
 		data["issue_time"], data["renewable"] = t.issued.UTC().Format(time.RFC3339Nano), t.renewable
 	}
 	if !t.renewed.IsZero() {
@@ -374,7 +375,7 @@ func (f *FakeServer) revoke(_ *mount, c *call) (*reply, error) {
 	}
 	t := f.live(id)
 	if t == nil {
-		return nil, refuse(http.StatusBadRequest, "token not found")
+		return nil, nil
 	}
 	if t.batch {
 		return nil, refuse(http.StatusBadRequest, "batch tokens cannot be revoked")

@@ -163,9 +163,16 @@ func parse(r *http.Request) (*call, error) {
 		c.op = opUpdate
 		d := json.NewDecoder(r.Body)
 		d.UseNumber()
-		if err := d.Decode(&c.data); err != nil && !errors.Is(err, io.EOF) {
-			return nil, refuse(http.StatusBadRequest, "error parsing JSON: %v", err)
+		switch err := d.Decode(&c.data); {
+		case errors.Is(err, io.ErrUnexpectedEOF):
+			return nil, refuse(http.StatusInternalServerError, "malformed JSON, unclosed containers")
+		case err != nil && !errors.Is(err, io.EOF):
+			return nil, refuse(http.StatusBadRequest, "error parsing JSON: failed to parse JSON input: %v", err)
 		}
+	case http.MethodPatch:
+		return nil, refuse(http.StatusBadRequest, "mime: no media type") // nothing here can be patched
+	case http.MethodOptions:
+		c.op = "options"
 	default:
 		return nil, &failure{status: http.StatusMethodNotAllowed}
 	}
@@ -264,15 +271,23 @@ func convert(k kind, v any) (any, error) {
 	case k == number && s == "":
 		return 0, nil
 	case k == number:
-		return strconv.Atoi(s)
+		n, err := strconv.ParseInt(s, 0, 0)
+		if err != nil {
+			return nil, fmt.Errorf("cannot parse '' as int: %w", err)
+		}
+		return int(n), nil
 	case k == flag && isText && s == "":
 		return false, nil
 	case k == flag:
-		return strconv.ParseBool(s)
+		b, err := strconv.ParseBool(s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot parse '' as bool: %w", err)
+		}
+		return b, nil
 	case k == seconds:
 		return parseSeconds(s)
 	}
-	return nil, fmt.Errorf("expected another type, got %T", v)
+	return nil, fmt.Errorf("'' expected type 'string', got unconvertible type '%T', value: '%v'", v, v)
 }
 
 func parseSeconds(s string) (time.Duration, error) {
