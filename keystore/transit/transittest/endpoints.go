@@ -2,9 +2,9 @@ package transittest
 
 import (
 	"net/http"
-	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -110,12 +110,13 @@ func (f *FakeServer) health(r *http.Request) answer {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	status := http.StatusOK
-	switch standbyOK, _ := first(r.URL.Query(), "standbyok"); {
+	standbyOK, _ := strconv.ParseBool(r.URL.Query().Get("standbyok"))
+	switch {
 	case f.standby == http.StatusNotImplemented:
 		status = f.standby
 	case f.sealed:
 		status = http.StatusServiceUnavailable
-	case f.standby == http.StatusTooManyRequests && (standbyOK == "true" || standbyOK == "1"):
+	case f.standby == http.StatusTooManyRequests && standbyOK:
 	case f.standby != 0:
 		status = f.standby
 	}
@@ -135,10 +136,6 @@ func (f *FakeServer) health(r *http.Request) answer {
 	return answer{status: status, body: body}
 }
 
-func first(q url.Values, name string) (string, bool) {
-	return q.Get(name), q.Has(name)
-}
-
 func (f *FakeServer) sealStatus(r *http.Request) answer {
 	if r.Method != http.MethodGet {
 		return emptyError(http.StatusMethodNotAllowed)
@@ -155,16 +152,16 @@ func (f *FakeServer) sealStatus(r *http.Request) answer {
 	return answer{status: http.StatusOK, body: body}
 }
 
-// section says what of the mount table a call is about.
-func section(c *call) (prefix, word string) {
+// section is where the mounts are that a call is about.
+func section(c *call) string {
 	if strings.HasPrefix(c.path, "sys/auth/") {
-		return "auth/", "auth"
+		return "auth/"
 	}
-	return "", "secret"
+	return ""
 }
 
 func (f *FakeServer) enable(_ *mount, c *call) (*reply, error) {
-	prefix, _ := section(c)
+	prefix := section(c)
 	kinds := []string{"transit"}
 	if prefix != "" {
 		kinds = []string{"approle", "cert", "kubernetes", "jwt"}
@@ -189,7 +186,7 @@ func (f *FakeServer) enable(_ *mount, c *call) (*reply, error) {
 }
 
 func (f *FakeServer) disable(_ *mount, c *call) (*reply, error) {
-	prefix, _ := section(c)
+	prefix := section(c)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.mounts, prefix+strings.TrimSuffix(c.args[0], "/")+"/")

@@ -54,7 +54,7 @@ func refuse(status int, format string, args ...any) error {
 }
 
 // A failure is an error that Vault passes on from inside, listed as its library
-// for several errors lists them.
+// for several errors lists them. Without texts it is a status and an empty list.
 type failure struct {
 	status int
 	texts  []string
