@@ -11,6 +11,7 @@ import (
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore/pkcs11"
+	"chancery/keystore/transit"
 )
 
 // errFindings: the findings have been printed.
@@ -24,6 +25,7 @@ func checkCommand() *cobra.Command {
 			cfg, findings := config.Load(path)
 			if cfg != nil {
 				findings = append(findings, checkTokens(cmd.Context(), cfg)...)
+				findings = append(findings, checkMounts(cmd.Context(), cfg)...)
 			}
 			errs, warnings := 0, 0
 			for _, f := range findings {
@@ -82,6 +84,33 @@ func checkTokens(ctx context.Context, cfg *config.Config) []config.Finding {
 				found = append(found, cfg.At("keysets."+set+".algorithm", config.Error,
 					fmt.Sprintf("the token of keystore %q has no %s", name, a), fmt.Sprintf("it has %v", algs)))
 			}
+		}
+	}
+	return found
+}
+
+// checkMounts logs in to each Vault, and looks whether the mount is there and what
+// the token may do with it. A Vault that does not answer is not checked.
+func checkMounts(ctx context.Context, cfg *config.Config) []config.Finding {
+	var found []config.Finding
+	for _, name := range sortedKeys(cfg.Keystores) {
+		path := "keystores." + name + ".transit"
+		t := cfg.Keystores[name].TransitConfig()
+		if cfg.Keystores[name].Transit == nil || t.Check() != nil {
+			continue // another kind, or findings of their own
+		}
+		within, cancel := context.WithTimeout(ctx, inspectWithin)
+		seen, err := transit.Inspect(within, t)
+		cancel()
+		if err != nil {
+			found = append(found, cfg.At(path, config.Warning, fmt.Sprintf("not checked: %v", err), "start or unseal Vault, then check again"))
+			continue
+		}
+		if seen.Wrong != nil {
+			found = append(found, cfg.At(path, config.Error, seen.Wrong.Error(), "README has the way to set up Vault"))
+		}
+		if seen.Excess != "" {
+			found = append(found, cfg.At(path, config.Warning, seen.Excess, "README has the policy that Chancery needs"))
 		}
 	}
 	return found

@@ -22,8 +22,10 @@ type vaulted struct {
 	vault  *transittest.Server
 	mount  string
 	file   string // of the token
+	token  string
 	issuer *client.Client
-	others *crowd // who sign with web all the while
+	others *crowd   // who sign with web all the while
+	loads  []*crowd // who signed with vaulted
 }
 
 // leastPolicy is the policy that README documents, for a mount.
@@ -59,12 +61,18 @@ func leastToken(t *testing.T, s *transittest.Server, mount string, more map[stri
 // newVaulted starts the daemon of a vaulted, with three clients on web.
 func newVaulted(t *testing.T, s *transittest.Server, args ...string) *vaulted {
 	t.Helper()
+	return newVaultedAt(t, s, s.Address(), args...)
+}
+
+// newVaultedAt has the daemon reach the Vault at another address.
+func newVaultedAt(t *testing.T, s *transittest.Server, address string, args ...string) *vaulted {
+	t.Helper()
 	v := &vaulted{vault: s, mount: s.Mount(t)}
 	dir := tempDir(t)
 	v.file = filepath.Join(dir, "token")
 	v.giveToken(t, leastToken(t, s, v.mount, nil))
 	v.chanceryd = startDev(t, dir, append([]string{
-		"--transit", s.Address(), "--transit-token-file", v.file, "--transit-ca", s.CAFile(), "--transit-mount", v.mount,
+		"--transit", address, "--transit-token-file", v.file, "--transit-ca", s.CAFile(), "--transit-mount", v.mount,
 	}, args...)...)
 	v.begin()
 	return v
@@ -72,6 +80,7 @@ func newVaulted(t *testing.T, s *transittest.Server, args ...string) *vaulted {
 
 func (v *vaulted) giveToken(t *testing.T, token string) {
 	t.Helper()
+	v.token = token
 	if err := os.WriteFile(v.file, []byte(token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -151,6 +160,9 @@ func (v *vaulted) end() {
 	v.stop()
 	v.proven()
 	v.wantRecorded(v.others.replies())
+	for _, load := range v.loads {
+		v.wantRecorded(load.replies())
+	}
 }
 
 func TestVaultedSigns(t *testing.T) {

@@ -91,6 +91,29 @@ func (l *login) told() string {
 	return l.warning
 }
 
+// first waits for the outcome of the first login.
+func (l *login) first(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		settled := l.settled
+		l.mu.Unlock()
+		if err, known := l.problem(); known {
+			return err
+		}
+		if err := l.cluster.trouble(); err != nil {
+			return err
+		}
+		timer := time.NewTimer(firstRetry / 10)
+		select {
+		case <-settled:
+		case <-timer.C: // a server may be down by now
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		timer.Stop()
+	}
+}
+
 // retry logs in anew and returns the outcome.
 func (l *login) retry(ctx context.Context) error {
 	l.mu.Lock()

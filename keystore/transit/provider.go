@@ -50,6 +50,18 @@ var errClosed = fmt.Errorf("%w: closed", keystore.ErrUnavailable)
 // configuration; whatever is wrong with Vault is a state, which Status tells and
 // operations wait for or fail with.
 func Open(cfg Config) (*Provider, error) {
+	p, err := prepare(cfg)
+	if err != nil {
+		return nil, err
+	}
+	p.crew.Go(func() { p.cluster.watch(p.ctx, p.cfg.Deadlines.Health) })
+	p.crew.Go(func() { p.login.run(p.ctx) })
+	p.crew.Go(p.keep)
+	return p, nil
+}
+
+// prepare makes a provider that does nothing yet.
+func prepare(cfg Config) (*Provider, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
 	}
@@ -72,9 +84,6 @@ func Open(cfg Config) (*Provider, error) {
 		return nil, fmt.Errorf("keystore %q: %w", cfg.Name, err)
 	}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.crew.Go(func() { p.cluster.watch(p.ctx, cfg.Deadlines.Health) })
-	p.crew.Go(func() { p.login.run(p.ctx) })
-	p.crew.Go(p.keep)
 	return p, nil
 }
 

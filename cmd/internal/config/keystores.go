@@ -70,6 +70,9 @@ type Auth struct {
 // transit takes it.
 func (k Keystore) TransitConfig() transit.Config {
 	t := k.Transit
+	if t == nil {
+		return transit.Config{}
+	}
 	return transit.Config{
 		Name: k.Name, Addresses: t.Addresses, Mount: t.Mount, Namespace: t.Namespace, RSABits: t.RSABits,
 		TLS: transit.TLS{CA: t.CA, ServerName: t.ServerName, Certificate: t.Certificate, Key: t.Key},
