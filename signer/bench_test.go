@@ -3,6 +3,8 @@ package signer
 import (
 	"context"
 	"crypto"
+	"encoding/json"
+	"slices"
 	"testing"
 
 	"chancery/keystore"
@@ -66,6 +68,34 @@ func BenchmarkSignJWT(b *testing.B) {
 			for b.Loop() {
 				if _, err := s.SignJWT(b.Context(), issuer, req); err != nil {
 					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// idleBatch makes no signatures, in one call.
+type idleBatch struct{ idleKey }
+
+func (k idleBatch) SignBatch(_ context.Context, messages [][]byte) ([][]byte, []error) {
+	return slices.Repeat([][]byte{k.sig}, len(messages)), make([]error, len(messages))
+}
+
+func BenchmarkSignJWTBatch(b *testing.B) {
+	idle := idleKey{sig: make([]byte, 64)}
+	for _, c := range []struct {
+		name string
+		key  keystore.Key
+	}{{"alone", idle}, {"together", idleBatch{idle}}} {
+		b.Run(c.name, func(b *testing.B) {
+			s, _ := still(b, func(*world) keystore.Key { return c.key })
+			one := json.RawMessage(`{"keyset":"web","claims":{"sub":"alice"}}`)
+			req := api.BatchRequest{Requests: slices.Repeat([]json.RawMessage{one}, api.MaxBatch)}
+			b.ReportAllocs()
+			for b.Loop() {
+				reply, err := s.SignJWTBatch(b.Context(), issuer, req)
+				if err != nil || reply.Results[0].Problem != nil {
+					b.Fatal(err, reply.Results[0].Problem)
 				}
 			}
 		})

@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -19,16 +18,16 @@ import (
 // signing between the signature and the release.
 const attempts = 3
 
-// batchLanes is how many requests of one batch are worked on at a time: enough
-// to keep a worker busy, and no more, so that a few batches do not fill the
-// keystore's waiting room.
-const batchLanes = 32
-
 // errOvertaken: the version that signed no longer signs.
 var errOvertaken = errors.New("the key version stopped signing before the release")
 
 // SignJWT signs one JWT for who. Its errors are *api.Error.
 func (s *Service) SignJWT(ctx context.Context, who policy.Principal, req api.SignJWTRequest) (api.SignJWTReply, error) {
+	return s.signJWT(ctx, s.Keys, who, req)
+}
+
+// signJWT is SignJWT with a key that keys opens.
+func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Principal, req api.SignJWTRequest) (api.SignJWTReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet}
 	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet})
 	if err != nil {
@@ -37,7 +36,7 @@ func (s *Service) SignJWT(ctx context.Context, who policy.Principal, req api.Sig
 	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
 	act.Request = s.digest([]byte(req.KeySet), []byte(req.Typ), req.Claims)
 	for range attempts {
-		reply, err := s.signJWT(ctx, grant, req, act)
+		reply, err := s.attemptJWT(ctx, keys, grant, req, act)
 		if !errors.Is(err, errOvertaken) {
 			return reply, err
 		}
@@ -45,8 +44,8 @@ func (s *Service) SignJWT(ctx context.Context, who policy.Principal, req api.Sig
 	return api.SignJWTReply{}, s.refuse(act, unavailable(errOvertaken))
 }
 
-// signJWT is one attempt: prepare, sign, record, look again, release.
-func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJWTRequest, act keystore.Record) (api.SignJWTReply, error) {
+// attemptJWT is one attempt: prepare, sign, record, look again, release.
+func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant, req api.SignJWTRequest, act keystore.Record) (api.SignJWTReply, error) {
 	settings, ok := s.Settings(req.KeySet)
 	if !ok {
 		return api.SignJWTReply{}, s.refuse(act, policy.ErrForbidden)
@@ -70,7 +69,7 @@ func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJ
 	if err := s.cover(ctx, v, prepared.Exp(), now, settings.MaxTTL); err != nil {
 		return api.SignJWTReply{}, s.refuse(act, overdue(ctx, err, leaseExpired))
 	}
-	token, err := s.sign(ctx, set, v, prepared)
+	token, err := s.sign(ctx, keys, set, v, prepared)
 	if err != nil {
 		return api.SignJWTReply{}, s.fail(act, overdue(ctx, err, publicError))
 	}
@@ -88,8 +87,8 @@ func (s *Service) signJWT(ctx context.Context, grant policy.Grant, req api.SignJ
 
 // sign redeems p under the private key of v. The kid in the header and the key
 // that signs are one pair: both are v's.
-func (s *Service) sign(ctx context.Context, set *keystore.KeySet, v *keystore.Version, p *jwt.Prepared) (string, error) {
-	key, err := s.Keys.Open(ctx, set, v)
+func (s *Service) sign(ctx context.Context, keys Keys, set *keystore.KeySet, v *keystore.Version, p *jwt.Prepared) (string, error) {
+	key, err := keys.Open(ctx, set, v)
 	if err != nil {
 		return "", err
 	}
@@ -141,33 +140,31 @@ func (s *Service) signing(name string, purpose keystore.Purpose) (*keystore.KeyS
 
 // SignJWTBatch signs up to api.MaxBatch JWTs for who. Each request has its own
 // grant, its own entry and its own result; only a batch that is empty or too
-// large fails as a whole.
+// large fails as a whole. The requests are worked on at the same time, so that
+// a key that can signs for all of them in one call.
 func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req api.BatchRequest) (api.BatchReply, error) {
 	if n := len(req.Requests); n == 0 || n > api.MaxBatch {
 		act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
 		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
 	}
 	reply := api.BatchReply{Results: make([]api.BatchResult, len(req.Requests))}
-	var next atomic.Int64
+	together := newGathering(s.Keys, len(req.Requests))
 	var wg sync.WaitGroup
-	for range min(batchLanes, len(req.Requests)) {
+	for i, raw := range req.Requests {
 		wg.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(req.Requests) {
-					return
-				}
-				reply.Results[i] = s.batched(ctx, who, req.Requests[i])
-			}
+			at := &seat{gathering: together}
+			defer at.leave()
+			reply.Results[i] = s.batched(ctx, at, who, raw)
 		})
 	}
+	together.send(ctx)
 	wg.Wait()
 	return reply, nil
 }
 
-func (s *Service) batched(ctx context.Context, who policy.Principal, raw []byte) api.BatchResult {
+func (s *Service) batched(ctx context.Context, at *seat, who policy.Principal, raw []byte) api.BatchResult {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
-	if ctx.Err() != nil { // the requests before it took all the time there was
+	if ctx.Err() != nil { // it came when its time was over
 		return api.BatchResult{Problem: publicError(s.refuse(act, overdue(ctx, context.Cause(ctx), publicError))).Problem()}
 	}
 	var one api.SignJWTRequest
@@ -176,7 +173,7 @@ func (s *Service) batched(ctx context.Context, who policy.Principal, raw []byte)
 		err = s.refuse(act, err)
 		return api.BatchResult{Problem: publicError(err).Problem()}
 	}
-	reply, err := s.SignJWT(ctx, who, one)
+	reply, err := s.signJWT(ctx, at, who, one)
 	if err != nil {
 		return api.BatchResult{Problem: publicError(err).Problem()}
 	}

@@ -175,7 +175,7 @@ func (s *Service) fail(r keystore.Record, err error) error {
 }
 
 func failure(err error) keystore.Outcome {
-	if errors.Is(err, keystore.ErrPINRejected) { // it never got so far
+	if errors.Is(err, keystore.ErrPINRejected) || errors.Is(err, errUnsent) { // it never got so far
 		return keystore.OutcomeFailed
 	}
 	if errors.Is(err, keystore.ErrUncertain) || errors.Is(err, keystore.ErrUnavailable) ||
