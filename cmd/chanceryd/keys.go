@@ -92,11 +92,21 @@ type watchedKey struct {
 }
 
 func (k *keyring) watched(key keystore.Key, kid keystore.KID) keystore.Key {
-	return watchedKey{key, kid, k, new(atomic.Bool)}
+	w := watchedKey{key, kid, k, new(atomic.Bool)}
+	if several, ok := key.(keystore.BatchSigner); ok {
+		return watchedBatch{w, several}
+	}
+	return w
 }
 
 func (w watchedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	sig, err := w.Key.Sign(ctx, message)
+	w.saw(err)
+	return sig, err
+}
+
+// saw tells of what became of one message.
+func (w watchedKey) saw(err error) {
 	switch {
 	case err != nil:
 		w.ring.lost(w.kid, err)
@@ -105,7 +115,20 @@ func (w watchedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
 		w.failed.Store(false)
 		w.ring.found(w.kid)
 	}
-	return sig, err
+}
+
+// A watchedBatch is a watchedKey that signs several messages in one call.
+type watchedBatch struct {
+	watchedKey
+	several keystore.BatchSigner
+}
+
+func (w watchedBatch) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
+	sigs, errs := w.several.SignBatch(ctx, messages)
+	for _, err := range errs {
+		w.saw(err)
+	}
+	return sigs, errs
 }
 
 func (k *keyring) openFresh(ctx context.Context, purpose keystore.Purpose, v *keystore.Version) (keystore.Key, error) {

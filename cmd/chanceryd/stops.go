@@ -109,6 +109,9 @@ func (p *stoppable) Open(ctx context.Context, ref keystore.KeyRef, purpose keyst
 	if err != nil {
 		return nil, err
 	}
+	if several, ok := key.(keystore.BatchSigner); ok {
+		return stoppableBatch{stoppableKey{key, p}, several}, nil
+	}
 	return stoppableKey{key, p}, nil
 }
 
@@ -159,4 +162,24 @@ func (k stoppableKey) Sign(ctx context.Context, message []byte) ([]byte, error) 
 		return nil, err
 	}
 	return sig, nil
+}
+
+// A stoppableBatch is a stoppableKey that signs several messages in one call.
+type stoppableBatch struct {
+	stoppableKey
+	several keystore.BatchSigner
+}
+
+func (k stoppableBatch) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
+	if err := k.of.stops.Why(k.of.name); err != nil {
+		return keystore.RefuseBatch(len(messages), err)
+	}
+	sigs, errs := k.several.SignBatch(ctx, messages)
+	why := k.of.stops.Why(k.of.name)
+	for i := range errs {
+		if why != nil && errs[i] == nil {
+			sigs[i], errs[i] = nil, why
+		}
+	}
+	return sigs, errs
 }
