@@ -15,7 +15,9 @@ import (
 // a change of what is promised, or of algorithm or keystore of the next version,
 // is recorded. It is to be called before anything acts by the new
 // configuration: a longest lifetime that rises has to count before the first
-// such token is signed.
+// such token is signed. After an error the sets to look after are those of
+// before, and some may be changed in the catalog: Ensure with the specs of
+// before takes that back.
 //
 // A purpose is for ever: a spec with another one is an error. A set that is
 // configured no more stays in the catalog as it is, and no step is taken for it.
@@ -26,6 +28,10 @@ func (r *Rotator) Ensure(ctx context.Context, specs []Spec) error {
 	}
 	var errs []error
 	for _, spec := range specs {
+		if ctx.Err() != nil { // each of them may take as long as a commit
+			errs = append(errs, context.Cause(ctx))
+			break
+		}
 		ks, ok := view.KeySet(spec.Name)
 		if !ok {
 			err = r.create(ctx, spec)

@@ -197,6 +197,15 @@ func (p planner) discard(v *keystore.Version) (Why, bool) {
 }
 
 func (p planner) activate() (Why, bool) {
+	w, ok := p.activation()
+	active, hasActive := p.Set.Active()
+	if v, _ := p.Set.Version(w.Step.Version); ok && hasActive && v.Keystore != active.Keystore {
+		w.Text += fmt.Sprintf("; version %d is in %s", v.Number, v.Keystore)
+	}
+	return w, ok
+}
+
+func (p planner) activation() (Why, bool) {
 	v, suspended := p.successor()
 	active, hasActive := p.Set.Active()
 	asked := p.asked() != nil
@@ -270,6 +279,9 @@ func (p planner) generate() (Why, bool) {
 	default:
 		return Why{}, false
 	}
+	if hasActive {
+		w.Text += p.unlike(active)
+	}
 	if until, n := p.givenUp(); until.After(w.At) {
 		w.At, w.Rule = until, 8
 		w.Text = fmt.Sprintf("rule 8: the last %d attempts came to nothing; the next is at %s", n, p.clock(until))
@@ -279,6 +291,19 @@ func (p planner) generate() (Why, bool) {
 		w.Text = fmt.Sprintf("rule 2: %d versions are known, no more than %d may be", known, MaxKnown)
 	}
 	return w, true
+}
+
+// unlike tells in what the next version is to differ from the active one.
+func (p planner) unlike(active *keystore.Version) string {
+	switch algorithm, moves := p.Set.Algorithm != active.Algorithm, p.Set.Keystore != active.Keystore; {
+	case algorithm && moves:
+		return fmt.Sprintf("; the next version is %s and made in %s", p.Set.Algorithm, p.Set.Keystore)
+	case algorithm:
+		return fmt.Sprintf("; the next version is %s", p.Set.Algorithm)
+	case moves:
+		return fmt.Sprintf("; the next version is made in %s", p.Set.Keystore)
+	}
+	return ""
 }
 
 // givenUp spaces attempts whose keys never came to be, or were lost before they

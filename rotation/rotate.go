@@ -160,6 +160,9 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 		if v, ok := now.Active(); !ok || v.Number != active.Number {
 			return nil, fmt.Errorf("version %d signs no more: %w", active.Number, keystore.ErrOvertaken)
 		}
+		if now.Keystore != ks.Keystore || now.Algorithm != ks.Algorithm { // version next is not the next one
+			return nil, fmt.Errorf("the next version is to be %s in %s by now: %w", now.Algorithm, now.Keystore, keystore.ErrOvertaken)
+		}
 		now.RotateBy = asked
 		return []keystore.Record{requested(now, answer, asked)}, nil
 	})

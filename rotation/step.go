@@ -71,6 +71,9 @@ func (r *Rotator) generate(ctx context.Context, ks *keystore.KeySet, spec Spec, 
 	}
 	var v keystore.Version
 	_, err = r.commit(ctx, ks.Name, func(now *keystore.KeySet) (recs []keystore.Record, err error) {
+		if now.Keystore != ks.Keystore { // p is of another one
+			return nil, fmt.Errorf("the next version is to be made in %s by now: %w", now.Keystore, keystore.ErrOvertaken)
+		}
 		v, recs, err = r.pend(now, spec, asked)
 		return recs, err
 	})
