@@ -106,7 +106,7 @@ func (f *fake) newVersion(n int, state string) fakeVersion {
 		panic(err)
 	}
 	v := fakeVersion{key: key}
-	v.Version.Version, v.State, v.NIST = n, state, "active"
+	v.Version.Version, v.State, v.NIST, v.Keystore = n, state, "active", "hsm"
 	v.KID = base64.RawURLEncoding.EncodeToString(sum)
 	return v
 }

@@ -73,11 +73,11 @@ func (a *app) keysShow(ctx context.Context, name string) error {
 	now := time.Now()
 	for _, v := range ks.Versions {
 		rows = append(rows, []string{
-			strconv.Itoa(v.Version), stateOf(v), v.NIST, v.KID, whenKnown(v.PublishedAt, now),
+			strconv.Itoa(v.Version), stateOf(v), v.NIST, v.Keystore, v.KID, whenKnown(v.PublishedAt, now),
 			whenKnown(v.SignsFrom, now), whenKnown(v.SignsUntil, now), whenKnown(v.RetiresAt, now), whenKnown(v.ExpHorizon, now),
 		})
 	}
-	a.printTable([]string{"version", "state", "NIST state", "kid", "published", "signs from", "signs until", "retires", "exp horizon"}, rows)
+	a.printTable([]string{"version", "state", "NIST state", "keystore", "kid", "published", "signs from", "signs until", "retires", "exp horizon"}, rows)
 	for _, v := range ks.Versions {
 		for _, alarm := range v.Alarms {
 			a.printf("alarm: version %s: %s\n", strconv.Itoa(v.Version), alarm)

@@ -131,7 +131,7 @@ func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySe
 		v := &set.Versions[i]
 		w := windows[v.Number]
 		reply.Versions = append(reply.Versions, api.Version{
-			Version: v.Number, KID: string(v.KID), State: v.State.String(), NIST: v.State.NIST(),
+			Version: v.Number, KID: string(v.KID), State: v.State.String(), NIST: v.State.NIST(), Keystore: v.Keystore,
 			PublishedAt: timeOrNull(v.PublishedAt), SignsFrom: timeOrNull(w.SignsFrom), SignsUntil: timeOrNull(w.SignsUntil),
 			RetiresAt: timeOrNull(w.RetiresAt), ExpHorizon: timeOrNull(v.ExpHorizon),
 			Suspended: v.Suspended != nil, Compromised: v.Compromised != nil, Alarms: alarms[v.Number],
