@@ -12,14 +12,16 @@ import (
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
+	"chancery/rotation"
 	"chancery/signer/policy"
 )
 
 // reloadWithin bounds a reload.
 const reloadWithin = 5 * time.Second
 
-// reload puts policy, revocations, anchors and certificates of the file in
-// force, all or nothing. Key sets, keystores and listeners need a restart.
+// reload puts policy, revocations, anchors, certificates and the keystores of
+// key sets' next versions of the file in force, all or nothing. What else is said
+// of key sets, keystores and listeners needs a restart.
 func (n *node) reload(ctx context.Context, path string) {
 	ctx, cancel := context.WithTimeout(ctx, reloadWithin)
 	defer cancel()
@@ -48,9 +50,11 @@ func reloadRecord(cfg *config.Config, policyHash string) keystore.Record {
 	}
 }
 
-// tryReload enters the new policy before it puts it in force. A reload that
-// only takes power away, by revoking certificates, waits for nothing: neither
-// for the log nor for the catalog.
+// tryReload enters the new policy before it puts it in force, and key sets move
+// in between: the log is known to work by then. If they cannot, the entry of the
+// refusal says that what was in force before still is. A reload that only takes
+// power away, by revoking certificates, waits for nothing: neither for the log nor
+// for the catalog.
 func (n *node) tryReload(ctx context.Context, path string) error {
 	cfg, err := loadConfig(path)
 	if err != nil {
@@ -85,8 +89,32 @@ func (n *node) tryReload(ctx context.Context, path string) error {
 	if err != nil {
 		return fmt.Errorf("entering the new policy: %w", err)
 	}
+	if err := n.moveKeySets(ctx, before, cfg); err != nil {
+		return err
+	}
 	n.putInForce(cfg, next)
 	return nil
+}
+
+// moveKeySets has the next versions of key sets made in the keystores that next
+// names: all of them, or none as far as it can be taken back.
+func (n *node) moveKeySets(ctx context.Context, before, next *config.Config) error {
+	if view, err := n.views.Current(); err == nil && !slices.ContainsFunc(specs(next), func(s rotation.Spec) bool {
+		set, ok := view.KeySet(s.Name)
+		return !ok || set.Keystore != s.Keystore
+	}) {
+		return nil // also after a move that could not be taken back
+	}
+	err := n.rotator.Ensure(ctx, specs(next))
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadWithin)
+	defer cancel()
+	if undone := n.rotator.Ensure(ctx, specs(before)); undone != nil {
+		return fmt.Errorf("moving key sets to other keystores: %w; taking it back: %w", err, undone)
+	}
+	return fmt.Errorf("moving key sets to other keystores: %w", err)
 }
 
 func (n *node) putInForce(cfg *config.Config, next *inForce) {
@@ -95,7 +123,7 @@ func (n *node) putInForce(cfg *config.Config, next *inForce) {
 }
 
 // onlyRevokes reports whether next differs from before in more revocations
-// alone: nobody has more power by it, and somebody less.
+// alone: nobody has more power by it, and somebody less, and no key set moves.
 func onlyRevokes(before, next *config.Config) bool {
 	was, is := before.PolicyConfig(), next.PolicyConfig()
 	for _, spki := range was.Revoked.SPKI {
@@ -113,5 +141,5 @@ func onlyRevokes(before, next *config.Config) bool {
 	sameAnchors := slices.EqualFunc(before.Anchors(), next.Anchors(), func(a, b config.Anchor) bool {
 		return a.Name == b.Name && bytes.Equal(a.CA.Raw, b.CA.Raw)
 	})
-	return more && sameAnchors && reflect.DeepEqual(was, is)
+	return more && sameAnchors && reflect.DeepEqual(was, is) && reflect.DeepEqual(before.KeySets, next.KeySets)
 }

@@ -232,8 +232,9 @@ func (c *Config) AuthorityKeySets() []string {
 func (c *Config) Hash() string { return c.hash }
 
 // NeedsRestart returns a member whose value in next a reload cannot put in
-// force, or nothing. Policy, revocations, client anchors, certificates and
-// whether short windows are accepted can change while the daemon runs.
+// force, or nothing. Policy, revocations, client anchors, certificates, the
+// keystores in which key sets have their next versions made and whether short
+// windows are accepted can change while the daemon runs.
 func (c *Config) NeedsRestart(next *Config) string {
 	switch {
 	case c.Node != next.Node:
@@ -263,8 +264,9 @@ func (l Listeners) addresses() [7]string {
 	return [...]string{l.Signing.Socket, l.Signing.TCP, l.Ops.Socket, l.Ops.TCP, l.Public.TCP + " " + plain, l.Admin.Socket, l.Admin.TCP}
 }
 
+// equal reports whether ks and o differ in nothing but their keystores.
 func (ks KeySet) equal(o KeySet) bool {
-	return slices.Equal(ks.Algorithms, o.Algorithms) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm && ks.Keystore == o.Keystore &&
+	return slices.Equal(ks.Algorithms, o.Algorithms) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm &&
 		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
 		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer
 }

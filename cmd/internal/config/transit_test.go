@@ -224,6 +224,7 @@ func TestAnyChangeOfAKeystoreNeedsARestart(t *testing.T) {
 	for _, c := range []struct{ old, new, want string }{
 		{"addresses: [https://vault.example.com:8200]", "addresses: ['https://vault.example.com:8200'] # the same", ""},
 		{"addresses: [https://vault.example.com:8200]", "mount: transit\n      addresses: [https://vault.example.com:8200]", ""},
+		{"algorithm: ES256\n    keystore: hsm", "algorithm: ES256\n    keystore: vault", ""}, // of the next version
 		{"workers: 2", "workers: 3", "keystores"},
 		{"network: true", "network: false", "keystores"},
 		{"file: token}", "file: secret}", "keystores"},
