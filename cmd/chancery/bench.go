@@ -21,12 +21,13 @@ type benchFlags struct {
 	duration time.Duration
 	keyset   string
 	batch    int
+	vault    []string // what chanceryd bench-token is told of a Vault; empty: nothing
 }
 
 // A measurement is how fast one layer signs with so many callers. Times are
 // those of one request, in microseconds; a request of a batch is several tokens.
 type measurement struct {
-	Layer     string  `json:"layer"` // raw: the token object in one process; worker; daemon
+	Layer     string  `json:"layer"` // raw; worker or provider; daemon
 	Algorithm string  `json:"algorithm"`
 	Callers   int     `json:"callers"`
 	Batch     int     `json:"batch,omitempty"`
@@ -49,7 +50,8 @@ func (a *app) benchCommand() *cobra.Command {
 		Long: "Measure signatures a second in three layers: the token alone in one process (raw), the\n" +
 			"worker process, and the whole daemon by HTTP/JSON over its socket, with every token\n" +
 			"verified and in the log. Each caller keeps one connection and asks again as soon as it\n" +
-			"is answered. Raw and worker are measured by `chanceryd bench-token` on a token of its own.",
+			"is answered. Raw and worker are measured by `chanceryd bench-token` on a SoftHSM token of\n" +
+			"its own or, with --transit, on a Vault, in whose mount it makes a key and destroys it.",
 		Example: "  chancery --dir dev bench --callers 1,16,64 --duration 3s",
 		Args:    noArgs,
 	}
@@ -57,7 +59,16 @@ func (a *app) benchCommand() *cobra.Command {
 	c.Flags().DurationVar(&f.duration, "duration", 3*time.Second, "how long each run lasts")
 	c.Flags().StringVar(&f.keyset, "keyset", "web", "key set to sign with")
 	c.Flags().IntVar(&f.batch, "batch", 0, "tokens in a request, by /v1/sign/jwt/batch (default: one, by /v1/sign/jwt)")
+	vault := []string{"transit", "transit-token-file", "transit-ca", "transit-mount"}
+	for i, usage := range []string{"the address of the Vault that the key set is in", "the file with a token to use it by", "the certificates it is known by", "where its Transit engine is"} {
+		c.Flags().String(vault[i], "", usage)
+	}
 	c.RunE = does(func(ctx context.Context, _ []string) error {
+		for _, name := range vault {
+			if flag := c.Flags().Lookup(name); flag.Changed {
+				f.vault = append(f.vault, "--"+name, flag.Value.String())
+			}
+		}
 		if f.duration <= 0 || f.batch < 0 || len(f.callers) == 0 {
 			return usagef("bench: --duration, --batch and --callers are positive")
 		}
@@ -158,8 +169,8 @@ func benchToken(ctx context.Context, algorithm string, f benchFlags) ([]measurem
 		return nil, err
 	}
 	callers := strings.Trim(strings.ReplaceAll(fmt.Sprint(f.callers), " ", ","), "[]")
-	out, err := exec.CommandContext(ctx, path, "bench-token", "--json",
-		"--algorithms", algorithm, "--callers", callers, "--duration", f.duration.String()).Output()
+	args := append([]string{"bench-token", "--json", "--algorithms", algorithm, "--callers", callers, "--duration", f.duration.String()}, f.vault...)
+	out, err := exec.CommandContext(ctx, path, args...).Output()
 	if err != nil {
 		if e, ok := errors.AsType[*exec.ExitError](err); ok {
 			return nil, fmt.Errorf("chanceryd bench-token: %w: %s", err, e.Stderr)

@@ -19,7 +19,7 @@ import (
 
 // A tokenRate is what one layer reached.
 type tokenRate struct {
-	Layer     string  `json:"layer"` // "raw": in this process; "worker": through a worker, verified
+	Layer     string  `json:"layer"` // "raw": by nobody's help; "worker", "provider": as the daemon does, verified
 	Algorithm string  `json:"algorithm"`
 	Callers   int     `json:"callers"`
 	Rate      float64 `json:"rate"` // signatures per second
@@ -30,12 +30,18 @@ type tokenRate struct {
 func benchTokenCommand() *cobra.Command {
 	var b tokenBench
 	cmd := &cobra.Command{
-		Use: "bench-token [--json]", Short: "Measure what a SoftHSM token signs, for chancery bench", Args: noArgs,
+		Use: "bench-token [--json]", Short: "Measure what a token or a Vault signs, for chancery bench", Args: noArgs,
 		Long: `Makes a throw-away SoftHSM token with keys of its own and measures signatures
 per second: raw, in this process on the token object, and through a worker,
-each verified. No key of a running daemon is used.`,
+each verified. With --transit it measures a Vault, in whose mount it makes keys
+and destroys them: raw, by direct calls, one for each signature, and through the
+provider. No key of a running daemon is used.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			results, err := b.run(cmd.Context())
+			measure := b.run
+			if b.vault != (devVault{}) {
+				measure = b.transit
+			}
+			results, err := measure(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -43,12 +49,13 @@ each verified. No key of a running daemon is used.`,
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"results": results})
 			}
 			for _, r := range results {
-				fmt.Fprintf(cmd.OutOrStdout(), "%-7s %-6s %3d callers %10.0f/s  p50 %8.0f µs  p99 %8.0f µs\n",
+				fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-6s %3d callers %10.0f/s  p50 %8.0f µs  p99 %8.0f µs\n",
 					r.Layer, r.Algorithm, r.Callers, r.Rate, r.P50, r.P99)
 			}
 			return nil
 		},
 	}
+	b.vault.flags(cmd.Flags(), "")
 	cmd.Flags().BoolVar(&b.json, "json", false, "print JSON")
 	cmd.Flags().DurationVar(&b.duration, "duration", time.Second, "how long each measurement takes")
 	cmd.Flags().StringSliceVar(&b.algorithms, "algorithms", []string{"ES256", "RS256", "EdDSA"}, "what to sign with")
@@ -61,6 +68,7 @@ type tokenBench struct {
 	duration   time.Duration
 	algorithms []string
 	callers    []int
+	vault      devVault // zero: a token
 }
 
 // rawCallers are how many goroutines sign raw; the best of them is the token's

@@ -41,17 +41,15 @@ configuration in DIR, and serves them on loopback. A second start in the same
 DIR continues where the first one was.
 
 With --transit there is a second keystore, vault, in the Transit engine of that
-Vault, and a key set, vaulted, whose keys are made there.`,
+Vault, and a key set, vaulted, whose keys are made there. The flags are for the first
+start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")
 	cmd.Flags().StringVar(&d.module, "module", "", "another PKCS#11 module than SoftHSM's (first start only)")
 	cmd.Flags().BoolVar(&d.fast, "fast", false, "rotate every 20 s, to watch it (first start only)")
 	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log more")
-	cmd.Flags().StringVar(&d.vault.Address, "transit", "", "the address of a Vault, for a second keystore (first start only)")
-	cmd.Flags().StringVar(&d.vault.TokenFile, "transit-token-file", "", "the file with the token to use it by (first start only)")
-	cmd.Flags().StringVar(&d.vault.CA, "transit-ca", "", "the certificates it is known by (first start only; default the system's)")
-	cmd.Flags().StringVar(&d.vault.Mount, "transit-mount", "", "where its Transit engine is (first start only; default transit)")
+	d.vault.flags(cmd.Flags(), " (first start only)")
 	required(cmd, "dir")
 	return cmd
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/pflag"
+
 	"chancery/cmd/internal/config"
 	"chancery/keystore/transit"
 )
@@ -17,6 +19,14 @@ type devVault struct {
 	TokenFile string `json:"token_file"`
 	CA        string `json:"ca,omitempty"`
 	Mount     string `json:"mount"`
+}
+
+// flags adds the flags that say it.
+func (v *devVault) flags(f *pflag.FlagSet, when string) {
+	f.StringVar(&v.Address, "transit", "", "the address of a Vault"+when)
+	f.StringVar(&v.TokenFile, "transit-token-file", "", "the file with the token to use it by"+when)
+	f.StringVar(&v.CA, "transit-ca", "", "the certificates it is known by; default the system's"+when)
+	f.StringVar(&v.Mount, "transit-mount", "", "where its Transit engine is; default transit"+when)
 }
 
 // keystore returns the keystore there, or nil.

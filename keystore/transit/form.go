@@ -28,7 +28,7 @@ type signRequest struct {
 	Scheme     string      `json:"signature_algorithm,omitempty"`
 	Marshaling string      `json:"marshaling_algorithm,omitempty"`
 	Salt       string      `json:"salt_length,omitempty"`
-	Batch      []signInput `json:"batch_input"`
+	Batch      []signInput `json:"batch_input,omitempty"`
 }
 
 type signInput struct {

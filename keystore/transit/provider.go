@@ -273,9 +273,23 @@ func (p *Provider) settle() {
 		p.changed = make(chan struct{})
 	}
 	p.mu.Unlock()
+	if news {
+		level := slog.LevelInfo
+		if next.State != keystore.TokenReady && next.State != keystore.TokenStarting && !p.isClosing() {
+			level = slog.LevelWarn
+		}
+		p.cfg.Log.Log(context.Background(), level, "token state", "keystore", next.Keystore, "label", next.Label, "serial", next.Serial,
+			"state", next.State, "err", next.Err)
+	}
 	if news && p.cfg.OnState != nil {
 		p.cfg.OnState(next)
 	}
+}
+
+func (p *Provider) isClosing() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.closing
 }
 
 // judge returns what the state is now.

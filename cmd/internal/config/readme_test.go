@@ -35,6 +35,36 @@ func TestTheKeystoreInREADMELoads(t *testing.T) {
 	}
 }
 
+// So does the one in a Vault, where its files are.
+func TestTheVaultInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "```yaml\nkeystores:\n  vault:\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("README shows no keystore in a Vault")
+	}
+	dir := world(t)
+	for path, as := range map[string]string{"/etc/chancery/vault-ca.pem": "ca.crt", "/run/credentials/chancery.service/secret-id": "secret-id"} {
+		if !strings.Contains(block, path) {
+			t.Errorf("it does not name %s", path)
+		}
+		block = strings.ReplaceAll(block, path, filepath.Join(dir, as))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "secret-id"), []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, findings := loadText(t, dir, strings.Replace(devText(t, dir, false), "\nlisteners:\n", "  vault:\n"+block+"\nlisteners:\n", 1))
+	for _, f := range findings {
+		t.Error(f)
+	}
+	if v := cfg.Keystores["vault"].Transit; v == nil || len(v.Addresses) != 2 || v.Auth.Method != "approle" || v.Auth.RoleID == "" {
+		t.Errorf("%+v", v)
+	}
+}
+
 func TestConfinementIsChecked(t *testing.T) {
 	dir := world(t)
 	text := devText(t, dir, false)
