@@ -1,7 +1,6 @@
 package transit
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"chancery/keystore"
 )
@@ -105,11 +106,10 @@ const mostText = 300
 // engine with a text: that difference is what keeps a mount that was misspelt or
 // disabled from looking like keys that are gone.
 func readTrouble(status int, header http.Header, body []byte) *trouble {
-	var reply struct {
-		Errors []string `json:"errors"`
-	}
-	parsed := json.Unmarshal(body, &reply) == nil && bytes.Contains(body, []byte("errors"))
-	t := &trouble{status: status, text: clean(strings.Join(reply.Errors, "; "))}
+	var reply map[string]json.RawMessage // exact names
+	var texts []string
+	said := json.Unmarshal(body, &reply) == nil && json.Unmarshal(reply["errors"], &texts) == nil && texts != nil
+	t := &trouble{status: status, text: clean(strings.Join(texts, "; "))}
 	lower := strings.ToLower(t.text)
 	switch {
 	case status == http.StatusServiceUnavailable && strings.Contains(lower, "sealed"):
@@ -127,7 +127,7 @@ func readTrouble(status int, header http.Header, body []byte) *trouble {
 		t.kind = broken
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
 		t.kind = denied
-	case status == http.StatusNotFound && parsed && len(reply.Errors) == 0:
+	case status == http.StatusNotFound && said && len(texts) == 0:
 		t.kind = absent
 	case status == http.StatusNotFound:
 		t.kind = noRoute
@@ -150,10 +150,10 @@ func retryAfter(header http.Header) time.Duration {
 }
 
 // clean returns text from outside as it may stand in a log: cut, on one line,
-// without control characters.
+// without control characters or any that change the direction of others.
 func clean(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r == '\ufffd' {
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
 			return ' '
 		}
 		return r
