@@ -79,6 +79,9 @@ func parseSignature(alg keystore.Algorithm, r signResult) ([]byte, error) {
 		encoding = base64.RawURLEncoding
 	}
 	sig, err := encoding.Strict().DecodeString(text)
+	if err == nil && strings.ContainsAny(text, "\r\n") { // which it skips
+		err = errors.New("it has line breaks")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", keystore.ErrSignature, err)
 	}
