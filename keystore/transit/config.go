@@ -216,6 +216,6 @@ func (a *Auth) check(tls TLS, fault func(path, hint, format string, args ...any)
 		fault("auth.method", "token, approle, cert, kubernetes or jwt", "%.40q is no way to log in", string(a.Method))
 	}
 	if a.Mount != "" && !goodPath.MatchString(a.Mount) {
-		fault("auth.mount", "the path it was enabled at, without slashes around it: "+string(a.Method), "%.80q is no mount", a.Mount)
+		fault("auth.mount", "the path it was enabled at, without slashes around it: approle", "%.80q is no mount", a.Mount)
 	}
 }
