@@ -23,23 +23,22 @@ import (
 
 func TestHowTransitIsAsked(t *testing.T) {
 	for alg, want := range map[keystore.Algorithm]string{
-		keystore.ES256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","marshaling_algorithm":"jws","batch_input":null}`,
-		keystore.ES384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","marshaling_algorithm":"jws","batch_input":null}`,
-		keystore.ES512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","marshaling_algorithm":"jws","batch_input":null}`,
-		keystore.RS256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","signature_algorithm":"pkcs1v15","batch_input":null}`,
-		keystore.RS384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","signature_algorithm":"pkcs1v15","batch_input":null}`,
-		keystore.RS512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","signature_algorithm":"pkcs1v15","batch_input":null}`,
-		keystore.PS256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","signature_algorithm":"pss","salt_length":"hash","batch_input":null}`,
-		keystore.PS384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","signature_algorithm":"pss","salt_length":"hash","batch_input":null}`,
-		keystore.PS512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","signature_algorithm":"pss","salt_length":"hash","batch_input":null}`,
-		keystore.EdDSA: `{"key_version":1,"batch_input":null}`,
+		keystore.ES256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","marshaling_algorithm":"jws","batch_input":[{"input":"+/8A"}]}`,
+		keystore.ES384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","marshaling_algorithm":"jws","batch_input":[{"input":"+/8A"}]}`,
+		keystore.ES512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","marshaling_algorithm":"jws","batch_input":[{"input":"+/8A"}]}`,
+		keystore.RS256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","signature_algorithm":"pkcs1v15","batch_input":[{"input":"+/8A"}]}`,
+		keystore.RS384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","signature_algorithm":"pkcs1v15","batch_input":[{"input":"+/8A"}]}`,
+		keystore.RS512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","signature_algorithm":"pkcs1v15","batch_input":[{"input":"+/8A"}]}`,
+		keystore.PS256: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-256","signature_algorithm":"pss","salt_length":"hash","batch_input":[{"input":"+/8A"}]}`,
+		keystore.PS384: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-384","signature_algorithm":"pss","salt_length":"hash","batch_input":[{"input":"+/8A"}]}`,
+		keystore.PS512: `{"key_version":1,"prehashed":true,"hash_algorithm":"sha2-512","signature_algorithm":"pss","salt_length":"hash","batch_input":[{"input":"+/8A"}]}`,
+		keystore.EdDSA: `{"key_version":1,"batch_input":[{"input":"+/8A"}]}`,
 	} {
-		if got, err := json.Marshal(signForm(alg)); err != nil || string(got) != want {
+		r := signForm(alg)
+		r.Batch = []signInput{{[]byte{0xfb, 0xff, 0}}} // the standard alphabet, padded
+		if got, err := json.Marshal(r); err != nil || string(got) != want {
 			t.Errorf("%s:\n got %s, %v\nwant %s", alg, got, err, want)
 		}
-	}
-	if got, err := json.Marshal(signInput{[]byte{0xfb, 0xff, 0}}); err != nil || string(got) != `{"input":"+/8A"}` {
-		t.Errorf("an input is %s, %v; want the standard alphabet, padded", got, err)
 	}
 }
 
