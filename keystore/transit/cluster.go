@@ -15,7 +15,8 @@ type cluster struct {
 	servers []*server
 	current atomic.Int32 // the one that is asked first: that which answered last
 	login   *login
-	changed func() // called after a server went down or came up; it does not wait
+	trial   func() *request // one that only a server that serves answers, and that shows that it signs
+	changed func()          // called after a server went down or came up; it does not wait
 }
 
 // How a request that may be repeated is.
@@ -66,14 +67,12 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 				return nil, last
 			}
 			waited++
-		case t.kind == unreachable || t.down():
-			tried[s] = 2
-		case t.kind == broken && tried[s] == 0:
+		case t.failed() && tried[s] == 0:
 			tried[s]++
 			if !pause(ctx, jitter(brokenPause)) {
 				return nil, last
 			}
-		case t.kind == broken:
+		case t.failed() || t.kind == unreachable || t.down():
 			tried[s] = 2
 		default:
 			return nil, last
@@ -164,7 +163,7 @@ const (
 	lookJitter = 200 * time.Millisecond
 )
 
-// watch looks at servers that are down until ctx ends.
+// watch looks at servers that are down, or in doubt, until ctx ends.
 func (c *cluster) watch(ctx context.Context, within time.Duration) {
 	var all sync.WaitGroup
 	for _, s := range c.servers {
@@ -175,39 +174,58 @@ func (c *cluster) watch(ctx context.Context, within time.Duration) {
 					return
 				case <-s.state.changed:
 				}
+				if s.state.down() == nil && !c.doubt(ctx, s) {
+					continue
+				}
+				s.close() // what is kept may be as dead as what failed
 				c.changed()
 				c.awaitUp(ctx, s, within)
-				if ctx.Err() == nil {
-					c.changed()
-				}
 			}
 		})
 	}
 	all.Wait()
 }
 
-// awaitUp looks at a server until it serves. One that says that it is on standby
-// may pass requests on to an active node: the next look is a request that only
-// such a node answers.
+// doubt has a server that keeps failing show that it serves, and reports whether
+// it is down by now: what fails may be about one key.
+func (c *cluster) doubt(ctx context.Context, s *server) (down bool) {
+	if _, err := s.send(ctx, c.trial()); ctx.Err() == nil {
+		s.state.judge(troubleOf(err))
+	}
+	return s.state.down() != nil
+}
+
+// awaitUp looks at a server until it serves. That it is healthy, or on standby and
+// may pass requests on to an active node, is for the trial to show.
 func (c *cluster) awaitUp(ctx context.Context, s *server, within time.Duration) {
 	health := &request{method: "GET", path: "sys/health", within: within, via: viaServer}
-	trial := &request{method: "GET", path: "auth/token/lookup-self", within: within}
-	next := health
-	for pause(ctx, lookEvery+rand.N(lookJitter)) {
-		_, err := s.send(ctx, next)
-		t := troubleOf(err)
-		switch {
-		case err == nil, next == trial && t != nil && t.kind == denied: // an active node refuses the token
-			s.state.up()
-			return
-		case next == health && t != nil && (t.kind == limited || t.status == 473):
-			next = trial
-		default:
-			next = health
-			if t != nil {
-				s.state.worse(t)
+	tried := false // it is healthy, and did not stand the trial
+	looked := time.Now()
+	for pause(ctx, time.Until(looked.Add(lookEvery+rand.N(lookJitter)))) {
+		looked = time.Now()
+		if !tried {
+			_, err := s.send(ctx, health)
+			if t := troubleOf(err); t != nil && t.kind != limited && t.status != 473 {
+				c.judge(s, t)
+				continue
 			}
 		}
+		_, err := s.send(ctx, c.trial())
+		if ctx.Err() != nil {
+			return
+		}
+		t := troubleOf(err)
+		if c.judge(s, t); t.serves() {
+			return
+		}
+		tried = t.kind == broken || t.kind == standby || t.kind == unreachable && !t.unsent
+	}
+}
+
+// judge notes what a look at a server that is down has shown.
+func (c *cluster) judge(s *server, t *trouble) {
+	if s.state.judge(t) {
+		c.changed()
 	}
 }
 

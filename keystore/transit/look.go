@@ -2,6 +2,7 @@ package transit
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,6 +36,9 @@ func (p *Provider) look(ctx context.Context) error {
 	}
 	if ctx.Err() != nil && p.ctx.Err() == nil && err != nil { // its caller's time was over, which says nothing
 		return gaveUp(ctx)
+	}
+	if t := troubleOf(err); t != nil && (t.kind == unreachable || t.down()) { // the servers' state tells
+		return err
 	}
 	p.mu.Lock()
 	p.seen, p.problem = true, err
@@ -254,6 +258,14 @@ func (p *Provider) lookAtProbe(ctx context.Context) error {
 		return fmt.Errorf("the probe key: %w", err)
 	}
 	return nil
+}
+
+// trial is a request for a signature of the probe key, which nobody needs.
+func (p *Provider) trial() *request {
+	body := signForm(probeAlgorithm)
+	body.Batch = []signInput{{keystore.Digest(probeAlgorithm, append([]byte{keystore.ProbePrefix}, "chancery look "+rand.Text()...))}}
+	name := nameOf(probeID, probePurpose, probeAlgorithm)
+	return &request{method: "POST", path: p.cfg.Mount + "/sign/" + name, body: &body, within: p.cfg.Deadlines.Sign}
 }
 
 // lookAtKeys looks whether somebody else has rotated or configured keys in use.

@@ -71,7 +71,7 @@ func prepare(cfg Config) (*Provider, error) {
 		status: keystore.TokenStatus{Keystore: cfg.Name, Label: cfg.Mount, State: keystore.TokenStarting, Since: cfg.Now()},
 	}
 	p.login = newLogin(&p.cfg, p.kick)
-	p.cluster = &cluster{login: p.login, changed: func() { p.login.wake(); p.kick() }}
+	p.cluster = &cluster{login: p.login, trial: p.trial, changed: func() { p.login.wake(); p.kick() }}
 	p.login.cluster = p.cluster
 	for _, a := range cfg.Addresses {
 		s, err := newServer(&p.cfg, a)

@@ -246,6 +246,11 @@ func (s *server) exchange(ctx context.Context, r *request) (*http.Response, erro
 	return resp.Response, err
 }
 
+func timedOut(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return errors.Is(err, context.DeadlineExceeded) || ok && e.Timeout()
+}
+
 func lostTrouble(err error) *trouble {
 	t := &trouble{kind: unreachable, cause: err}
 	var dial *dialError
@@ -255,13 +260,13 @@ func lostTrouble(err error) *trouble {
 		t.unsent, t.text = true, clean(dial.Error())
 	case errors.As(err, &cert):
 		t.unsent, t.text = true, "its certificate: "+clean(cert.Err.Error())
-	case errors.Is(err, context.DeadlineExceeded):
+	case timedOut(err):
 		t.text = "no answer in time"
 	default:
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		t.text = clean(err.Error())
+		t.cut, t.text = true, clean(err.Error())
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		t.cause = nil // of our own attempt, not of the caller's time
@@ -273,15 +278,14 @@ func lostTrouble(err error) *trouble {
 // request shows that it serves nobody, and then only looked at, once a second,
 // until it serves again.
 type breaker struct {
-	mu      sync.Mutex // guards what follows
-	why     *trouble   // why it is down; nil: it is up
-	since   time.Time
-	strikes int           // failing answers one after the other
+	mu      sync.Mutex    // guards what follows
+	why     *trouble      // why it is down; nil: it is up
+	strikes int           // failures one after the other
 	good    time.Time     // of the last answer
-	changed chan struct{} // capacity 1: it went down
+	changed chan struct{} // capacity 1: it went down, or is in doubt
 }
 
-// strikesMost is how many failing answers in a row take a server down.
+// strikesMost is how many failures in a row have a server tried.
 const strikesMost = 3
 
 func (b *breaker) init() { b.changed = make(chan struct{}, 1) }
@@ -291,7 +295,10 @@ func (b *breaker) init() { b.changed = make(chan struct{}, 1) }
 func (b *breaker) lost(began time.Time, t *trouble) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if t.unsent || b.good.Before(began) {
+	switch {
+	case t.cut:
+		b.strike()
+	case t.unsent || b.good.Before(began):
 		b.take(t)
 	}
 }
@@ -304,41 +311,47 @@ func (b *breaker) answered(t *trouble) {
 	case t != nil && t.down():
 		b.take(t)
 	case t != nil && t.kind == broken:
-		if b.strikes++; b.strikes >= strikesMost {
-			b.take(t)
-		}
+		b.strike()
 	default:
 		b.strikes, b.good = 0, time.Now()
 	}
 }
 
-// take takes the server down. Its caller holds mu.
+// strike notes a failure, of which a few may be about one key or connection. Its
+// caller holds mu.
+func (b *breaker) strike() {
+	if b.strikes++; b.strikes >= strikesMost {
+		b.tell()
+	}
+}
+
+func (b *breaker) tell() {
+	select {
+	case b.changed <- struct{}{}:
+	default:
+	}
+}
+
+// take takes the server down. What it is down for later is for looks to say. Its
+// caller holds mu.
 func (b *breaker) take(t *trouble) {
 	if b.why == nil {
-		b.since = time.Now()
-		select {
-		case b.changed <- struct{}{}:
-		default:
-		}
+		b.why = t
+		b.tell()
 	}
-	b.why = t
 }
 
-// worse notes what a look at a server that is down has shown, which may be
-// another trouble than took it down.
-func (b *breaker) worse(t *trouble) {
+// judge notes what a look has shown: the server is asked again, or it is down for
+// this trouble. It reports whether that is another state than before.
+func (b *breaker) judge(t *trouble) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.why != nil {
+	was := b.why
+	b.why, b.strikes = nil, 0
+	if !t.serves() {
 		b.why = t
 	}
-}
-
-// up has the server asked again.
-func (b *breaker) up() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.why, b.strikes, b.good = nil, 0, time.Now()
+	return (was == nil) != (b.why == nil) || was != nil && (was.kind == sealed) != (b.why.kind == sealed)
 }
 
 // down returns why the server is not asked, or nil.

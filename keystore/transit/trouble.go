@@ -46,6 +46,7 @@ type trouble struct {
 	text       string
 	retryAfter time.Duration
 	unsent     bool  // for certain nothing of it reached Vault
+	cut        bool  // the connection ended before an answer came
 	cause      error // of unreachable
 }
 
@@ -81,6 +82,14 @@ func (t *trouble) down() bool {
 	return t.kind == sealed || t.kind == blank || t.kind == standby
 }
 
+// failed reports whether another try may do better.
+func (t *trouble) failed() bool { return t.kind == broken || t.cut }
+
+// serves reports whether an active node gave the answer; nil is a good one.
+func (t *trouble) serves() bool {
+	return t == nil || t.kind != unreachable && t.kind != broken && !t.down()
+}
+
 // done reports whether a request that met the trouble may have been carried out.
 func (t *trouble) done() bool {
 	return t.kind == unreachable && !t.unsent || t.kind == broken
@@ -110,12 +119,13 @@ func readTrouble(status int, header http.Header, body []byte) *trouble {
 	var texts []string
 	said := json.Unmarshal(body, &reply) == nil && json.Unmarshal(reply["errors"], &texts) == nil && texts != nil
 	t := &trouble{status: status, text: clean(strings.Join(texts, "; "))}
+	says := func(member, value string) bool { return string(reply[member]) == value } // sys/health has members in place of errors
 	lower := strings.ToLower(t.text)
 	switch {
-	case status == http.StatusServiceUnavailable && strings.Contains(lower, "sealed"):
-		t.kind = sealed
-	case status == http.StatusNotImplemented, strings.Contains(lower, "not initialized"):
+	case status == http.StatusNotImplemented, strings.Contains(lower, "not initialized"), says("initialized", "false"):
 		t.kind = blank
+	case status == http.StatusServiceUnavailable && (says("sealed", "true") || strings.Contains(lower, "sealed")):
+		t.kind = sealed
 	case status >= 300 && status < 400, status >= 472 && status <= 474, status == 530,
 		status == http.StatusInternalServerError && strings.Contains(lower, "active cluster node"):
 		t.kind = standby
