@@ -19,13 +19,14 @@ import (
 // web, legacy and edge are on the token, the key set vaulted is in the mount.
 type vaulted struct {
 	*chanceryd
-	vault  *transittest.Server
-	mount  string
-	file   string // of the token
-	token  string
-	issuer *client.Client
-	others *crowd   // who sign with web all the while
-	loads  []*crowd // who signed with vaulted
+	vault    *transittest.Server
+	mount    string
+	file     string // of the token
+	token    string
+	issuer   *client.Client
+	operator *client.Client
+	others   *crowd   // who sign with web all the while
+	loads    []*crowd // who signed with vaulted
 }
 
 // leastPolicy is the policy that README documents, for a mount.
@@ -88,7 +89,7 @@ func (v *vaulted) giveToken(t *testing.T, token string) {
 
 func (v *vaulted) begin() {
 	v.t.Helper()
-	v.issuer = v.client("issuer")
+	v.issuer, v.operator = v.client("issuer"), v.client("operator")
 	v.within(30*time.Second, "vaulted signs", v.signs)
 	v.within(30*time.Second, "vaulted has a successor", func() error {
 		if n := len(v.published("vaulted")); n < 2 {
@@ -118,7 +119,7 @@ func (v *vaulted) signs() error {
 // status returns how the mount is doing.
 func (v *vaulted) status() api.Token {
 	v.t.Helper()
-	list, err := v.client("operator").Tokens(v.t.Context())
+	list, err := v.operator.Tokens(v.t.Context())
 	if err != nil {
 		v.t.Fatal(err)
 	}

@@ -1,0 +1,226 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/keystore/transit/transittest"
+	"chancery/signer/api"
+)
+
+// A faked is a vaulted whose Vault answers badly on demand.
+type faked struct {
+	*vaulted
+	fake *transittest.FakeServer
+}
+
+// newFaked starts the daemon of a faked, with three clients on web.
+func newFaked(t *testing.T, args ...string) *faked {
+	t.Helper()
+	fake := transittest.Fake(t)
+	return &faked{newVaulted(t, fake.Server, args...), fake}
+}
+
+// in has f be of a subtest until that ends.
+func (f *faked) in(t *testing.T) {
+	outer := f.t
+	f.t = t
+	t.Cleanup(func() { f.t = outer })
+}
+
+// A vaultFault is one row of the fault matrix that lasts for a while.
+type vaultFault struct {
+	row   string // and what it is, in a few words
+	rules []transittest.Rule
+	begin func(f *faked) // beside the rules
+	end   func(f *faked)
+	how   string // begin, in a few words
+	// state is what the mount comes to, and says what its error has; "": it is
+	// ready all the while, and every answer is a token. Otherwise clients are told
+	// backend_unavailable, at once, and Vault is left alone.
+	state keystore.TokenState
+	says  string
+	// slow says that the first requests are answered only when their time is over.
+	slow  bool
+	lasts time.Duration // at least, from when it is seen
+}
+
+// provoke has a fault happen, while others sign with the token, and judges what
+// is seen: what clients of the mount are told, and when; how the state is told, and
+// that it is entered once; that Vault is asked once a second whether it is back;
+// that the keys stay published; that nobody else notices; and that it passes of
+// itself, within two seconds, when its cause has gone.
+func (f *faked) provoke(t *testing.T, v vaultFault) {
+	t.Helper()
+	f.in(t)
+	before, began := len(f.others.all()), time.Now()
+	f.fake.Script(v.rules...)
+	if v.begin != nil {
+		v.begin(f)
+	}
+	c := f.crowd(4, 20*time.Millisecond, "vaulted")
+	if v.state != "" {
+		f.awaitState(v.state)
+		f.down(t, v)
+	} else {
+		time.Sleep(v.lasts)
+	}
+	if code, _ := f.get(f.chanceryd.issuer("vaulted") + "/jwks.json"); code != http.StatusOK {
+		t.Errorf("I13: the key set is answered with %d", code)
+	}
+	f.fake.Script()
+	if v.end != nil {
+		v.end(f)
+	}
+	ended := time.Now()
+	recovered := c.successAfter(ended, 20*time.Second)
+	if recovered > backWithin {
+		t.Errorf("the first token came %v after the fault, want %v", recovered, backWithin)
+	}
+	c.stop()
+	seen := f.judge(t, c, v.state != "")
+	if v.state != "" {
+		f.wantStates(began, string(v.state), string(keystore.TokenReady))
+	}
+	f.wantVerified(c.replies())
+	f.othersUnharmed(t, before)
+	how := []string{v.how}
+	for _, r := range v.rules {
+		how = append(how, ruleWords(r))
+	}
+	t.Attr("provoked", strings.Trim(strings.Join(how, "; "), "; "))
+	t.Attr("seen", spell(seen))
+	t.Attr("recovered", recovered.Round(time.Millisecond).String())
+	t.Attr("promises", "I2 I6 I13 I14 I16")
+}
+
+// backWithin is how long it may take until a mount whose Vault is back signs.
+const backWithin = 2 * time.Second
+
+// judge judges the answers of clients of the mount, and counts them by kind.
+func (f *faked) judge(t *testing.T, c *crowd, refused bool) map[string]int {
+	t.Helper()
+	c.problems(false) // every answer is one of the daemon
+	seen := map[string]int{}
+	for _, a := range c.all() {
+		if took := a.answered.Sub(a.sent); took > requestWithin {
+			t.Errorf("I6: a request took %v", took)
+		}
+		if a.err == nil {
+			seen["200"]++
+			continue
+		}
+		p, ok := errors.AsType[*api.Problem](a.err)
+		if !ok {
+			continue
+		}
+		seen[fmt.Sprintf("%d %s", p.Status, p.Code)]++
+		if !refused || p.Code != api.CodeBackendUnavailable || p.Status != http.StatusServiceUnavailable || p.RetryAfter < 1 || strings.Contains(p.Detail, "ault") {
+			t.Errorf("%d %s, Retry-After %d: %s", p.Status, p.Code, p.RetryAfter, p.Detail)
+		}
+	}
+	if refused == (len(seen) == 1) {
+		t.Errorf("answers: %s", spell(seen))
+	}
+	return seen
+}
+
+// down judges a mount whose Vault serves nobody.
+func (f *faked) down(t *testing.T, v vaultFault) {
+	t.Helper()
+	time.Sleep(200 * time.Millisecond) // what was under way when it was seen
+	asked, from := len(f.fake.Requests()), time.Now()
+	quick := 0
+	for range 20 {
+		sent := time.Now()
+		wantCode(t, f.signs(), api.CodeBackendUnavailable)
+		if time.Since(sent) < 50*time.Millisecond {
+			quick++
+		}
+	}
+	if quick < 10 {
+		t.Errorf("%d of 20 were refused within 50 ms", quick)
+	}
+	if ready, words := f.readyz(); ready || !strings.Contains(words, fmt.Sprintf("[-]keystore vault failed: \"token %s is %s", f.mount, v.state)) || !strings.Contains(words, "[+]keystore hsm") {
+		t.Errorf("I14: ready %v:\n%s", ready, words)
+	}
+	if _, metrics := f.get(f.endpoints.Admin + "/metrics"); !strings.Contains(metrics, `chancery_token_ready{keystore="vault"} 0`) ||
+		!strings.Contains(metrics, `chancery_token_ready{keystore="hsm"} 1`) {
+		t.Error("I14: the metrics do not tell which keystore is ready")
+	}
+	time.Sleep(v.lasts - time.Since(from))
+	if s := f.status(); s.State != string(v.state) || !strings.Contains(s.Error, v.says) {
+		t.Errorf("the mount is %s: %s; want %s: …%s…", s.State, s.Error, v.state, v.says)
+	}
+	took := time.Since(from)
+	if n := len(f.fake.Requests()) - asked; n > int(took/time.Second)+1 {
+		t.Errorf("%d requests in %v reached a Vault that serves nobody", n, took)
+	}
+}
+
+// states returns the states of the mount that were entered since, one after the
+// other.
+func (f *faked) states(since time.Time) (states []string) {
+	f.t.Helper()
+	for _, e := range f.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActTokenState}) {
+		if e.Detail["keystore"] == "vault" && e.Time.After(since) {
+			states = append(states, e.State)
+		}
+	}
+	return states
+}
+
+// wantStates demands that these states were entered since, and no other.
+func (f *faked) wantStates(since time.Time, want ...string) {
+	f.t.Helper()
+	f.within(5*time.Second, "the log has the states", func() error {
+		if got := f.states(since); !slices.Equal(got, want) {
+			return fmt.Errorf("it has %q, want %q", got, want)
+		}
+		return nil
+	})
+}
+
+// ruleWords is what a rule does, for the table.
+func ruleWords(r transittest.Rule) string {
+	what := strings.TrimSpace(r.Method + " " + r.Path)
+	if what == "" {
+		what = "everything"
+	}
+	for _, c := range []struct {
+		on   bool
+		does string
+	}{
+		{r.Hang, "hangs"},
+		{r.Refuse, "is cut, not done"},
+		{r.Status != 0, fmt.Sprintf("is answered %d", r.Status)},
+		{r.Mangle != nil, "is answered otherwise"},
+		{r.Drop, "is cut, done"},
+		{r.StatusAfter != 0, fmt.Sprintf("is answered %d, done", r.StatusAfter)},
+		{r.Times != 0, fmt.Sprintf("%d ×", r.Times)},
+	} {
+		if c.on {
+			what += " " + c.does
+		}
+	}
+	return what
+}
+
+// othersUnharmed judges the answers that the clients of the token had from the
+// given one on.
+func (v *vaulted) othersUnharmed(t *testing.T, from int) {
+	t.Helper()
+	v.others.atLeast(len(v.others.replies()) + 3)
+	for _, a := range v.others.all()[from:] {
+		if a.err != nil {
+			t.Errorf("a client of the token: %v", a.err)
+		}
+	}
+}
