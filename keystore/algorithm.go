@@ -32,7 +32,8 @@ const (
 	EdDSA Algorithm = "EdDSA"
 )
 
-// RSABits is the modulus of the RSA keys Chancery generates, in bits.
+// RSABits is the modulus of the RSA keys Chancery generates, in bits, where a
+// keystore is not told otherwise.
 const RSABits = 2048
 
 var algorithms = []Algorithm{ES256, ES384, ES512, RS256, RS384, RS512, PS256, PS384, PS512, EdDSA}

@@ -70,6 +70,7 @@ func (p *Provider) lookAtMount(ctx context.Context) error {
 		Type     string `json:"type"`
 		Path     string `json:"path"`
 		Accessor string `json:"accessor"`
+		Version  string `json:"running_plugin_version"`
 	}
 	if err := a.read(&mount); err != nil {
 		return err
@@ -78,6 +79,9 @@ func (p *Provider) lookAtMount(ctx context.Context) error {
 		return fmt.Errorf("%w: at %q there is an engine of type %.40q at %.80q (hint: name the path of a Transit engine that is Chancery's alone)",
 			keystore.ErrUnavailable, p.cfg.Mount, mount.Type, mount.Path)
 	}
+	p.mu.Lock()
+	p.version = clean(mount.Version)
+	p.mu.Unlock()
 	return p.identify(mount.Accessor)
 }
 

@@ -30,7 +30,7 @@ type Provider struct {
 	changed chan struct{} // closed when status changes
 	seen    bool          // a look has had an outcome
 	problem error         // of the last look: why the mount does not serve; nil: it does
-	version string        // what the server says it is
+	version string        // of the engine, as Vault says
 	mount   identity
 	anew    bool // the next look takes whichever mount is there
 	excess  string
@@ -300,7 +300,7 @@ func (p *Provider) judge() keystore.TokenStatus {
 	defer p.mu.Unlock()
 	s := keystore.TokenStatus{
 		Keystore: p.cfg.Name, Label: p.cfg.Mount, Serial: p.mount.accessor, Since: p.cfg.Now(),
-		Module: strings.TrimSpace("Vault " + p.version), Unconfined: p.excess, State: keystore.TokenReady, Err: warning,
+		Module: strings.TrimSpace("transit " + p.version), Unconfined: p.excess, State: keystore.TokenReady, Err: warning,
 	}
 	var refused *rejected
 	switch {

@@ -27,7 +27,7 @@ func TestReadTrouble(t *testing.T) {
 	}{
 		{"sealed", 503, `{"errors":["Vault is sealed"]}`, sealed},
 		{"sealed, in other words", 503, `{"errors":["error performing token check: Vault is Sealed"]}`, sealed},
-		{"a health that is sealed", 503, `{"initialized":true,"sealed":true,"standby":true}`, broken},
+		{"a health that is sealed", 503, `{"initialized":true,"sealed":true,"standby":true}`, sealed},
 		{"a proxy without a backend", 503, proxyPage, broken},
 		{"sealed is no other status's", 500, `{"errors":["Vault is sealed"]}`, broken},
 		{"not initialised", 501, `{"initialized":false}`, blank},
