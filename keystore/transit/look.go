@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -272,16 +273,13 @@ func (p *Provider) trial() *request {
 	return &request{method: "POST", path: p.cfg.Mount + "/sign/" + name, body: &body, within: p.cfg.Deadlines.Sign}
 }
 
+// looksAt is how many keys in use one look reads; more take turns.
+const looksAt = 16
+
 // lookAtKeys looks whether somebody else has rotated or configured keys in use.
 func (p *Provider) lookAtKeys(ctx context.Context) {
-	p.mu.Lock()
-	var keys []*key
-	for _, k := range p.open {
-		keys = append(keys, k)
-	}
-	p.mu.Unlock()
 	changed := false
-	for _, k := range keys {
+	for _, k := range p.turn() {
 		info, err := p.read(ctx, k.name)
 		switch {
 		case isKind(err, absent):
@@ -298,4 +296,21 @@ func (p *Provider) lookAtKeys(ctx context.Context) {
 			p.cfg.OnChange()
 		}
 	}
+}
+
+// turn returns the keys in use whose turn it is to be read.
+func (p *Provider) turn() []*key {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	names := slices.Sorted(maps.Keys(p.open))
+	first, _ := slices.BinarySearch(names, p.next)
+	var keys []*key
+	for i := range min(len(names), looksAt) {
+		keys = append(keys, p.open[names[(first+i)%len(names)]])
+	}
+	p.next = ""
+	if len(names) > looksAt {
+		p.next = names[(first+looksAt)%len(names)]
+	}
+	return keys
 }

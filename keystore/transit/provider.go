@@ -35,6 +35,7 @@ type Provider struct {
 	anew    bool // the next look takes whichever mount is there
 	excess  string
 	open    map[string]*key // keys in use, by name
+	next    string          // the first of them whose turn it is to be looked at
 	asked   uint64          // the token whose rights were looked at last
 	closing bool
 }
