@@ -44,9 +44,10 @@ func (p *Provider) readFresh(ctx context.Context, name string) (info *keyInfo, e
 }
 
 // find reads a key that should be there, and believes that it is not only when
-// that is said three times. Its errors wrap keystore.ErrNotFound, or
+// that is said three times, and no list has it. Its errors wrap keystore.ErrNotFound, or
 // keystore.ErrAttributes if the key of that id is for another purpose or algorithm.
 func (p *Provider) find(ctx context.Context, id keystore.KeyID, name string) (*keyInfo, error) {
+	listed := false
 	for i := range 3 {
 		info, err := p.read(ctx, name)
 		if !isKind(err, absent) {
@@ -56,12 +57,18 @@ func (p *Provider) find(ctx context.Context, id keystore.KeyID, name string) (*k
 		if err != nil {
 			return nil, err
 		}
-		if len(others) > 0 && !slices.Contains(others, name) {
+		switch {
+		case slices.Contains(others, name): // a node that has not heard of it yet
+			listed = true
+		case len(others) > 0:
 			return nil, fmt.Errorf("%w: the key of that id is %s", keystore.ErrAttributes, others[0])
 		}
 		if i < 2 && !pause(ctx, 2*freshPause<<i) {
 			return nil, gaveUp(ctx)
 		}
+	}
+	if listed {
+		return nil, fmt.Errorf("%w: key %s is listed, and cannot be read", keystore.ErrUnavailable, name)
 	}
 	return nil, fmt.Errorf("key %s: %w", name, keystore.ErrNotFound)
 }
@@ -184,8 +191,21 @@ func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorit
 	return fmt.Errorf("%w: making key %s: %w", keystore.ErrUncertain, name, err)
 }
 
-// prove has a key sign a challenge. It returns its public key.
+// prove has a key sign a challenge. It returns its public key. One that does not
+// fit the signature may be an old answer's, and is read again.
 func (p *Provider) prove(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, info *keyInfo) ([]byte, error) {
+	for i := 0; ; i++ {
+		spki, err := p.proveAs(ctx, id, purpose, alg, info)
+		if !errors.Is(err, keystore.ErrSignature) || i == 2 || !pause(ctx, 2*freshPause<<i) {
+			return spki, err
+		}
+		if info, err = p.read(ctx, nameOf(id, purpose, alg)); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (p *Provider) proveAs(ctx context.Context, id keystore.KeyID, purpose keystore.Purpose, alg keystore.Algorithm, info *keyInfo) ([]byte, error) {
 	spki, err := info.check(alg)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", nameOf(id, purpose, alg), err)
