@@ -17,19 +17,19 @@ func standby(status int) func(*faked) { return func(f *faked) { f.fake.Standby(s
 var vaultFaults = map[string][]vaultFault{
 	"states": {
 		{row: "V01 sealed", how: "sealed and unsealed", begin: func(f *faked) { f.fake.Seal() }, end: func(f *faked) { f.fake.Unseal() },
-			state: keystore.TokenSealed, says: "sealed", lasts: 3 * time.Second},
+			state: keystore.TokenSealed, says: "sealed", lasts: 2 * time.Second},
 		{row: "V01 not initialised", how: "sys/health 501", rules: []transittest.Rule{{Status: 501, Body: `{"errors":["Vault is not initialized"]}`}},
-			state: keystore.TokenUnavailable, says: "not initialised (501)", lasts: 2 * time.Second},
+			state: keystore.TokenUnavailable, says: "not initialised (501)", lasts: time.Second},
 		{row: "V01 a standby that reaches nobody", how: "sys/health 429", begin: standby(429), end: standby(0),
-			state: keystore.TokenUnavailable, says: "on standby", lasts: 3 * time.Second},
+			state: keystore.TokenUnavailable, says: "on standby", lasts: time.Second},
 		{row: "V01 a DR secondary", how: "sys/health 472", begin: standby(472), end: standby(0),
-			state: keystore.TokenUnavailable, says: "on standby", lasts: 2 * time.Second},
+			state: keystore.TokenUnavailable, says: "on standby", lasts: time.Second},
 		{row: "V01 a performance standby that reaches nobody", how: "sys/health 473", begin: standby(473), end: standby(0),
-			state: keystore.TokenUnavailable, says: "on standby", lasts: 3 * time.Second},
+			state: keystore.TokenUnavailable, says: "on standby", lasts: time.Second},
 		{row: "V01 a standby without an active node", how: "sys/health 474", begin: standby(474), end: standby(0),
-			state: keystore.TokenUnavailable, says: "on standby", lasts: 2 * time.Second},
+			state: keystore.TokenUnavailable, says: "on standby", lasts: time.Second},
 		{row: "V01 removed from its cluster", how: "sys/health 530", begin: standby(530), end: standby(0),
-			state: keystore.TokenUnavailable, says: "on standby", lasts: 2 * time.Second},
+			state: keystore.TokenUnavailable, says: "on standby", lasts: time.Second},
 		{row: "V01 a standby that passes requests on", how: "sealed, then sys/health 429 and all else well", begin: func(f *faked) { f.fake.Seal() },
 			end: func(f *faked) {
 				f.fake.Script(transittest.Rule{Path: `^sys/health$`, Status: 429, Body: `{"initialized":true,"sealed":false,"standby":true}`})

@@ -30,11 +30,15 @@ func (f *faked) again(oldnew ...string) {
 }
 
 // newManual starts a faked whose key set vaulted rotates when it is asked to, and
-// may do so a few seconds after it did.
+// may do so a second after it did.
 func newManual(t *testing.T) *faked {
 	t.Helper()
 	f := newFaked(t, "--fast")
-	f.again("keystore: vault\n    rotate_every: 20s", "keystore: vault\n    rotate_every: 1d")
+	windows := func(every, age, cache, skew, ttl string) string {
+		return fmt.Sprintf("keystore: vault\n    rotate_every: %s\n    max_age: %s\n    cache_for: %s\n    skew: %s\n    max_ttl: %s\n    default_ttl: %s\n",
+			every, age, cache, skew, ttl, ttl)
+	}
+	f.again(windows("20s", "2s", "4s", "1s", "10s"), windows("1d", "1s", "1s", "500ms", "10s"))
 	return f
 }
 
@@ -195,7 +199,8 @@ func (f *faked) making(t *testing.T, v vaultMaking) {
 	t.Attr("promises", "I5 I16")
 }
 
-func TestVaultMakings(t *testing.T) {
+// The rows about keys that are made and destroyed, on two daemons.
+func TestVaultMakingsAndEnds(t *testing.T) {
 	for lane := range 2 {
 		t.Run(fmt.Sprint(lane+1), func(t *testing.T) {
 			t.Parallel()
@@ -203,6 +208,11 @@ func TestVaultMakings(t *testing.T) {
 			for i, v := range vaultMakings {
 				if i%2 == lane {
 					t.Run(v.row, func(t *testing.T) { f.making(t, v) })
+				}
+			}
+			for i, v := range vaultEnds {
+				if i%2 == lane {
+					t.Run(v.row, func(t *testing.T) { f.ending(t, v) })
 				}
 			}
 			f.wantNoStrays()

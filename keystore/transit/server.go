@@ -347,11 +347,14 @@ func (b *breaker) judge(t *trouble) (changed bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	was := b.why
-	b.why, b.strikes = nil, 0
-	if !t.serves() {
+	switch {
+	case t.serves():
+		b.why, b.strikes = nil, 0
+		return was != nil
+	case was == nil, was.kind != t.kind: // the same thing in other words is no news
 		b.why = t
 	}
-	return (was == nil) != (b.why == nil) || was != nil && (was.kind == sealed) != (b.why.kind == sealed)
+	return was == nil || (was.kind == sealed) != (t.kind == sealed)
 }
 
 // down returns why the server is not asked, or nil.
