@@ -52,7 +52,7 @@ type Method string
 // The methods. Each but MethodToken has an auth mount of the same name unless
 // Auth.Mount says another.
 const (
-	MethodToken      Method = "token"      // a token from a file, read anew when it is refused or runs out
+	MethodToken      Method = "token"      // a token from a file, read anew when that changes
 	MethodAppRole    Method = "approle"    // RoleID, and a secret ID from a file
 	MethodCert       Method = "cert"       // TLS.Certificate
 	MethodKubernetes Method = "kubernetes" // Role, and the service account's token from a file

@@ -5,9 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,7 +26,8 @@ type login struct {
 
 	// Owned by the goroutine of run.
 	refusedAs [sha256.Size]byte // the credentials that were refused last; zero: none were
-	leftFor   time.Duration     // before they are tried again
+	refusedAt time.Time
+	reentered time.Time // when a token that was refused was replaced
 
 	forced atomic.Bool // an operator asks: they are tried at once
 
@@ -44,16 +43,11 @@ type login struct {
 	denied   uint64        // the token that is good and may not do what it was asked
 	judged   time.Time     // when that was seen
 	err      error         // why there is no token; nil: there is one, or it is being looked for
+	tries    uint64        // logins that had an outcome
+	tried    error         // the last one's
 	warning  string        // of a token that runs out
 	settled  chan struct{} // closed and made anew when the outcome of a look or login is known
 }
-
-// A secret is text that is not to be printed.
-type secret string
-
-func (secret) String() string       { return "(secret)" }
-func (secret) GoString() string     { return "(secret)" }
-func (secret) LogValue() slog.Value { return slog.StringValue("(secret)") }
 
 // The renewer's pace. A request that cannot be made at all is not tried: while no
 // server is up nothing is sent.
@@ -117,15 +111,21 @@ func (l *login) first(ctx context.Context) error {
 // retry logs in anew and returns the outcome.
 func (l *login) retry(ctx context.Context) error {
 	l.mu.Lock()
-	settled := l.settled
+	before := l.tries
 	l.mu.Unlock()
 	l.again()
-	select {
-	case <-settled:
-		err, _ := l.problem()
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: logging in: %w", keystore.ErrUnavailable, context.Cause(ctx))
+	for {
+		l.mu.Lock()
+		tries, tried, settled := l.tries, l.tried, l.settled
+		l.mu.Unlock()
+		if tries != before {
+			return tried
+		}
+		select {
+		case <-settled:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: logging in: %w", keystore.ErrUnavailable, context.Cause(ctx))
+		}
 	}
 }
 
@@ -218,17 +218,22 @@ func (l *login) turn(ctx context.Context) time.Duration {
 		return l.enter(ctx)
 	case suspects == number:
 		return l.judge(ctx)
-	case !due.IsZero() && !now.Before(due) && renews && !l.replaced():
+	case l.replaced():
+		return l.enter(ctx)
+	case !due.IsZero() && !now.Before(due) && renews:
 		return l.renew(ctx)
 	case !due.IsZero() && !now.Before(due):
 		return l.enter(ctx)
+	case l.cfg.Auth.Method == MethodToken:
+		return lookAtFile
 	case due.IsZero():
 		return time.Hour
 	}
 	return due.Sub(now)
 }
 
-// replaced reports whether the file of a token holds another one by now.
+// replaced reports whether the file of a token holds another one by now, that was
+// not refused.
 func (l *login) replaced() bool {
 	if l.cfg.Auth.Method != MethodToken {
 		return false
@@ -236,7 +241,12 @@ func (l *login) replaced() bool {
 	cred, err := l.credentials()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return err == nil && cred != l.token
+	return err == nil && cred != l.token && !l.left(cred)
+}
+
+// left reports whether credentials were refused a short while ago.
+func (l *login) left(cred secret) bool {
+	return sha256.Sum256([]byte(cred)) == l.refusedAs && time.Since(l.refusedAt) < leaveRefused
 }
 
 // due returns when the token is to be renewed or replaced; zero: never. Its
@@ -258,14 +268,16 @@ func (l *login) sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// judge looks whether a token that a request was refused with is good.
+// judge looks whether a token that a request was refused with is good. A policy
+// may not even allow that look: if another token has just been taken in the place
+// of one that was refused, it is the policy that does not allow the request.
 func (l *login) judge(ctx context.Context) time.Duration {
 	l.mu.Lock()
 	token := l.token
 	l.mu.Unlock()
 	_, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
 	switch {
-	case err == nil:
+	case err == nil, isKind(err, denied) && time.Since(l.reentered) < leaveRefused:
 		l.mu.Lock()
 		l.suspects, l.denied, l.judged = 0, l.number, time.Now()
 		l.settle(nil)
@@ -273,20 +285,30 @@ func (l *login) judge(ctx context.Context) time.Duration {
 		return firstRetry
 	case isKind(err, denied):
 		l.cfg.Log.WarnContext(ctx, "the Vault token is refused; logging in anew", "keystore", l.cfg.Name)
+		l.reentered = time.Now()
 		return l.enter(ctx)
 	}
 	return jitter(firstRetry)
 }
 
-// ask sends a request with a token that the others may not have, once.
+// ask sends a request with a token that the others may not have, once to each
+// server until one answers.
 func (l *login) ask(ctx context.Context, token secret, r *request) (*answer, error) {
 	r.within, r.via = l.cfg.Deadlines.Login, viaLogin
-	s := l.cluster.pick(nil)
-	if s == nil {
-		return nil, l.cluster.trouble()
+	err := l.cluster.trouble()
+	tried := make(map[*server]int)
+	for s := l.cluster.pick(tried); s != nil; s = l.cluster.pick(tried) {
+		s.entry.SetToken(string(token)) // ours alone
+		var a *answer
+		if a, err = s.send(ctx, r); err == nil {
+			return a, nil
+		}
+		if t := troubleOf(err); t == nil || t.kind != unreachable && !t.down() {
+			break
+		}
+		tried[s] = 2
 	}
-	s.entry.SetToken(string(token)) // ours alone
-	return s.send(ctx, r)
+	return nil, err
 }
 
 // renew renews the token. One that is refused, or that was given less time than it
@@ -300,25 +322,32 @@ func (l *login) renew(ctx context.Context) time.Duration {
 	case err == nil && a.Auth != nil && a.Auth.Lease > 0:
 		lease := time.Duration(a.Auth.Lease) * time.Second
 		l.mu.Lock()
-		short := lease < l.lease/2
+		short := lease < l.lease*3/4
 		l.expires, l.renews = l.cfg.Now().Add(spread(lease)), a.Auth.Renewable && !short
-		l.alarm(ctx, short)
+		l.alarm(ctx, short && !l.made, "") // what a login made, a login replaces
 		l.mu.Unlock()
 		return firstRetry
 	case err == nil, isKind(err, denied), isKind(err, refused):
+		l.mu.Lock()
+		l.renews = false
+		l.mu.Unlock()
 		return l.enter(ctx)
 	}
 	l.mu.Lock()
-	l.alarm(ctx, l.expires.Sub(l.cfg.Now()) < l.lease/3)
+	l.alarm(ctx, l.expires.Sub(l.cfg.Now()) < l.lease/3, "")
 	l.mu.Unlock()
 	return jitter(firstRetry)
 }
 
-// alarm tells, once, of a token that runs out. Its caller holds mu.
-func (l *login) alarm(ctx context.Context, short bool) {
+// alarm tells, once, of a token that runs out, and why no other is taken. Its
+// caller holds mu.
+func (l *login) alarm(ctx context.Context, short bool, why string) {
 	warning := ""
 	if short {
 		warning = fmt.Sprintf("the Vault token could not be renewed in full and runs out at %s", l.expires.UTC().Truncate(time.Minute).Format(time.RFC3339))
+	}
+	if why != "" {
+		warning = strings.TrimPrefix(warning+"; "+why, "; ")
 	}
 	if warning != "" && l.warning == "" {
 		l.cfg.Log.WarnContext(ctx, "a Vault token runs out", "keystore", l.cfg.Name, "warning", warning)
@@ -337,12 +366,11 @@ func spread(d time.Duration) time.Duration { return d - rand.N(d/20+1) }
 func (l *login) enter(ctx context.Context) time.Duration {
 	cred, err := l.credentials()
 	if err != nil {
-		l.fail(&rejected{err})
+		l.fail(ctx, &rejected{err})
 		return lookAtFile
 	}
-	print := sha256.Sum256([]byte(cred))
-	if print == l.refusedAs && l.leftFor > 0 {
-		l.leftFor -= lookAtFile
+	if l.left(cred) {
+		l.lapse()
 		return lookAtFile
 	}
 	err = l.try(ctx, cred)
@@ -351,11 +379,14 @@ func (l *login) enter(ctx context.Context) time.Duration {
 		l.refusedAs = [sha256.Size]byte{}
 		return firstRetry
 	case isKind(err, denied), isKind(err, refused), isKind(err, absent), isKind(err, noRoute):
-		l.refusedAs, l.leftFor = print, leaveRefused
-		l.fail(&rejected{err})
+		l.refusedAs, l.refusedAt = sha256.Sum256([]byte(cred)), time.Now()
+		l.fail(ctx, &rejected{err})
 		return lookAtFile
 	}
-	return jitter(firstRetry) // the servers' state tells
+	if ctx.Err() == nil {
+		l.fail(ctx, fmt.Errorf("login: %w", err))
+	}
+	return jitter(firstRetry)
 }
 
 // rejected is a login that Vault refused, or that cannot be tried.
@@ -366,120 +397,38 @@ func (e *rejected) Error() string {
 }
 func (e *rejected) Unwrap() []error { return []error{e.error, keystore.ErrUnavailable} }
 
-func (l *login) fail(err error) {
+// fail makes known that a login did not succeed. A token that is good is used
+// until it runs out.
+func (l *login) fail(ctx context.Context, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.number, l.token, l.expires, l.suspects, l.warning = 0, "", time.Time{}, 0, ""
-	l.settle(err)
-}
-
-// credentials reads what is to be shown to Vault.
-func (l *login) credentials() (secret, error) {
-	a := &l.cfg.Auth
-	file := a.File
-	if a.Method == MethodKubernetes && file == "" {
-		file = KubernetesToken
-	}
-	if file == "" {
-		return "", nil
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return "", err
-	}
-	s := strings.TrimSpace(string(b))
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
-		return "", fmt.Errorf("%s holds no token: one line of text (hint: write it anew)", file)
-	}
-	return secret(s), nil
-}
-
-// try logs in with cred.
-func (l *login) try(ctx context.Context, cred secret) error {
-	a := &l.cfg.Auth
-	if a.Method == MethodToken {
-		return l.adopt(ctx, cred)
-	}
-	body := map[string]string{}
-	set := func(member, value string) {
-		if value != "" {
-			body[member] = value
-		}
-	}
-	switch a.Method {
-	case MethodAppRole:
-		set("role_id", a.RoleID)
-		set("secret_id", string(cred))
-	case MethodCert:
-		set("name", a.Role)
-	case MethodKubernetes, MethodJWT:
-		set("role", a.Role)
-		set("jwt", string(cred))
-	}
-	mount := a.Mount
-	if mount == "" {
-		mount = string(a.Method)
-	}
-	reply, err := l.ask(ctx, "", &request{method: "POST", path: "auth/" + mount + "/login", body: body})
-	if err != nil {
-		return err
-	}
-	if reply.Auth == nil || reply.Auth.Token == "" {
-		return &trouble{kind: refused, text: "the login gave no token"}
-	}
-	l.take(secret(reply.Auth.Token), time.Duration(reply.Auth.Lease)*time.Second, reply.Auth.Renewable, true)
-	return nil
-}
-
-// adopt takes a token from a file, after a look at how long it lives.
-func (l *login) adopt(ctx context.Context, token secret) error {
-	reply, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
-	if err != nil {
-		return err
-	}
-	var data struct {
-		TTL       int64 `json:"ttl"` // seconds; 0: for ever
-		Created   int64 `json:"creation_ttl"`
-		Renewable bool  `json:"renewable"`
-	}
-	if err := reply.read(&data); err != nil {
-		return err
-	}
-	l.take(token, time.Duration(data.TTL)*time.Second, data.Renewable, false)
-	l.mu.Lock()
-	l.alarm(ctx, data.TTL > 0 && data.TTL < data.Created/3)
-	l.mu.Unlock()
-	return nil
-}
-
-func (l *login) take(token secret, lease time.Duration, renews, made bool) {
-	for _, s := range l.cluster.servers {
-		s.client.SetToken(string(token))
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.last++
-	l.number, l.token, l.lease, l.renews, l.made, l.suspects, l.warning = l.last, token, lease, renews, made, 0, ""
-	l.expires = time.Time{}
-	if lease > 0 {
-		l.expires = l.cfg.Now().Add(spread(lease))
-	}
-	l.settle(nil)
-}
-
-// revoke ends a token that a login made, as far as that can be done quickly.
-func (l *login) revoke() {
-	l.mu.Lock()
-	made := l.made && l.number != 0
-	l.mu.Unlock()
-	if !made || l.cluster.trouble() != nil {
+	l.tries++
+	l.tried = err
+	if l.good() {
+		l.alarm(ctx, false, err.Error())
+		l.settle(nil)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if s := l.cluster.pick(nil); s != nil {
-		if _, err := s.send(ctx, &request{method: "POST", path: "auth/token/revoke-self", body: struct{}{}, within: time.Second}); err != nil {
-			l.cfg.Log.Debug("revoking the Vault token failed", "keystore", l.cfg.Name, "err", err)
-		}
+	l.drop(err)
+}
+
+// good reports whether there is a token that nothing is known to be wrong with.
+// Its caller holds mu.
+func (l *login) good() bool {
+	return l.number != 0 && l.suspects != l.number && (l.expires.IsZero() || l.cfg.Now().Before(l.expires))
+}
+
+// drop makes known that there is no token. Its caller holds mu.
+func (l *login) drop(why error) {
+	l.number, l.token, l.expires, l.suspects, l.warning = 0, "", time.Time{}, 0, ""
+	l.settle(why)
+}
+
+// lapse drops a token that is good no more, for which no other was given.
+func (l *login) lapse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.number != 0 && !l.good() {
+		l.drop(l.tried)
 	}
 }
