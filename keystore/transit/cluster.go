@@ -48,7 +48,7 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 		}
 		t := troubleOf(err)
 		if t == nil { // ctx is over
-			return nil, err
+			return nil, gaveUp(ctx)
 		}
 		last = fmt.Errorf("%s: %w", s.address, err)
 		switch {
@@ -101,7 +101,7 @@ func (c *cluster) once(ctx context.Context, r *request) (*answer, error) {
 		}
 		t := troubleOf(err)
 		if t == nil {
-			return nil, err
+			return nil, gaveUp(ctx)
 		}
 		last = fmt.Errorf("%s: %w", s.address, err)
 		if t.kind == denied {

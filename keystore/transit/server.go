@@ -183,21 +183,11 @@ func (s *server) send(ctx context.Context, r *request) (*answer, error) {
 		defer resp.Body.Close()
 	}
 	if answered := resp != nil && resp.StatusCode != 0; !answered {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		t := lostTrouble(err)
-		s.state.lost(began, t)
-		return nil, t
+		return nil, s.lose(ctx, r, began, err)
 	}
 	body, read := io.ReadAll(resp.Body)
 	if read != nil {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		t := lostTrouble(read)
-		s.state.lost(began, t)
-		return nil, t
+		return nil, s.lose(ctx, r, began, read)
 	}
 	if resp.StatusCode >= 300 {
 		t := readTrouble(resp.StatusCode, resp.Header, body)
@@ -212,6 +202,19 @@ func (s *server) send(ctx context.Context, r *request) (*answer, error) {
 		}
 	}
 	return a, nil
+}
+
+// lose returns why there is no answer to r. If its caller's time is over, that says
+// something of the server only if it was half of what r may take.
+func (s *server) lose(ctx context.Context, r *request, began time.Time, err error) error {
+	t := lostTrouble(err)
+	if over := ctx.Err(); over == nil || errors.Is(over, context.DeadlineExceeded) && time.Since(began) >= r.within/2 {
+		s.state.lost(began, t)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return t
 }
 
 // exchange sends r with the library. An answer with an error status comes back

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -30,7 +31,14 @@ type asked struct {
 	at    time.Time
 }
 
-// RoundTrip implements http.RoundTripper. Status 0 is a connection that is cut.
+// What a stub answers in place of a status.
+const (
+	cut     = 0  // the connection is cut, after the request was sent
+	nowhere = -1 // there is no connection
+	silent  = -2 // there is no answer
+)
+
+// RoundTrip implements http.RoundTripper.
 func (s *stub) RoundTrip(r *http.Request) (*http.Response, error) {
 	if r.Body != nil {
 		io.Copy(io.Discard, r.Body)
@@ -42,11 +50,21 @@ func (s *stub) RoundTrip(r *http.Request) (*http.Response, error) {
 	answer := s.answer
 	s.mu.Unlock()
 	status, body := answer(r.Method, path, token)
-	if status == 0 {
+	switch status {
+	case cut:
 		return nil, io.ErrUnexpectedEOF
+	case nowhere:
+		return nil, &dialError{syscall.ECONNREFUSED}
+	case silent:
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	header := http.Header{"Content-Type": {"application/json"}}
+	if after, ok := strings.CutPrefix(body, "after "); ok {
+		header.Set("Retry-After", after)
 	}
 	return &http.Response{
-		StatusCode: status, Header: http.Header{"Content-Type": {"application/json"}}, Request: r, Proto: "HTTP/1.1",
+		StatusCode: status, Header: header, Request: r, Proto: "HTTP/1.1",
 		Body: io.NopCloser(bytes.NewReader([]byte(body))), ContentLength: int64(len(body)),
 	}, nil
 }
