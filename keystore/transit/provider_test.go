@@ -35,6 +35,7 @@ func open(t testing.TB, cfg transit.Config) *transit.Provider {
 }
 
 func TestContract(t *testing.T) {
+	t.Parallel()
 	transittest.Either(t, func(t *testing.T, s *transittest.Server) {
 		mount := s.Mount(t)
 		keystoretest.Run(t, func(t *testing.T) keystore.Provider {
