@@ -210,7 +210,7 @@ func (k *key) explain(ctx context.Context, err error) error {
 	}
 	if !isKind(err, refused) && !isKind(err, absent) {
 		if isKind(err, noRoute) {
-			k.p.kick()
+			k.p.suspect()
 		}
 		return fmt.Errorf("key %s: %w", k.name, err)
 	}

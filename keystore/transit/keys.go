@@ -44,8 +44,9 @@ func (p *Provider) readFresh(ctx context.Context, name string) (info *keyInfo, e
 }
 
 // find reads a key that should be there, and believes that it is not only when
-// that is said three times, and no list has it. Its errors wrap keystore.ErrNotFound, or
-// keystore.ErrAttributes if the key of that id is for another purpose or algorithm.
+// that is said three times, of the mount that it was in, and no list has it. Its
+// errors wrap keystore.ErrNotFound, or keystore.ErrAttributes if the key of that id
+// is for another purpose or algorithm.
 func (p *Provider) find(ctx context.Context, id keystore.KeyID, name string) (*keyInfo, error) {
 	listed := false
 	for i := range 3 {
@@ -69,6 +70,9 @@ func (p *Provider) find(ctx context.Context, id keystore.KeyID, name string) (*k
 	}
 	if listed {
 		return nil, fmt.Errorf("%w: key %s is listed, and cannot be read", keystore.ErrUnavailable, name)
+	}
+	if err := p.sameMount(ctx); err != nil {
+		return nil, err
 	}
 	return nil, fmt.Errorf("key %s: %w", name, keystore.ErrNotFound)
 }
@@ -143,6 +147,9 @@ func (p *Provider) Generate(ctx context.Context, id keystore.KeyID, purpose keys
 		return nil, err
 	}
 	defer cancel()
+	if err := p.sameMount(ctx); err != nil {
+		return nil, err
+	}
 	name := nameOf(id, purpose, alg)
 	taken, err := p.others(ctx, id) // Transit answers as if it had made one that is there
 	if err != nil {
@@ -343,6 +350,9 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 		return err
 	}
 	defer cancel()
+	if err := p.sameMount(ctx); err != nil {
+		return err
+	}
 	names, err := p.others(ctx, ref.ID)
 	if err != nil {
 		return err

@@ -42,7 +42,7 @@ func (p *Provider) look(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	p.seen, p.problem = true, err
+	p.seen, p.doubt, p.problem = true, false, err
 	if err == nil {
 		p.asked = number
 	}
@@ -84,6 +84,27 @@ func (p *Provider) lookAtMount(ctx context.Context) error {
 	p.version = clean(mount.Version)
 	p.mu.Unlock()
 	return p.identify(mount.Accessor)
+}
+
+// sameMount returns nil if the mount is the one that held the keys: an empty one
+// in its place says nothing of them.
+func (p *Provider) sameMount(ctx context.Context) error {
+	err := p.lookAtMount(ctx)
+	if errors.Is(err, keystore.ErrTokenChanged) {
+		p.suspect()
+	}
+	return err
+}
+
+// suspect has the mount looked at, unless it is known that something is wrong with
+// it. It does not wait.
+func (p *Provider) suspect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.problem == nil {
+		p.doubt = true
+		p.kick()
+	}
 }
 
 // identify compares the mount with the one that held the keys.

@@ -29,6 +29,7 @@ type Provider struct {
 	status  keystore.TokenStatus
 	changed chan struct{} // closed when status changes
 	seen    bool          // a look has had an outcome
+	doubt   bool          // a request has shown that the next one may be another
 	problem error         // of the last look: why the mount does not serve; nil: it does
 	version string        // of the engine, as Vault says
 	mount   identity
@@ -249,12 +250,12 @@ func (p *Provider) reachable() error {
 var errStarting = fmt.Errorf("%w: not logged in yet", keystore.ErrUnavailable)
 
 // lookDue reports whether the mount is to be looked at: it was not, or not with
-// this token, or did not serve.
+// this token, or did not serve, or is in doubt.
 func (p *Provider) lookDue() bool {
 	number := p.login.generation()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return !p.seen || p.problem != nil || p.asked != number
+	return !p.seen || p.doubt || p.problem != nil || p.asked != number
 }
 
 // settle makes the state what it is, and tells of a change.
