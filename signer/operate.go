@@ -198,6 +198,10 @@ func tokenHint(s keystore.TokenStatus) string {
 		return "name the token by serial in its URI"
 	case keystore.TokenStopped:
 		return "a destroyed key is there again: `chancery keys reconcile` says which, `chancery keys destroy` takes it away; then run " + retry
+	case keystore.TokenAuthRejected:
+		return "correct the login or its file, which is read each second; " + retry + " tries what was refused at once"
+	case keystore.TokenSealed:
+		return "unseal it; it goes on by itself"
 	case keystore.TokenUnavailable:
 		return "it is tried again by itself"
 	case keystore.TokenFailed:

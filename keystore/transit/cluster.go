@@ -44,6 +44,9 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 		used := c.login.generation()
 		a, err := s.send(ctx, r)
 		if err == nil {
+			if strings.Contains(r.path, "/sign/") {
+				c.login.signed.Store(used)
+			}
 			return a, nil
 		}
 		t := troubleOf(err)

@@ -29,7 +29,8 @@ type login struct {
 	refusedAt time.Time
 	reentered time.Time // when a token that was refused was replaced
 
-	forced atomic.Bool // an operator asks: they are tried at once
+	forced atomic.Bool   // an operator asks: they are tried at once
+	signed atomic.Uint64 // the number of the last token that made a signature
 
 	mu       sync.Mutex // guards what follows
 	last     uint64     // the number of the last token
@@ -270,14 +271,15 @@ func (l *login) sleep(ctx context.Context, d time.Duration) {
 
 // judge looks whether a token that a request was refused with is good. A policy
 // may not even allow that look: if another token has just been taken in the place
-// of one that was refused, it is the policy that does not allow the request.
+// of one that was refused, and has signed nothing either, it is the policy that does
+// not allow the request.
 func (l *login) judge(ctx context.Context) time.Duration {
 	l.mu.Lock()
-	token := l.token
+	token, fresh := l.token, l.number != l.signed.Load() && time.Since(l.reentered) < leaveRefused
 	l.mu.Unlock()
 	_, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
 	switch {
-	case err == nil, isKind(err, denied) && time.Since(l.reentered) < leaveRefused:
+	case err == nil, isKind(err, denied) && fresh:
 		l.mu.Lock()
 		l.suspects, l.denied, l.judged = 0, l.number, time.Now()
 		l.settle(nil)
