@@ -28,6 +28,7 @@ type login struct {
 	refusedAs [sha256.Size]byte // the credentials that were refused last; zero: none were
 	refusedAt time.Time
 	reentered time.Time // when a token that was refused was replaced
+	rested    time.Time // nothing is tried before
 
 	forced atomic.Bool   // an operator asks: they are tried at once
 	signed atomic.Uint64 // the number of the last token that made a signature
@@ -207,6 +208,9 @@ func (l *login) turn(ctx context.Context) time.Duration {
 	if l.cluster.trouble() != nil {
 		return lookAtFile // nothing can be asked
 	}
+	if left := time.Until(l.rested); left > 0 && !l.forced.Load() {
+		return left // however many are waiting
+	}
 	l.mu.Lock()
 	number, suspects, due, renews := l.number, l.suspects, l.due(), l.renews
 	l.mu.Unlock()
@@ -259,6 +263,13 @@ func (l *login) due() time.Time {
 	return l.expires.Add(-l.lease / renewAt)
 }
 
+// rest returns how long what failed is left, of which no request makes less.
+func (l *login) rest() time.Duration {
+	d := jitter(firstRetry)
+	l.rested = time.Now().Add(d)
+	return d
+}
+
 func (l *login) sleep(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -290,7 +301,7 @@ func (l *login) judge(ctx context.Context) time.Duration {
 		l.reentered = time.Now()
 		return l.enter(ctx)
 	}
-	return jitter(firstRetry)
+	return l.rest()
 }
 
 // ask sends a request with a token that the others may not have, once to each
@@ -338,7 +349,7 @@ func (l *login) renew(ctx context.Context) time.Duration {
 	l.mu.Lock()
 	l.alarm(ctx, l.expires.Sub(l.cfg.Now()) < l.lease/3, "")
 	l.mu.Unlock()
-	return jitter(firstRetry)
+	return l.rest()
 }
 
 // alarm tells, once, of a token that runs out, and why no other is taken. Its
@@ -388,7 +399,7 @@ func (l *login) enter(ctx context.Context) time.Duration {
 	if ctx.Err() == nil {
 		l.fail(ctx, fmt.Errorf("login: %w", err))
 	}
-	return jitter(firstRetry)
+	return l.rest()
 }
 
 // rejected is a login that Vault refused, or that cannot be tried.
@@ -422,6 +433,9 @@ func (l *login) good() bool {
 
 // drop makes known that there is no token. Its caller holds mu.
 func (l *login) drop(why error) {
+	for _, s := range l.cluster.servers {
+		s.client.ClearToken()
+	}
 	l.number, l.token, l.expires, l.suspects, l.warning = 0, "", time.Time{}, 0, ""
 	l.settle(why)
 }

@@ -51,7 +51,9 @@ func (l *lifeline) reply(method, path, token string) (int, string) {
 		return 200, `{}`
 	}
 	if !now.Before(l.until[token]) {
-		l.met++
+		if token != "" {
+			l.met++
+		}
 		return 403, notAllowed
 	}
 	left := l.until[token].Sub(now)

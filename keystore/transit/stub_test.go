@@ -124,7 +124,9 @@ func play(t *testing.T, auth Auth, stubs []*stub, act func(t *testing.T, s *stag
 		cfg := &Config{Name: "vault", Auth: auth, Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 		cfg.fill()
 		s.login = newLogin(cfg, func() {})
-		c := &cluster{login: s.login, changed: s.login.wake}
+		c := &cluster{login: s.login, changed: s.login.wake, trial: func() *request {
+			return &request{method: "POST", path: strings.TrimPrefix(trialPath, "PUT "), body: struct{}{}, within: time.Second}
+		}}
 		s.login.cluster = c
 		for i, stub := range stubs {
 			server, err := newServer(cfg, []string{"https://a", "https://b", "https://c"}[i])
