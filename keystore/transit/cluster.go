@@ -24,6 +24,7 @@ const (
 	staleMost   = 6                     // tries while a node is behind (412)
 	stalePause  = 50 * time.Millisecond // the first pause, doubled each time
 	brokenPause = 100 * time.Millisecond
+	awaitPause  = 50 * time.Millisecond
 )
 
 // do sends a request that may be repeated: to another server if one gives no good
@@ -152,6 +153,13 @@ func (c *cluster) trouble() error {
 		}
 	}
 	return &downError{worst}
+}
+
+// await waits until there is a server to ask, as long as ctx leaves time: one that
+// has cut a connection is left alone for a second.
+func (c *cluster) await(ctx context.Context) {
+	for c.trouble() != nil && pause(ctx, awaitPause) {
+	}
 }
 
 // A downError says that no server is asked at all.

@@ -33,11 +33,11 @@ const (
 // readFresh reads a key that is known to have been written.
 func (p *Provider) readFresh(ctx context.Context, name string) (info *keyInfo, err error) {
 	for i := range freshTries {
+		if i > 0 && !pause(ctx, freshPause<<(i-1)) {
+			break
+		}
 		if info, err = p.read(ctx, name); !isKind(err, absent) {
 			return info, err
-		}
-		if !pause(ctx, freshPause<<i) {
-			break
 		}
 	}
 	return nil, err
@@ -192,6 +192,7 @@ func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorit
 	// The answer is lost, or ctx is over: look what became of it.
 	within, cancel := p.within(p.cfg.Deadlines.Read)
 	defer cancel()
+	p.cluster.await(within)
 	if _, look := p.readFresh(within, name); look == nil {
 		return nil
 	}
@@ -313,19 +314,30 @@ func (p *Provider) List(ctx context.Context) ([]keystore.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	objects, errs := make([]keystore.Object, len(names)), make([]error, len(names))
+	rest, stop := context.WithCancelCause(ctx) // for nothing once one cannot be read
+	defer stop(nil)
+	objects := make([]keystore.Object, len(names))
 	lanes := make(chan struct{}, listLanes)
 	var all sync.WaitGroup
 	for i, name := range names {
 		lanes <- struct{}{}
+		if rest.Err() != nil {
+			break
+		}
 		all.Go(func() {
 			defer func() { <-lanes }()
-			objects[i], errs[i] = p.object(ctx, name)
+			var err error
+			if objects[i], err = p.object(rest, name); err != nil {
+				stop(err) // the first counts
+			}
 		})
 	}
 	all.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return nil, err
+	if ctx.Err() != nil {
+		return nil, gaveUp(ctx)
+	}
+	if rest.Err() != nil {
+		return nil, context.Cause(rest)
 	}
 	return slices.DeleteFunc(objects, func(o keystore.Object) bool { return o.Label == "" }), nil
 }
@@ -395,9 +407,15 @@ func (p *Provider) delete(ctx context.Context, id keystore.KeyID, name string) e
 	if t := troubleOf(err); err != nil && (t == nil || !t.done()) && !isKind(err, refused) {
 		return err
 	}
+	if err != nil {
+		until, cancel := context.WithTimeout(ctx, p.cfg.Deadlines.Read)
+		p.cluster.await(until)
+		cancel()
+	}
 	_, err = p.cluster.once(ctx, &request{method: "DELETE", path: path, within: p.cfg.Deadlines.Create})
 	within, cancel := p.within(p.cfg.Deadlines.Read)
 	defer cancel()
+	p.cluster.await(within)
 	_, look := p.find(within, id, name)
 	switch {
 	case errors.Is(look, keystore.ErrNotFound):
