@@ -127,8 +127,8 @@ type TokenStatus struct {
 	Workers  int        `json:"workers"`
 	Restarts int        `json:"restarts"`
 
-	// Unconfined is what the module's processes could not be kept from; "" if
-	// nothing, or if the backend runs nothing.
+	// Unconfined is what the module's processes could not be kept from, or what a
+	// backend that runs nothing lets Chancery do beyond what it needs; "": nothing.
 	Unconfined string `json:"unconfined,omitempty"`
 }
 

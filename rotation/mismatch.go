@@ -220,7 +220,7 @@ func todo(m *Mismatch) string {
 	case KeyFinished:
 		return "nothing: rotation makes another one if one is needed"
 	case KeyOrphan:
-		return "nothing uses it; if no backup of the catalog has it, delete it with the vendor's tool"
+		return "nothing uses it; if no backup of the catalog has it, delete it with the keystore's own tool"
 	case KeyUnknown:
 		return "nothing uses it; find out whose it is: a token of its own is best for Chancery"
 	case KeyHalfPair:
@@ -233,7 +233,7 @@ func todo(m *Mismatch) string {
 		if m.Version != 0 {
 			return fmt.Sprintf("find out who made it so, and run `chancery rotation now %s`", m.KeySet)
 		}
-		return "nothing uses it, but whoever has the PIN can: find out whose it is, and delete it with the vendor's tool"
+		return "nothing uses it, but whoever can use the keystore can: find out whose it is, and delete it with the keystore's own tool"
 	}
 	return ""
 }
@@ -241,7 +241,7 @@ func todo(m *Mismatch) string {
 func halfTodo(m *Mismatch) string {
 	switch {
 	case m.Version == 0:
-		return "nothing uses it; delete it with the vendor's tool"
+		return "nothing uses it; delete it with the keystore's own tool"
 	case m.State == keystore.Destroyed:
 		return fmt.Sprintf("run `chancery keys destroy %s %d --reason WHY` again", m.KeySet, m.Version)
 	}

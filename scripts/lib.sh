@@ -46,6 +46,11 @@ need_go() {
   command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 || need_packages 'gcc=gcc' '/usr/include/stdio.h=libc6-dev'
 }
 
+# vault_binary prints where the Vault for tests and benchmarks is, or is to be.
+vault_binary() {
+  printf '%s\n' "${CHANCERY_TEST_VAULT_BINARY:-${XDG_CACHE_HOME:-$HOME/.cache}/chancery/vault-$(sed -n 's/.*hashicorp\/vault v//p' "$top/scripts/vault/go.mod")}"
+}
+
 build() {
   say "building chanceryd and chancery"
   mkdir -p "$bin"

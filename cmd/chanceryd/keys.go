@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -37,6 +38,7 @@ type keyring struct {
 	mu      sync.Mutex // guards what follows
 	proven  map[keystore.KID]bool
 	open    map[keystore.KID]keystore.Key
+	opening map[keystore.KID]*opening
 	busy    map[string]bool   // a goroutine proves keys of this keystore
 	failing map[string]string // what last went wrong there, so that it is logged once
 	wg      sync.WaitGroup
@@ -60,27 +62,60 @@ func (k *keyring) Provider(name string) (keystore.Provider, error) {
 
 // Open returns the private key of a proven version.
 func (k *keyring) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Version) (keystore.Key, error) {
-	k.mu.Lock()
-	key, ok := k.open[v.KID]
-	proven := k.proven[v.KID]
-	k.mu.Unlock()
-	if !proven {
-		return nil, fmt.Errorf("%w: key %s has not been seen signing by this node", keystore.ErrUnavailable, v.KID)
+	for {
+		k.mu.Lock()
+		key, open := k.open[v.KID]
+		proven := k.proven[v.KID]
+		o, under := k.opening[v.KID]
+		if proven && !open && !under {
+			o = &opening{done: make(chan struct{})}
+			k.opening[v.KID] = o
+		}
+		k.mu.Unlock()
+		switch {
+		case !proven:
+			return nil, fmt.Errorf("%w: key %s has not been seen signing by this node", keystore.ErrUnavailable, v.KID)
+		case open:
+			return key, nil
+		case !under:
+			k.openFor(ctx, o, set, v)
+			return o.key, o.err
+		}
+		select {
+		case <-o.done:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("opening key %s: %w", v.KID, context.Cause(ctx))
+		}
+		if over := errors.Is(o.err, context.Canceled) || errors.Is(o.err, context.DeadlineExceeded); !over {
+			return o.key, o.err
+		} // whoever opened it had no time left, which is not ours
 	}
-	if ok {
-		return key, nil
-	}
+}
+
+// An opening is of a key that many may want: one opens it, for all of them.
+type opening struct {
+	done chan struct{} // closed when key or err is there
+	key  keystore.Key
+	err  error
+}
+
+// openFor opens a key for all who wait for it.
+func (k *keyring) openFor(ctx context.Context, o *opening, set *keystore.KeySet, v *keystore.Version) {
 	key, err := k.openFresh(ctx, set.Purpose, v)
 	if err != nil {
 		k.lost(v.KID, err)
-		return nil, err
+		o.err = err
+	} else {
+		k.found(v.KID)
+		o.key = k.watched(key, v.KID)
 	}
-	k.found(v.KID)
-	key = k.watched(key, v.KID)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.open[v.KID] = key
-	return key, nil
+	delete(k.opening, v.KID)
+	if err == nil {
+		k.open[v.KID] = o.key
+	}
+	close(o.done)
 }
 
 // A watchedKey tells of the errors of a version's key, and of their end.

@@ -165,7 +165,7 @@ func (n *node) openLog(ctx context.Context) error {
 	}
 	n.keys = &keyring{
 		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,
-		open: make(map[keystore.KID]keystore.Key), busy: make(map[string]bool), failing: make(map[string]string),
+		open: make(map[keystore.KID]keystore.Key), opening: make(map[keystore.KID]*opening), busy: make(map[string]bool), failing: make(map[string]string),
 	}
 	before, err := readLifecycle(filepath.Join(cfg.Data, "audit"))
 	if err != nil {

@@ -204,7 +204,8 @@ func (n *node) checks() []server.Check {
 	return checks
 }
 
-// notConfined tells what the processes of a module could not be kept from.
+// notConfined tells what the processes of a module could not be kept from, or what
+// a Vault lets Chancery do beyond what it needs.
 func notConfined(status []keystore.TokenStatus) string {
 	for _, s := range status {
 		if s.Unconfined != "" {

@@ -25,6 +25,7 @@ const (
 	stalePause  = 50 * time.Millisecond // the first pause, doubled each time
 	brokenPause = 100 * time.Millisecond
 	awaitPause  = 50 * time.Millisecond
+	longestWait = 5 * time.Second // for a quota
 )
 
 // do sends a request that may be repeated: to another server if one gives no good
@@ -46,7 +47,7 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 		a, err := s.send(ctx, r)
 		if err == nil {
 			if strings.Contains(r.path, "/sign/") {
-				c.login.signed.Store(used)
+				c.login.hasSigned(used)
 			}
 			return a, nil
 		}
@@ -66,7 +67,7 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 				return nil, last
 			}
 			waited++
-		case t.kind == limited && t.retryAfter > 0 && waited < staleMost:
+		case t.kind == limited && t.retryAfter > 0 && t.retryAfter <= longestWait && waited < staleMost:
 			if !pause(ctx, t.retryAfter) {
 				return nil, last
 			}

@@ -18,8 +18,8 @@ import (
 // A Config says which Vault, which mount of it, and who Chancery is to it.
 type Config struct {
 	Name string // of the keystore, for states and files
-	// Addresses are URLs of servers of one cluster, https://HOST[:PORT], tried in
-	// this order; http only on loopback.
+	// Addresses are URLs of servers of one cluster, https://HOST[:PORT]; http only on
+	// loopback. The one that answered last is asked first, at the start the first.
 	Addresses []string
 	Mount     string // of the Transit engine, which belongs to Chancery alone; "": DefaultMount
 	Namespace string // "": the root namespace
@@ -78,11 +78,11 @@ const (
 )
 
 // Deadlines are how long one request to Vault may take. Zero values stand for
-// the defaults. A caller's context ends only that caller's wait.
+// the defaults. The end of a caller's context ends what only that caller wants.
 type Deadlines struct {
 	Sign   time.Duration // 2 s
 	Read   time.Duration // reading one key, 5 s
-	List   time.Duration // listing the keys, and reading each, 30 s
+	List   time.Duration // listing the keys, 30 s
 	Create time.Duration // making a key, configuring it, deleting it, 30 s
 	Login  time.Duration // logging in or renewing, 5 s
 	Health time.Duration // 1 s

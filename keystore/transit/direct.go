@@ -16,6 +16,9 @@ func (p *Provider) Direct(ref keystore.KeyRef, purpose keystore.Purpose) (func(c
 		return nil, err
 	}
 	return func(ctx context.Context, message []byte) error {
+		if err := keystore.CheckMessage(purpose, ref.Algorithm, message); err != nil {
+			return err
+		}
 		c := k.call(ctx, message)
 		form := signForm(ref.Algorithm)
 		form.Batch = nil

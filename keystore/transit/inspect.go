@@ -15,17 +15,16 @@ type Inspection struct {
 }
 
 // Inspect logs in and looks at the mount and at what the token may do, and changes
-// nothing. Its error says that Vault could not be asked.
+// nothing there; the login counts as one where Vault counts them. Its error says
+// that Vault could not be asked.
 func Inspect(ctx context.Context, cfg Config) (Inspection, error) {
 	cfg.StateDir, cfg.OnState, cfg.OnChange = "", nil, nil
 	p, err := prepare(cfg)
 	if err != nil {
 		return Inspection{Wrong: err}, nil
 	}
-	login, stop := context.WithCancel(p.ctx)
-	p.crew.Go(func() { p.login.run(login) })
+	p.crew.Go(func() { p.login.run(p.ctx) })
 	defer p.Close()
-	defer stop()
 	err = p.login.first(ctx)
 	if err == nil {
 		err = p.lookAtMount(ctx)
@@ -38,6 +37,9 @@ func Inspect(ctx context.Context, cfg Config) (Inspection, error) {
 	}
 	if err != nil && ctx.Err() != nil {
 		return Inspection{}, errors.Join(errors.New("no answer in time"), err)
+	}
+	if t := troubleOf(err); t != nil && (t.kind == limited || t.kind == stale || !t.serves()) { // it may pass
+		return Inspection{}, err
 	}
 	return Inspection{Excess: p.excess, Wrong: err}, nil
 }

@@ -7,6 +7,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -25,19 +27,19 @@ type key struct {
 	name    string
 
 	mu      sync.Mutex // guards what follows
-	waiting []*call
-	flying  int       // requests under way
-	state   string    // what it lacked when it was looked at last
-	known   bool      // that is known
-	cause   error     // what the last look because of a refusal has shown
-	judged  time.Time // when that was
+	waiting [][]*call  // of each caller: one, or a batch
+	flying  int        // requests under way
+	state   string     // what was wrong with it when it was looked at last
+	cause   error      // what the last look because of a refusal has shown
+	judged  time.Time  // when that was
 }
 
 // A call is one message that waits for its signature.
 type call struct {
 	input []byte // the digest, or for EdDSA the message
 	until time.Time
-	done  chan struct{} // closed when sig or err is there
+	gone  <-chan struct{} // closed when its caller has given up
+	done  chan struct{}   // closed when sig or err is there
 	sig   []byte
 	err   error
 }
@@ -72,7 +74,7 @@ func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := k.queue(c); err != nil {
+	if err := k.queue([]*call{c}); err != nil {
 		return nil, err
 	}
 	return k.collect(ctx, c)
@@ -95,7 +97,7 @@ func (k *key) prepare(ctx context.Context, message []byte) (*call, error) {
 // call returns a call for a message. It keeps nothing of message, which is its
 // caller's again when that has given up.
 func (k *key) call(ctx context.Context, message []byte) *call {
-	c := &call{done: make(chan struct{}), until: time.Now().Add(patience)}
+	c := &call{done: make(chan struct{}), gone: ctx.Done(), until: time.Now().Add(patience)}
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(c.until) {
 		c.until = deadline
 	}
@@ -125,14 +127,17 @@ func (k *key) collect(ctx context.Context, c *call) ([]byte, error) {
 	return c.sig, nil
 }
 
-// queue has a call sent with the next request.
-func (k *key) queue(c *call) error {
+// queue has the calls of one caller sent with the next request.
+func (k *key) queue(calls []*call) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.waiting) >= k.p.cfg.Waiting {
+		k.waiting = slices.DeleteFunc(k.waiting, func(c []*call) bool { return len(wanted(c)) == 0 })
+	}
+	if len(k.waiting) >= k.p.cfg.Waiting {
 		return fmt.Errorf("%w: %d", keystore.ErrOverloaded, len(k.waiting))
 	}
-	k.waiting = append(k.waiting, c)
+	k.waiting = append(k.waiting, calls)
 	if k.flying < flights {
 		if !k.p.start(k.fly) {
 			return errClosed
@@ -142,21 +147,46 @@ func (k *key) queue(c *call) error {
 	return nil
 }
 
+// wanted returns the calls that somebody waits for still.
+func wanted(calls []*call) []*call {
+	now := time.Now()
+	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool {
+		select {
+		case <-c.gone:
+			return true
+		default:
+			return now.After(c.until)
+		}
+	})
+}
+
 // fly sends what waits, until nothing does.
 func (k *key) fly() {
 	for {
 		k.mu.Lock()
-		n := min(len(k.waiting), together)
-		if n == 0 {
+		calls := k.share()
+		if calls == nil {
 			k.flying--
 			k.mu.Unlock()
 			return
 		}
-		calls := k.waiting[:n:n]
-		k.waiting = k.waiting[n:]
 		k.mu.Unlock()
 		k.send(calls)
 	}
+}
+
+// share takes what the next request asks for: the batch of one caller, or what
+// single callers wait for; nil if nobody waits. Its caller holds mu.
+func (k *key) share() (calls []*call) {
+	for len(k.waiting) > 0 && len(calls) < together {
+		next := wanted(k.waiting[0])
+		if len(calls) > 0 && len(next) > 1 {
+			break
+		}
+		k.waiting = k.waiting[1:]
+		calls = append(calls, next...)
+	}
+	return calls
 }
 
 // send gets signatures for calls with one request, and ends them.
@@ -182,12 +212,16 @@ func (k *key) send(calls []*call) {
 	if err != nil {
 		err = k.explain(ctx, err)
 	}
+	var refusal error // what it means, looked up once
 	for i, c := range calls {
 		switch {
 		case err != nil:
 			c.err = err
 		case reply.Results[i].Error != "":
-			c.err = k.explain(ctx, &trouble{kind: refused, status: 200, text: clean(reply.Results[i].Error)})
+			if refusal == nil {
+				refusal = k.explain(ctx, &trouble{kind: refused, status: 200, text: clean(reply.Results[i].Error)})
+			}
+			c.err = refusal
 		default:
 			c.sig, c.err = parseSignature(k.ref.Algorithm, reply.Results[i])
 		}
@@ -238,13 +272,22 @@ func (k *key) explain(ctx context.Context, err error) error {
 }
 
 // differs notes what a look has shown, and reports whether it is another thing
-// than before.
+// than before; "": nothing is wrong.
 func (k *key) differs(state string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	differs := k.known && state != k.state
-	k.state, k.known = state, true
+	differs := state != k.state
+	k.state = state
 	return differs
+}
+
+// condition is what is wrong with a key, though it may be used all the same.
+func (k *key) condition(info *keyInfo) string {
+	text := strings.Join(info.lacks(), ", ")
+	if err := k.fits(info); err != nil {
+		text += " " + err.Error()
+	}
+	return text
 }
 
 // challenge has the key sign something fresh that no key of any purpose signs as
@@ -255,7 +298,9 @@ func (k *key) challenge(ctx context.Context) error {
 		message = keystore.Digest(k.ref.Algorithm, message)
 	}
 	c := k.call(ctx, message)
-	k.send([]*call{c})
+	if err := k.queue([]*call{c}); err != nil {
+		return err
+	}
 	_, err := k.collect(ctx, c)
 	return err
 }
@@ -275,8 +320,8 @@ func (k *key) SignBatch(ctx context.Context, messages [][]byte) (sigs [][]byte, 
 	if len(sent) == 0 {
 		return sigs, errs
 	}
-	if !k.p.start(func() { k.send(sent) }) {
-		return keystore.RefuseBatch(len(messages), errClosed)
+	if err := k.queue(sent); err != nil {
+		return keystore.RefuseBatch(len(messages), err)
 	}
 	var all sync.WaitGroup
 	for lane := range verifyLanes {

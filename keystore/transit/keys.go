@@ -89,14 +89,10 @@ func (p *Provider) names(ctx context.Context) ([]string, error) {
 	var list struct {
 		Keys []string `json:"keys"`
 	}
-	return list.Keys, errOnly(a.read(&list), &list.Keys)
-}
-
-func errOnly(err error, keys *[]string) error {
-	if err != nil {
-		*keys = nil
+	if err := a.read(&list); err != nil {
+		return nil, err
 	}
-	return err
+	return list.Keys, nil
 }
 
 // others lists the keys with an id, whatever they are for.
@@ -269,7 +265,7 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 	if err := k.challenge(ctx); err != nil {
 		return nil, err
 	}
-	k.differs(strings.Join(info.lacks(), " "))
+	k.differs(k.condition(info))
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.open[k.name] = k
@@ -377,8 +373,15 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 		if err != nil {
 			return err
 		}
-		if spki, err := info.spki(); err != nil || !bytes.Equal(spki, ref.SPKI) {
-			return fmt.Errorf("%w: key %s is another pair's (%v)", keystore.ErrAmbiguous, name, err)
+		if info.MinAvailable > onlyVersion { // it was trimmed: nothing of the pair is left but the name
+			continue
+		}
+		spki, err := info.spki()
+		if err != nil {
+			return fmt.Errorf("%w: key %s: %w", keystore.ErrAmbiguous, name, err)
+		}
+		if !bytes.Equal(spki, ref.SPKI) {
+			return fmt.Errorf("%w: key %s is another pair's", keystore.ErrAmbiguous, name)
 		}
 	}
 	if err := p.Drop(ctx, ref.ID); err != nil {
@@ -404,7 +407,11 @@ func (p *Provider) Destroy(ctx context.Context, ref keystore.KeyRef) error {
 func (p *Provider) delete(ctx context.Context, id keystore.KeyID, name string) error {
 	path := p.cfg.Mount + "/keys/" + name
 	_, err := p.cluster.once(ctx, &request{method: "POST", path: path + "/config", body: map[string]bool{"deletion_allowed": true}, within: p.cfg.Deadlines.Create})
-	if t := troubleOf(err); err != nil && (t == nil || !t.done()) && !isKind(err, refused) {
+	switch t := troubleOf(err); {
+	case err == nil, isKind(err, refused):
+	case t == nil: // ctx is over: deletion may be allowed from now on
+		return fmt.Errorf("%w: %w", keystore.ErrUncertain, err)
+	case !t.done():
 		return err
 	}
 	if err != nil {

@@ -27,8 +27,9 @@ type login struct {
 	// Owned by the goroutine of run.
 	refusedAs [sha256.Size]byte // the credentials that were refused last; zero: none were
 	refusedAt time.Time
-	reentered time.Time // when a token that was refused was replaced
-	rested    time.Time // nothing is tried before
+	reentered time.Time     // when a token that was refused was replaced last
+	reenter   time.Duration // the pause before the next that may be
+	rested    time.Time     // nothing is tried before
 
 	forced atomic.Bool   // an operator asks: they are tried at once
 	signed atomic.Uint64 // the number of the last token that made a signature
@@ -280,13 +281,28 @@ func (l *login) sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
+// hasSigned notes that a token was good for a signature.
+func (l *login) hasSigned(number uint64) {
+	for {
+		was := l.signed.Load()
+		if number <= was || l.signed.CompareAndSwap(was, number) {
+			return
+		}
+	}
+}
+
 // judge looks whether a token that a request was refused with is good. A policy
-// may not even allow that look: if another token has just been taken in the place
-// of one that was refused, and has signed nothing either, it is the policy that does
-// not allow the request.
+// may not even allow that look. If another token has just been taken in the place
+// of one that was refused, and has signed nothing, it is the policy that does not
+// allow the request; if it has, it may be dead, or the policy allows some requests
+// and not others: it is replaced after pauses that grow.
 func (l *login) judge(ctx context.Context) time.Duration {
+	since := time.Since(l.reentered)
+	if since >= leaveRefused {
+		l.reenter = 0
+	}
 	l.mu.Lock()
-	token, fresh := l.token, l.number != l.signed.Load() && time.Since(l.reentered) < leaveRefused
+	token, fresh := l.token, since < l.reenter || l.number != l.signed.Load() && since < leaveRefused
 	l.mu.Unlock()
 	_, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
 	switch {
@@ -298,7 +314,7 @@ func (l *login) judge(ctx context.Context) time.Duration {
 		return firstRetry
 	case isKind(err, denied):
 		l.cfg.Log.WarnContext(ctx, "the Vault token is refused; logging in anew", "keystore", l.cfg.Name)
-		l.reentered = time.Now()
+		l.reentered, l.reenter = time.Now(), min(max(2*l.reenter, firstRetry), leaveRefused)
 		return l.enter(ctx)
 	}
 	return l.rest()
@@ -316,7 +332,7 @@ func (l *login) ask(ctx context.Context, token secret, r *request) (*answer, err
 		if a, err = s.send(ctx, r); err == nil {
 			return a, nil
 		}
-		if t := troubleOf(err); t == nil || t.kind != unreachable && !t.down() {
+		if t := troubleOf(err); t == nil || t.kind != unreachable && !t.down() && !t.failed() {
 			break
 		}
 		tried[s] = 2
@@ -337,6 +353,7 @@ func (l *login) renew(ctx context.Context) time.Duration {
 		l.mu.Lock()
 		short := lease < l.lease*3/4
 		l.expires, l.renews = l.cfg.Now().Add(spread(lease)), a.Auth.Renewable && !short
+		l.lease = max(l.lease, lease)
 		l.alarm(ctx, short && !l.made, "") // what a login made, a login replaces
 		l.mu.Unlock()
 		return firstRetry

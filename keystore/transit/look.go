@@ -1,6 +1,7 @@
 package transit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -53,10 +54,6 @@ func (p *Provider) look(ctx context.Context) error {
 	return err
 }
 
-// An identity is which mount it is: its accessor is made anew whenever an engine
-// is enabled, with nothing in it.
-type identity struct{ accessor string }
-
 // lookAtMount asks which engine is mounted where the keys are to be. Every token
 // that may do anything there may ask that.
 func (p *Provider) lookAtMount(ctx context.Context) error {
@@ -107,31 +104,36 @@ func (p *Provider) suspect() {
 	}
 }
 
-// identify compares the mount with the one that held the keys.
+// identify compares the mount with the one that held the keys: its accessor is
+// made anew whenever an engine is enabled, with nothing in it.
 func (p *Provider) identify(accessor string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	known := p.mount.accessor
-	if accessor == known || accessor == "" {
-		p.anew = false
+	known := p.accessor
+	if accessor = clean(accessor); accessor == known || accessor == "" {
 		return nil
 	}
 	if known != "" && !p.anew {
 		return fmt.Errorf("%w: another engine is mounted at %q than the one that held the keys: %s, not %s "+
-			"(hint: find out who disabled it; `chancery token retry %s` takes the new one)", keystore.ErrTokenChanged, p.cfg.Mount, clean(accessor), known, p.cfg.Mount)
+			"(hint: find out who disabled it; `chancery token retry %s` takes the new one)", keystore.ErrTokenChanged, p.cfg.Mount, accessor, known, p.cfg.Mount)
 	}
-	p.mount.accessor, p.anew = clean(accessor), false
+	if err := p.remember(accessor); err != nil {
+		return fmt.Errorf("%w: remembering the mount: %w", keystore.ErrUnavailable, err)
+	}
+	p.accessor, p.anew = accessor, false
+	return nil
+}
+
+// remember writes down which mount it is.
+func (p *Provider) remember(accessor string) error {
 	if p.cfg.StateDir == "" {
 		return nil
 	}
-	b, err := json.Marshal(mountFile{p.cfg.Mount, p.cfg.Namespace, p.mount.accessor})
-	if err == nil {
-		err = renameio.WriteFile(p.mountPath(), append(b, '\n'), 0o600)
-	}
+	b, err := json.Marshal(mountFile{p.cfg.Mount, p.cfg.Namespace, accessor})
 	if err != nil {
-		return fmt.Errorf("%w: remembering the mount: %w", keystore.ErrUnavailable, err)
+		return err
 	}
-	return nil
+	return renameio.WriteFile(p.mountPath(), append(b, '\n'), 0o600)
 }
 
 // A mountFile is what StateDir keeps of the mount.
@@ -164,7 +166,7 @@ func (p *Provider) recall() error {
 		return fmt.Errorf("reading which mount it was: %w (hint: remove %s to take the mount that is there)", err, p.mountPath())
 	}
 	if f.Mount == p.cfg.Mount && f.Namespace == p.cfg.Namespace {
-		p.mount.accessor = f.Accessor
+		p.accessor = f.Accessor
 	}
 	return nil
 }
@@ -301,21 +303,22 @@ const looksAt = 16
 func (p *Provider) lookAtKeys(ctx context.Context) {
 	changed := false
 	for _, k := range p.turn() {
+		state := "it is gone"
 		info, err := p.read(ctx, k.name)
 		switch {
-		case isKind(err, absent):
-			changed = k.differs("gone") || changed
-		case err != nil:
-			return
-		default:
-			changed = k.differs(strings.Join(info.lacks(), " ")) || changed
+		case err == nil:
+			state = k.condition(info)
+		case !isKind(err, absent):
+			continue // another look will show
+		}
+		if k.differs(state) {
+			changed = true
+			p.cfg.Log.ErrorContext(ctx, "a Transit key in use is not what it was: somebody else has changed it",
+				"keystore", p.cfg.Name, "key", k.name, "now", cmp.Or(state, "as it should be"))
 		}
 	}
-	if changed {
-		p.cfg.Log.ErrorContext(ctx, "a Transit key in use is not what it was: somebody else has changed it", "keystore", p.cfg.Name)
-		if p.cfg.OnChange != nil {
-			p.cfg.OnChange()
-		}
+	if changed && p.cfg.OnChange != nil {
+		p.cfg.OnChange()
 	}
 }
 

@@ -1,6 +1,7 @@
 package transit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,20 +26,20 @@ type Provider struct {
 
 	telling sync.Mutex // one change of state after the other; taken before mu
 
-	mu      sync.Mutex // guards what follows
-	status  keystore.TokenStatus
-	changed chan struct{} // closed when status changes
-	seen    bool          // a look has had an outcome
-	doubt   bool          // a request has shown that the next one may be another
-	problem error         // of the last look: why the mount does not serve; nil: it does
-	version string        // of the engine, as Vault says
-	mount   identity
-	anew    bool // the next look takes whichever mount is there
-	excess  string
-	open    map[string]*key // keys in use, by name
-	next    string          // the first of them whose turn it is to be looked at
-	asked   uint64          // the token whose rights were looked at last
-	closing bool
+	mu       sync.Mutex // guards what follows
+	status   keystore.TokenStatus
+	changed  chan struct{} // closed when status changes
+	seen     bool          // a look has had an outcome
+	doubt    bool          // a request has shown that the next one may be another
+	problem  error         // of the last look: why the mount does not serve; nil: it does
+	version  string        // of the engine, as Vault says
+	accessor string        // of the mount
+	anew     bool          // the next look takes whichever mount is there
+	excess   string
+	open     map[string]*key // keys in use, by name
+	next     string          // the first of them whose turn it is to be looked at
+	asked    uint64          // the token whose rights were looked at last
+	closing  bool
 }
 
 var (
@@ -148,12 +149,13 @@ func (p *Provider) joined(ctx context.Context) (context.Context, context.CancelF
 	return ctx, func() { stop(); cancel(context.Canceled) }
 }
 
-// gaveUp is what a caller gets whose ctx is over.
+// gaveUp is what a caller gets whose ctx is over, or leaves too little time.
 func gaveUp(ctx context.Context) error {
-	if cause := context.Cause(ctx); errors.Is(cause, keystore.ErrUnavailable) {
+	cause := cmp.Or(context.Cause(ctx), context.DeadlineExceeded)
+	if errors.Is(cause, keystore.ErrUnavailable) {
 		return cause
 	}
-	return fmt.Errorf("%w: waiting for Vault: %w", keystore.ErrUnavailable, context.Cause(ctx))
+	return fmt.Errorf("%w: waiting for Vault: %w", keystore.ErrUnavailable, cause)
 }
 
 // await waits while the provider starts. It returns an error if nothing can be
@@ -216,10 +218,12 @@ func (p *Provider) keep() {
 		p.settle()
 		var again <-chan time.Time
 		if p.reachable() == nil && p.lookDue() {
-			ctx, cancel := p.within(p.cfg.Deadlines.Read + p.cfg.Deadlines.Sign)
+			d := p.cfg.Deadlines
+			ctx, cancel := p.within(4*d.Read + d.Create + d.Sign)
 			err := p.look(ctx)
 			cancel()
 			if err != nil {
+				p.unseen(err)
 				again = time.After(jitter(wait))
 				wait = min(2*wait, lookLongest)
 			} else {
@@ -232,6 +236,16 @@ func (p *Provider) keep() {
 		case <-again:
 		case <-p.ctx.Done():
 		}
+	}
+}
+
+// unseen notes a first look that came to no end: operations are not to wait for
+// another one.
+func (p *Provider) unseen(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.seen {
+		p.seen, p.problem = true, err
 	}
 }
 
@@ -301,7 +315,7 @@ func (p *Provider) judge() keystore.TokenStatus {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := keystore.TokenStatus{
-		Keystore: p.cfg.Name, Label: p.cfg.Mount, Serial: p.mount.accessor, Since: p.cfg.Now(),
+		Keystore: p.cfg.Name, Label: p.cfg.Mount, Serial: p.accessor, Since: p.cfg.Now(),
 		Module: strings.TrimSpace("transit " + p.version), Unconfined: p.excess, State: keystore.TokenReady, Err: warning,
 	}
 	var refused *rejected
@@ -340,9 +354,13 @@ func (p *Provider) Retry(ctx context.Context, token string) error {
 		return err
 	}
 	p.mu.Lock()
-	p.anew = true
+	p.anew = errors.Is(p.problem, keystore.ErrTokenChanged) // which they have seen
 	p.mu.Unlock()
-	return p.Probe(ctx)
+	err := p.Probe(ctx)
+	p.mu.Lock()
+	p.anew = false
+	p.mu.Unlock()
+	return err
 }
 
 // Probe implements keystore.Provider. It also looks whether the mount and the

@@ -52,6 +52,7 @@ func newServer(cfg *Config, address string) (*server, error) {
 		c.SetClientTimeout(0)
 		c.ClearToken()
 		c.ClearNamespace()
+		c.SetWrappingLookupFunc(func(string, string) string { return "" }) // VAULT_WRAP_TTL
 		c.SetHeaders(http.Header{api.RequestHeaderName: {"true"}})
 		return c, c.SetAddress(address)
 	}

@@ -122,7 +122,7 @@ func readTrouble(status int, header http.Header, body []byte) *trouble {
 	says := func(member, value string) bool { return string(reply[member]) == value } // sys/health has members in place of errors
 	lower := strings.ToLower(t.text)
 	switch {
-	case status == http.StatusNotImplemented, strings.Contains(lower, "not initialized"), says("initialized", "false"):
+	case status == http.StatusNotImplemented, status >= 500 && strings.Contains(lower, "not initialized"), says("initialized", "false"):
 		t.kind = blank
 	case status == http.StatusServiceUnavailable && (says("sealed", "true") || strings.Contains(lower, "sealed")):
 		t.kind = sealed
