@@ -185,8 +185,8 @@ func (p *Provider) create(ctx context.Context, name string, alg keystore.Algorit
 	case t != nil && !t.done():
 		return fmt.Errorf("making key %s: %w", name, err)
 	}
-	// The answer is lost, or ctx is over: look what became of it.
-	within, cancel := p.within(p.cfg.Deadlines.Read)
+	// The answer is lost: look what became of it, unless ctx is over.
+	within, cancel := context.WithTimeout(ctx, p.cfg.Deadlines.Read)
 	defer cancel()
 	p.cluster.await(within)
 	if _, look := p.readFresh(within, name); look == nil {
@@ -420,7 +420,7 @@ func (p *Provider) delete(ctx context.Context, id keystore.KeyID, name string) e
 		cancel()
 	}
 	_, err = p.cluster.once(ctx, &request{method: "DELETE", path: path, within: p.cfg.Deadlines.Create})
-	within, cancel := p.within(p.cfg.Deadlines.Read)
+	within, cancel := context.WithTimeout(ctx, p.cfg.Deadlines.Read)
 	defer cancel()
 	p.cluster.await(within)
 	_, look := p.find(within, id, name)

@@ -107,20 +107,39 @@ func misprint(reply map[string]any) {
 	}
 }
 
-func TestACallerGoesWhileAKeyIsMade(t *testing.T) {
+// A caller waited for seconds after its time was over: for what became of its key.
+func TestACallerGoesWhileAKeyIsMadeOrDestroyed(t *testing.T) {
 	t.Parallel()
 	f, p, _ := fake(t, transittest.RoleTTL{})
 	becomes(t, p, keystore.TokenReady)
-	f.Script(transittest.Rule{Method: "PUT", Path: aKey, Delay: 500 * time.Millisecond})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	id := keystore.NewKeyID()
-	_, err := p.Generate(ctx, id, jwt, keystore.ES256)
-	if err == nil || creations(f) != 1 {
-		t.Errorf("%v, asked for %d times", err, creations(f))
+	brief := func(what string, do func(ctx context.Context) error) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		defer cancel()
+		began := time.Now()
+		err := do(ctx)
+		if took := time.Since(began); !errors.Is(err, keystore.ErrUncertain) || took > 600*time.Millisecond {
+			t.Errorf("%s: after %v: %v; want the outcome unknown", what, took, err)
+		}
 	}
-	if _, err := p.Generate(t.Context(), keystore.NewKeyID(), jwt, keystore.ES256); err != nil {
-		t.Errorf("the next one: %v", err)
+	ref := keystore.KeyRef{ID: keystore.NewKeyID(), Algorithm: keystore.ES256}
+	f.Script(transittest.Rule{Method: "PUT", Path: aKey, Mangle: func(map[string]any) { time.Sleep(time.Second) }})
+	brief("generating", func(ctx context.Context) error {
+		_, err := p.Generate(ctx, ref.ID, jwt, ref.Algorithm)
+		return err
+	})
+	f.Script(transittest.Rule{Method: "DELETE", Path: aKey, Hang: true})
+	var err error
+	if ref.SPKI, err = p.Find(t.Context(), ref.ID, jwt, ref.Algorithm); err != nil {
+		t.Fatal(err)
+	}
+	brief("destroying", func(ctx context.Context) error { return p.Destroy(ctx, ref) })
+	f.Script()
+	if err := p.Destroy(t.Context(), ref); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+	if n := creations(f); n != 1 {
+		t.Errorf("the key was asked for %d times", n)
 	}
 }
 
@@ -322,42 +341,46 @@ func TestWhatSomebodyElseDoesToAKey(t *testing.T) {
 	})
 }
 
-// A list of a thousand keys ends with its caller, and says so in few words.
+// A list of a thousand keys that could not be read went on to the last, and said
+// of each why.
 func TestAListEndsWithItsCaller(t *testing.T) {
 	t.Parallel()
-	f, p, cfg := fake(t, transittest.RoleTTL{})
+	f, p, _ := fake(t, transittest.RoleTTL{})
 	becomes(t, p, keystore.TokenReady)
-	for i := range 1000 {
-		f.Call(t, "POST", fmt.Sprintf("%s/keys/k%d", cfg.Mount, i), map[string]any{"type": "ed25519"})
-	}
-	list := func(d time.Duration) (int, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), d)
+	many := transittest.Rule{Method: "GET", Path: "/keys$", Mangle: func(r map[string]any) {
+		var names []any
+		for i := range 1000 {
+			names = append(names, fmt.Sprint("k", i))
+		}
+		r["data"].(map[string]any)["keys"] = names
+	}}
+	for _, v := range []struct {
+		name   string
+		rule   transittest.Rule
+		within time.Duration
+		want   error
+	}{
+		{"its caller goes", transittest.Rule{Path: "/keys/k", Delay: 50 * time.Millisecond}, 300 * time.Millisecond, context.DeadlineExceeded},
+		{"one cannot be read", transittest.Rule{Path: "/keys/k", Skip: 20, Status: 403}, 30 * time.Second, keystore.ErrUnavailable},
+	} {
+		f.Script(many, v.rule)
+		ctx, cancel := context.WithTimeout(t.Context(), v.within)
 		defer cancel()
+		before, began := f.Count("GET", "/keys/k"), time.Now()
 		objects, err := p.List(ctx)
-		return len(objects), err
+		if took := time.Since(began); !errors.Is(err, v.want) || !errors.Is(err, keystore.ErrUnavailable) || objects != nil || took > time.Second {
+			t.Errorf("%s: %d keys after %v, %v", v.name, len(objects), took, err)
+		}
+		if len(fmt.Sprint(err)) > 1000 {
+			t.Errorf("%s: it says %d bytes", v.name, len(err.Error()))
+		}
+		time.Sleep(200 * time.Millisecond)
+		if n := f.Count("GET", "/keys/k") - before; n > 100 || n == 0 {
+			t.Errorf("%s: %d keys were read", v.name, n)
+		}
 	}
-	if n, err := list(30 * time.Second); err != nil || n != 1001 {
-		t.Errorf("%d keys, %v; want 1000 and the probe's", n, err)
-	}
-	f.Script(transittest.Rule{Method: "GET", Path: "/keys/k", Delay: 50 * time.Millisecond})
-	before, began := f.Count("GET", "/keys/k"), time.Now()
-	_, err := list(300 * time.Millisecond)
-	if took := time.Since(began); !errors.Is(err, keystore.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) || took > 450*time.Millisecond {
-		t.Errorf("after %v: %v", took, err)
-	}
-	if len(err.Error()) > 1000 {
-		t.Errorf("it says %d bytes", len(err.Error()))
-	}
-	time.Sleep(200 * time.Millisecond)
-	if n := f.Count("GET", "/keys/k") - before; n > 100 {
-		t.Errorf("%d keys were read", n)
-	}
-	f.Script(transittest.Rule{Method: "GET", Path: "/keys/k", Status: 400})
-	before = f.Count("GET", "/keys/k")
-	if _, err = list(30 * time.Second); err == nil || len(err.Error()) > 1000 {
-		t.Errorf("%d bytes", len(fmt.Sprint(err)))
-	}
-	if n := f.Count("GET", "/keys/k") - before; n > 100 {
-		t.Errorf("%d keys were read after the first could not be", n)
+	f.Script(many)
+	if objects, err := p.List(t.Context()); err != nil || len(objects) != 0 {
+		t.Errorf("%d keys that have gone since they were listed, %v", len(objects), err)
 	}
 }

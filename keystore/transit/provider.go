@@ -136,8 +136,8 @@ func (p *Provider) start(f func()) bool {
 	return true
 }
 
-// within returns a context for work that goes on when its caller has gone: until
-// d is over or the provider closes.
+// within returns a context for work that has no caller: until d is over or the
+// provider closes.
 func (p *Provider) within(d time.Duration) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(p.ctx, d)
 }
