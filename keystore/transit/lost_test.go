@@ -96,7 +96,11 @@ func version(reply map[string]any) map[string]any {
 	return reply["data"].(map[string]any)["keys"].(map[string]any)["1"].(map[string]any)
 }
 
-func exportable(reply map[string]any) { reply["data"].(map[string]any)["exportable"] = true }
+func exportable(reply map[string]any) {
+	if data, ok := reply["data"].(map[string]any); ok {
+		data["exportable"] = true
+	}
+}
 
 // misprint changes a letter of each signature.
 func misprint(reply map[string]any) {

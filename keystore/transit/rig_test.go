@@ -153,3 +153,6 @@ func fake(t *testing.T, ttl transittest.RoleTTL, change ...func(*transit.Config)
 	p := open(t, cfg)
 	return f, p, cfg
 }
+
+// saying is an error of what a keystore says of itself.
+func saying(s keystore.TokenStatus) error { return fmt.Errorf("it is %s, and says %q", s.State, s.Err) }
