@@ -180,11 +180,11 @@ func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenL
 	return list, nil
 }
 
-// tokenHint is the next move. A PIN that may be locked has more than one reason,
-// and the error says which move goes with it.
+// tokenHint is the next move. A PIN that may be locked and a login that is refused
+// have more than one reason, and the error may say which move goes with it.
 func tokenHint(s keystore.TokenStatus) string {
 	retry := "`chancery token retry " + s.Keystore + "`"
-	if s.State == keystore.TokenPINLocked && strings.Contains(s.Err, "(hint: ") {
+	if (s.State == keystore.TokenPINLocked || s.State == keystore.TokenAuthRejected) && strings.Contains(s.Err, "(hint: ") {
 		return ""
 	}
 	switch s.State {

@@ -335,6 +335,9 @@ func (p *Provider) List(ctx context.Context) ([]keystore.Object, error) {
 	if rest.Err() != nil {
 		return nil, context.Cause(rest)
 	}
+	if err := p.sameMount(ctx); err != nil { // what is not in another one is not lost
+		return nil, err
+	}
 	return slices.DeleteFunc(objects, func(o keystore.Object) bool { return o.Label == "" }), nil
 }
 

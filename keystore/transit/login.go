@@ -423,7 +423,11 @@ func (l *login) enter(ctx context.Context) time.Duration {
 type rejected struct{ error }
 
 func (e *rejected) Error() string {
-	return "login: " + e.error.Error()
+	s := "login: " + e.error.Error()
+	if isKind(e.error, noRoute) {
+		s += " (hint: check the namespace, and where the auth method is mounted)"
+	}
+	return s
 }
 func (e *rejected) Unwrap() []error { return []error{e.error, keystore.ErrUnavailable} }
 
