@@ -204,3 +204,45 @@ func TestV10TheTokenInTheFileIsRevoked(t *testing.T) {
 	t.Attr("seen", fmt.Sprintf("auth_rejected, %d × 503, no more than a request a second", len(c.problems(false))))
 	f.end()
 }
+
+// V11: while Vault is down for longer than its tokens live, nothing makes more than
+// a connection a second towards it; when it is back, one login does.
+func TestV11DownForLongerThanATokenLives(t *testing.T) {
+	t.Parallel()
+	fake := transittest.Fake(t)
+	g := newGate(t, fake.Address())
+	f := &faked{newVaultedAt(t, fake.Server, "https://"+g.Addr().String()), fake}
+	f.withAppRole(transittest.RoleTTL{TTL: 6 * time.Second})
+	span := time.Duration(soak(t, 10, 300, "seconds without Vault")) * time.Second
+	began := time.Now()
+	fake.Close()
+	c := f.crowd(8, 5*time.Millisecond, "vaulted")
+	f.awaitState(keystore.TokenUnavailable)
+	from := time.Now()
+	time.Sleep(span)
+	to := time.Now()
+	logins := fake.Count("", loginPath)
+	fake.Restart(t)
+	recovered := c.successAfter(to, 20*time.Second)
+	c.stop()
+	if recovered > backWithin {
+		t.Errorf("the first token came %v after its return, want %v", recovered, backWithin)
+	}
+	n := g.between(from, to)
+	if most := int(to.Sub(from)/time.Second) + 1; n > most {
+		t.Errorf("%d connections towards it in %v", n, to.Sub(from))
+	}
+	if logins = fake.Count("", loginPath) - logins; logins != 1 {
+		t.Errorf("%d logins when it is back, want one", logins)
+	}
+	f.wantStates(began, "unavailable", "ready")
+	wantUnavailable(t, c.problems(false), api.CodeBackendUnavailable)
+	f.wantVerified(c.replies())
+	f.loads = append(f.loads, c)
+	f.othersUnharmed(t, 0)
+	t.Attr("provoked", fmt.Sprintf("stopped for %v, tokens of 6 s, 8 clients", span))
+	t.Attr("seen", fmt.Sprintf("%d connections towards it, one login when it is back, %d × 503", n, len(c.problems(false))))
+	t.Attr("recovered", recovered.Round(time.Millisecond).String())
+	t.Attr("promises", "I2 I6 I14 I16")
+	f.end()
+}
