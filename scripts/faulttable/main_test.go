@@ -12,6 +12,8 @@ func TestRowsOfATest(t *testing.T) {
 		"TestP27P28NothingButSigningToSign":  "P27 P28",
 		"TestFaults/storms/P13_a_crash_loop": "P13",
 		"TestS20BothWorkers":                 "S20",
+		"TestVaultFaults/states/V01_sealed":  "V01",
+		"TestVaultFaults":                    "",
 		"TestFaults":                         "",
 		"TestPausesGrow":                     "",
 		"TestAKey":                           "",
