@@ -47,8 +47,6 @@ type vaultFault struct {
 	// backend_unavailable, at once, and Vault is left alone.
 	state keystore.TokenState
 	says  string
-	// slow says that the first requests are answered only when their time is over.
-	slow  bool
 	lasts time.Duration // at least, from when it is seen
 }
 
