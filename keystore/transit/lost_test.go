@@ -181,6 +181,7 @@ func TestOpeningWhatIsNotTheKey(t *testing.T) {
 		{"exportable", transittest.Rule{Method: "GET", Path: aKey, Mangle: exportable}, keystore.ErrAttributes},
 		{"absent for a moment", transittest.Rule{Method: "GET", Path: aKey, Status: 404, Body: `{"errors":[]}`, Times: 2}, nil},
 		{"absent, and listed", transittest.Rule{Method: "GET", Path: aKey, Status: 404, Body: `{"errors":[]}`}, keystore.ErrUnavailable},
+		{"absent, and not listed", transittest.Rule{Method: "GET", Path: `/keys(/chancery-jwt-[^/]*)?$`, Status: 404, Body: `{"errors":[]}`}, keystore.ErrNotFound},
 		{"a proxy's 404", transittest.Rule{Method: "GET", Path: aKey, Status: 404, Body: "<html>errors</html>"}, keystore.ErrUnavailable},
 		{"another's signatures", transittest.Rule{Path: "/sign/", Mangle: misprint}, keystore.ErrSignature},
 		{"another version's signatures", transittest.Rule{Path: "/sign/", Mangle: func(r map[string]any) {
