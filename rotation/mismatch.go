@@ -167,7 +167,7 @@ func (c *comparison) owned(r row, o keystore.Object) {
 	}
 	c.found[o.ID] = true
 	if len(o.Missing) > 0 {
-		c.add(KeyAttributes, r, o, "it is not as required: %s", strings.Join(o.Missing, ", "))
+		c.add(KeyAttributes, r, o, "it lacks what is required: %s", strings.Join(o.Missing, ", "))
 	}
 }
 
@@ -188,7 +188,7 @@ func (c *comparison) stray(o keystore.Object, half bool, foreign func(keystore.O
 	}
 	switch {
 	case expected && len(lacks) > 0:
-		c.add(KeyAttributes, row{}, o, "it is not as required: %s", strings.Join(lacks, ", "))
+		c.add(KeyAttributes, row{}, o, "it lacks what is required: %s", strings.Join(lacks, ", "))
 	case !expected:
 		c.able(o)
 	}
@@ -220,7 +220,7 @@ func todo(m *Mismatch) string {
 	case KeyFinished:
 		return "nothing: rotation makes another one if one is needed"
 	case KeyOrphan:
-		return "nothing uses it; if no backup of the catalog has it, delete it with the keystore's own tool"
+		return "nothing uses it here; if no backup of the catalog has it and no other Chancery uses the keystore, delete it with the keystore's own tool"
 	case KeyUnknown:
 		return "nothing uses it; find out whose it is: a token of its own is best for Chancery"
 	case KeyHalfPair:
@@ -230,6 +230,9 @@ func todo(m *Mismatch) string {
 	case KeyResurrected:
 		return fmt.Sprintf("its token is stopped: find out who put it back, then run `chancery keys destroy %s %d --reason WHY`", m.KeySet, m.Version)
 	case KeyAttributes:
+		if m.Version != 0 && m.State == keystore.Retired {
+			return "nothing: it does not sign any more; find out who made it so"
+		}
 		if m.Version != 0 {
 			return fmt.Sprintf("find out who made it so, and run `chancery rotation now %s`", m.KeySet)
 		}

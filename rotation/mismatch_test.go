@@ -44,7 +44,7 @@ func TestMismatches(t *testing.T) {
 		{"all is well", []row{version(1, keystore.Retired), version(2, keystore.Active), version(3, keystore.Published)}, nil,
 			[]keystore.Object{key("v1"), key("v2"), key("v3"), key("probe")}, nil},
 		{"P18: no version names it", nil, nil, []keystore.Object{key("x")},
-			[]string{"orphan -: no version names it; nothing uses it; if no backup of the catalog has it, delete it with the keystore's own tool"}},
+			[]string{"orphan -: no version names it; nothing uses it here; if no backup of the catalog has it and no other Chancery uses the keystore, delete it with the keystore's own tool"}},
 		{"an abandoned version's", []row{version(1, keystore.Abandoned)}, nil, []keystore.Object{key("v1")}, []string{"orphan -: no version names it"}},
 		{"P19: someone else's", nil, nil, []keystore.Object{labelled(key("x"), "vpn")},
 			[]string{"unknown -: it is not Chancery's; nothing uses it; find out whose it is: a token of its own is best for Chancery"}},
@@ -79,10 +79,10 @@ func TestMismatches(t *testing.T) {
 		{"published meanwhile", []row{version(1, keystore.Pending)}, []row{version(1, keystore.Published)}, nil, nil},
 		{"pending", []row{version(1, keystore.Pending)}, nil, []keystore.Object{key("v1")}, nil},
 		{"A32: a version's key can be copied", []row{version(2, keystore.Active)}, nil, []keystore.Object{key("v2", "CKA_EXTRACTABLE", "CKA_COPYABLE")},
-			[]string{"attributes web 2: it is not as required: CKA_EXTRACTABLE, CKA_COPYABLE; find out who made it so, and run `chancery rotation now web`"}},
+			[]string{"attributes web 2: it lacks what is required: CKA_EXTRACTABLE, CKA_COPYABLE; find out who made it so, and run `chancery rotation now web`"}},
 		{"A32: someone else's unwraps", nil, nil, []keystore.Object{labelled(key("x", "CKA_LOCAL", "CKA_UNWRAP", "CKA_DECRYPT"), "vpn")},
 			[]string{"unknown -", "attributes -: it does more than sign: CKA_UNWRAP, CKA_DECRYPT; nothing uses it, but whoever can use the keystore can: find out whose it is, and delete it with the keystore's own tool"}},
-		{"A32: the probe key", nil, nil, []keystore.Object{key("probe", "CKA_NEVER_EXTRACTABLE")}, []string{"attributes -: it is not as required: CKA_NEVER_EXTRACTABLE"}},
+		{"A32: the probe key", nil, nil, []keystore.Object{key("probe", "CKA_NEVER_EXTRACTABLE")}, []string{"attributes -: it lacks what is required: CKA_NEVER_EXTRACTABLE"}},
 	} {
 		byID := func(rows []row) map[string]row {
 			m := map[string]row{}

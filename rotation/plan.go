@@ -71,6 +71,9 @@ func (w Why) String() string {
 // them up, and generation last, because it can take long.
 func Plan(f Facts, sch Schedule, now time.Time) (Step, Why) {
 	next := Why{Text: "nothing to do: the key set rotates on request only"}
+	if active, ok := f.Set.Active(); ok {
+		next.Text += planner{Facts: f}.unlike(active)
+	}
 	for _, w := range Waits(f, sch, now) {
 		if !w.At.IsZero() && !w.At.After(now) {
 			return w.Step, w

@@ -98,7 +98,11 @@ func up(p keystore.Provider) error {
 	if len(status) == 0 {
 		return nil
 	}
-	return fmt.Errorf("token %s is %s: %w", status[0].Label, status[0].State, keystore.ErrUnavailable)
+	why := ""
+	if status[0].Err != "" {
+		why = ": " + status[0].Err
+	}
+	return fmt.Errorf("token %s is %s%s: %w", status[0].Label, status[0].State, why, keystore.ErrUnavailable)
 }
 
 // pend adds the pending row, if a version is still to be generated. Its record

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -57,7 +58,7 @@ func run(args []string) int {
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serveCommand(), devCommand(), checkCommand(), benchTokenCommand())
 	root.SetArgs(args)
-	err := conceal()
+	err := errors.Join(conceal(), forgetVault())
 	if err == nil {
 		err = root.ExecuteContext(context.Background())
 	}
@@ -75,6 +76,19 @@ func run(args []string) int {
 		return exitUsage
 	}
 	return exitFailed
+}
+
+// forgetVault takes out of the environment what HashiCorp's library would look at:
+// what counts is in the configuration.
+func forgetVault() error {
+	for _, pair := range os.Environ() {
+		if name, _, _ := strings.Cut(pair, "="); strings.HasPrefix(name, "VAULT_") || strings.HasPrefix(name, "BAO_") {
+			if err := os.Unsetenv(name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // noArgs refuses arguments, as a usage error.

@@ -225,9 +225,12 @@ func tokenTrouble(status []keystore.TokenStatus) error {
 }
 
 // operatorNeeded returns why a token does not serve, if that does not pass by
-// itself.
+// itself, or nobody knows when.
 func (n *node) operatorNeeded() error {
 	for _, s := range tokenStates(n.providers) {
+		if s.State == keystore.TokenUnavailable && n.config.Load().Keystores[s.Keystore].Transit != nil {
+			return fmt.Errorf("keystore %s is %s: %s", s.Keystore, s.State, s.Err) // it may be another machine's
+		}
 		switch s.State {
 		case keystore.TokenStarting, keystore.TokenReady, keystore.TokenUnavailable, keystore.TokenFailed:
 		default:

@@ -77,6 +77,9 @@ func (l *login) try(ctx context.Context, cred secret) error {
 // adopt takes a token from a file, after a look at how long it lives.
 func (l *login) adopt(ctx context.Context, token secret) error {
 	reply, err := l.ask(ctx, token, &request{method: "GET", path: "auth/token/lookup-self"})
+	if isKind(err, denied) {
+		return fmt.Errorf("the token is no good, or may not look at itself, which Vault's default policy allows: %w", err)
+	}
 	if err != nil {
 		return err
 	}

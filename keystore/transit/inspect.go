@@ -41,5 +41,8 @@ func Inspect(ctx context.Context, cfg Config) (Inspection, error) {
 	if t := troubleOf(err); t != nil && (t.kind == limited || t.kind == stale || !t.serves()) { // it may pass
 		return Inspection{}, err
 	}
+	if err == nil && p.lacks != "" {
+		err = errors.New(p.lacks)
+	}
 	return Inspection{Excess: p.excess, Wrong: err}, nil
 }

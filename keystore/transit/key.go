@@ -30,6 +30,7 @@ type key struct {
 	waiting [][]*call  // of each caller: one, or a batch
 	flying  int        // requests under way
 	state   string     // what was wrong with it when it was looked at last
+	unfit   error      // why it is refused since then; nil: it is not
 	cause   error      // what the last look because of a refusal has shown
 	judged  time.Time  // when that was
 }
@@ -90,6 +91,12 @@ func (k *key) prepare(ctx context.Context, message []byte) (*call, error) {
 	}
 	if err := k.p.await(ctx); err != nil {
 		return nil, err
+	}
+	k.mu.Lock()
+	unfit := k.unfit
+	k.mu.Unlock()
+	if unfit != nil {
+		return nil, unfit
 	}
 	return k.call(ctx, message), nil
 }
@@ -271,23 +278,19 @@ func (k *key) explain(ctx context.Context, err error) error {
 	return cause
 }
 
-// differs notes what a look has shown, and reports whether it is another thing
-// than before; "": nothing is wrong.
-func (k *key) differs(state string) bool {
+// differs notes what a look has shown: what the key lacks, and why it is refused
+// for that, as it would be if it were opened now. It reports whether that is
+// another thing than before.
+func (k *key) differs(lacks []string, unfit error) bool {
+	state := strings.Join(lacks, ", ")
+	if unfit != nil {
+		state = unfit.Error()
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	differs := state != k.state
-	k.state = state
+	k.state, k.unfit = state, unfit
 	return differs
-}
-
-// condition is what is wrong with a key, though it may be used all the same.
-func (k *key) condition(info *keyInfo) string {
-	text := strings.Join(info.lacks(), ", ")
-	if err := k.fits(info); err != nil {
-		text += " " + err.Error()
-	}
-	return text
 }
 
 // challenge has the key sign something fresh that no key of any purpose signs as

@@ -265,7 +265,7 @@ func (p *Provider) Open(ctx context.Context, ref keystore.KeyRef, purpose keysto
 	if err := k.challenge(ctx); err != nil {
 		return nil, err
 	}
-	k.differs(k.condition(info))
+	k.differs(info.lacks(), nil)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.open[k.name] = k

@@ -1,7 +1,6 @@
 package transit
 
 import (
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -30,11 +29,15 @@ func (p *Provider) look(ctx context.Context) error {
 	}
 	number := p.login.generation()
 	err := p.lookAtMount(ctx)
+	blocked := err // what is there cannot be used at all
 	if err == nil {
 		err = p.lookAtRights(ctx, number)
 	}
 	if err == nil {
 		err = p.lookAtProbe(ctx)
+		if isKind(err, denied) {
+			blocked = err
+		}
 	}
 	if ctx.Err() != nil && p.ctx.Err() == nil && err != nil { // its caller's time was over, which says nothing
 		return gaveUp(ctx)
@@ -43,7 +46,7 @@ func (p *Provider) look(ctx context.Context) error {
 		return err
 	}
 	p.mu.Lock()
-	p.seen, p.doubt, p.problem = true, false, err
+	p.seen, p.doubt, p.problem, p.blocked = true, false, err, blocked
 	if err == nil {
 		p.asked = number
 	}
@@ -196,12 +199,13 @@ var rights = []right{
 	{path: "restore/" + sample, spare: []string{"update"}},
 }
 
-// lookAtRights asks once for each token what it may do. What it lacks keeps the
-// mount from serving; what it has beyond is told. A server that does not say, says
-// nothing.
+// lookAtRights asks once for each token what it may do, and again while it lacks
+// something. A token that may not sign
+// keeps the mount from serving; what else it lacks, and what it has beyond, is
+// told. A server that does not say, says nothing.
 func (p *Provider) lookAtRights(ctx context.Context, number uint64) error {
 	p.mu.Lock()
-	done := p.asked == number && number != 0
+	done := p.asked == number && number != 0 && p.lacks == ""
 	p.mu.Unlock()
 	if done {
 		return nil
@@ -224,7 +228,7 @@ func (p *Provider) lookAtRights(ctx context.Context, number uint64) error {
 	}
 	lacks, excess := compareRights(p.cfg.Mount, has)
 	p.mu.Lock()
-	p.excess = ""
+	p.excess, p.lacks = "", ""
 	if len(excess) > 0 {
 		p.excess = "the Vault token may do more than it needs: " + strings.Join(excess, ", ")
 	}
@@ -232,9 +236,16 @@ func (p *Provider) lookAtRights(ctx context.Context, number uint64) error {
 	if len(excess) > 0 {
 		p.cfg.Log.WarnContext(ctx, "the Vault token may do more than it needs (README has the least policy)", "keystore", p.cfg.Name, "more", excess)
 	}
-	if len(lacks) > 0 {
-		return fmt.Errorf("%w: the Vault token may not: %s (hint: README has the policy that Chancery needs)", keystore.ErrUnavailable, strings.Join(lacks, ", "))
+	if len(lacks) == 0 {
+		return nil
 	}
+	text := fmt.Sprintf("the Vault token may not: %s (hint: README has the policy that Chancery needs)", strings.Join(lacks, ", "))
+	if slices.ContainsFunc(lacks, func(l string) bool { return !strings.HasPrefix(l, "delete ") && !strings.HasSuffix(l, "/config") }) {
+		return fmt.Errorf("%w: %s", keystore.ErrUnavailable, text)
+	}
+	p.mu.Lock()
+	p.lacks = text // it signs, and destroys nothing
+	p.mu.Unlock()
 	return nil
 }
 
@@ -303,18 +314,20 @@ const looksAt = 16
 func (p *Provider) lookAtKeys(ctx context.Context) {
 	changed := false
 	for _, k := range p.turn() {
-		state := "it is gone"
 		info, err := p.read(ctx, k.name)
+		var lacks []string
 		switch {
 		case err == nil:
-			state = k.condition(info)
-		case !isKind(err, absent):
+			lacks, err = info.lacks(), k.fits(info)
+		case isKind(err, absent):
+			lacks, err = []string{"it is gone"}, nil // signing says so, after more than one look
+		default:
 			continue // another look will show
 		}
-		if k.differs(state) {
+		if k.differs(lacks, err) {
 			changed = true
 			p.cfg.Log.ErrorContext(ctx, "a Transit key in use is not what it was: somebody else has changed it",
-				"keystore", p.cfg.Name, "key", k.name, "now", cmp.Or(state, "as it should be"))
+				"keystore", p.cfg.Name, "key", k.name, "lacks", lacks, "err", err)
 		}
 	}
 	if changed && p.cfg.OnChange != nil {

@@ -32,6 +32,8 @@ type Provider struct {
 	seen     bool          // a look has had an outcome
 	doubt    bool          // a request has shown that the next one may be another
 	problem  error         // of the last look: why the mount does not serve; nil: it does
+	blocked  error         // of the last look: why nothing of it is to be asked; nil: it may be
+	lacks    string        // what the token may not do, without which keys sign
 	version  string        // of the engine, as Vault says
 	accessor string        // of the mount
 	anew     bool          // the next look takes whichever mount is there
@@ -163,18 +165,16 @@ func gaveUp(ctx context.Context) error {
 func (p *Provider) await(ctx context.Context) error {
 	for {
 		p.mu.Lock()
-		state, changed, closing, problem := p.status.State, p.changed, p.closing, p.problem
+		state, changed, closing, blocked := p.status.State, p.changed, p.closing, p.blocked
 		p.mu.Unlock()
 		switch {
 		case closing:
 			return errClosed
-		case state == keystore.TokenChanged:
-			return problem
+		case blocked != nil:
+			return blocked
 		case state != keystore.TokenStarting:
-			if err, _ := p.login.problem(); err != nil {
-				return err
-			}
-			return nil
+			err, _ := p.login.problem()
+			return err
 		}
 		if ctx.Err() != nil {
 			return gaveUp(ctx)
@@ -207,7 +207,7 @@ func (p *Provider) kick() {
 // How long a look that failed is left.
 const (
 	lookAgain   = time.Second
-	lookLongest = 10 * time.Second
+	lookLongest = 2 * time.Second // callers are refused meanwhile
 )
 
 // keep keeps the state true: it looks at the mount when a server or a token has
@@ -316,7 +316,7 @@ func (p *Provider) judge() keystore.TokenStatus {
 	defer p.mu.Unlock()
 	s := keystore.TokenStatus{
 		Keystore: p.cfg.Name, Label: p.cfg.Mount, Serial: p.accessor, Since: p.cfg.Now(),
-		Module: strings.TrimSpace("transit " + p.version), Unconfined: p.excess, State: keystore.TokenReady, Err: warning,
+		Module: strings.TrimSpace("transit " + p.version), Unconfined: p.excess, State: keystore.TokenReady, Err: cmp.Or(warning, p.lacks),
 	}
 	var refused *rejected
 	switch {
@@ -366,7 +366,10 @@ func (p *Provider) Retry(ctx context.Context, token string) error {
 // Probe implements keystore.Provider. It also looks whether the mount and the
 // keys in use are what they were.
 func (p *Provider) Probe(ctx context.Context) error {
-	if err := p.await(ctx); err != nil && !errors.Is(err, keystore.ErrTokenChanged) {
+	p.mu.Lock()
+	blocked := p.blocked
+	p.mu.Unlock()
+	if err := p.await(ctx); err != nil && (blocked == nil || p.ctx.Err() != nil) {
 		return err
 	}
 	ctx, cancel := p.joined(ctx)

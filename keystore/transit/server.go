@@ -77,9 +77,10 @@ func keepRedirect(*http.Request, []*http.Request) error { return http.ErrUseLast
 
 // How long connections may take and live.
 const (
-	dialWithin = time.Second
-	idleFor    = 30 * time.Second
-	idleMost   = 64
+	dialWithin      = time.Second
+	handshakeWithin = 2 * time.Second
+	idleFor         = 30 * time.Second
+	idleMost        = 64
 )
 
 // newTransport speaks HTTP/1.1, of which one connection that fails is one request
@@ -87,14 +88,11 @@ const (
 func newTransport(cfg *Config) (*http.Transport, error) {
 	conf := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cfg.TLS.ServerName}
 	if cfg.TLS.CA != "" {
-		pem, err := os.ReadFile(cfg.TLS.CA)
+		roots, err := readRoots(cfg.TLS.CA)
 		if err != nil {
-			return nil, fmt.Errorf("reading the CA: %w", err)
+			return nil, err
 		}
-		conf.RootCAs = x509.NewCertPool()
-		if !conf.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s holds no certificate", cfg.TLS.CA)
-		}
+		conf.RootCAs = roots
 	}
 	if cfg.TLS.Certificate != "" {
 		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { // it may be replaced
@@ -103,17 +101,62 @@ func newTransport(cfg *Config) (*http.Transport, error) {
 		}
 	}
 	dialer := net.Dialer{Timeout: dialWithin, KeepAlive: 5 * time.Second}
+	dial := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dialer.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return conn, nil
+	}
 	return &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, addr)
+		DialContext: dial,
+		DialTLSContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
 			if err != nil {
-				return nil, &dialError{err}
+				return nil, err
 			}
-			return conn, nil
+			return handshake(ctx, conn, addr, conf, cfg.TLS.CA)
 		},
-		TLSClientConfig: conf, TLSHandshakeTimeout: 2 * time.Second, TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 		MaxIdleConns: idleMost, MaxIdleConnsPerHost: idleMost, IdleConnTimeout: idleFor,
 	}, nil
+}
+
+func readRoots(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading the CA: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s holds no certificate", file)
+	}
+	return roots, nil
+}
+
+// handshake reads the CA anew, which may have been replaced; while it cannot be
+// read, what was read at first counts.
+func handshake(ctx context.Context, conn net.Conn, addr string, conf *tls.Config, ca string) (net.Conn, error) {
+	conf = conf.Clone()
+	if conf.ServerName == "" {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			host = addr
+		}
+		conf.ServerName = host
+	}
+	if ca != "" {
+		if roots, err := readRoots(ca); err == nil {
+			conf.RootCAs = roots
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, handshakeWithin)
+	defer cancel()
+	c := tls.Client(conn, conf)
+	if err := c.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return c, nil
 }
 
 // A dialError is of a connection that was never made.

@@ -1,6 +1,7 @@
 package transit
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -120,6 +121,9 @@ func readTrouble(status int, header http.Header, body []byte) *trouble {
 	said := json.Unmarshal(body, &reply) == nil && json.Unmarshal(reply["errors"], &texts) == nil && texts != nil
 	t := &trouble{status: status, text: clean(strings.Join(texts, "; "))}
 	says := func(member, value string) bool { return string(reply[member]) == value } // sys/health has members in place of errors
+	if bytes.Contains(body, []byte("HTTP request to an HTTPS server")) {
+		t.text = "the server speaks TLS (hint: https)"
+	}
 	lower := strings.ToLower(t.text)
 	switch {
 	case status == http.StatusNotImplemented, status >= 500 && strings.Contains(lower, "not initialized"), says("initialized", "false"):

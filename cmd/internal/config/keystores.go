@@ -224,7 +224,10 @@ func (k checker) login(path string, a Auth) {
 	if a.File == transit.KubernetesToken && !k.has(path) {
 		hint = "where a pod finds its service account's token; or say file"
 	}
-	if err := checkSecret(a.File, forbidden); err != nil {
+	switch err := checkSecret(a.File, forbidden); {
+	case errors.Is(err, fs.ErrNotExist) && hint == "": // whoever writes it may be late
+		k.warnf(path, "until it is there, the keystore's state is auth_rejected", "%v", err)
+	case err != nil:
 		k.errorf(path, hint, "%v", err)
 	}
 }
