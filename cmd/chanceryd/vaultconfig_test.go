@@ -16,6 +16,17 @@ import (
 	"chancery/signer/api"
 )
 
+// The rows about where the keys are, and what the daemon is started with.
+func TestVaultPlaces(t *testing.T) {
+	abreast(t, map[string]func(*testing.T){
+		"misspelt":                               misspeltPlaces,
+		"V15 the mount is enabled anew":          theMountIsEnabledAnew,
+		"V15 the mount is another at once":       theMountIsAnotherAtOnce,
+		"V16 the environment changes nothing":    theEnvironmentChangesNothing,
+		"V16 an environment that cannot be read": anEnvironmentThatCannotBeRead,
+	})
+}
+
 // relaunch starts the daemon anew with another configuration, with which vaulted
 // does not sign.
 func (f *faked) relaunch(oldnew ...string) {
@@ -25,7 +36,7 @@ func (f *faked) relaunch(oldnew ...string) {
 	edit(f.t, filepath.Join(f.dir, "config.yaml"), oldnew...)
 	f.chanceryd = startDevUnready(f.t, f.dir)
 	f.issuer, f.operator = f.client("issuer"), f.client("operator")
-	f.others = f.crowd(3, 10*time.Millisecond, "web")
+	f.others = f.crowd(3, othersPause, "web")
 }
 
 // A vaultPlace is one row of the fault matrix about a configuration that names
@@ -50,8 +61,7 @@ var vaultPlaces = []vaultPlace{
 
 // V15: with a mount or namespace that is misspelt the state says so. The keys are
 // not taken for lost, and none is made in their place.
-func TestVaultPlaces(t *testing.T) {
-	t.Parallel()
+func misspeltPlaces(t *testing.T) {
 	f := newFaked(t)
 	f.fake.Namespaces("team")
 	kids := f.published("vaulted")
@@ -108,8 +118,7 @@ func (f *faked) wantNoneLost() {
 
 // V15: the mount is disabled under the daemon, with all its keys, and enabled anew.
 // That is another one: nothing is made in it until an operator says so.
-func TestV15TheMountIsEnabledAnew(t *testing.T) {
-	t.Parallel()
+func theMountIsEnabledAnew(t *testing.T) {
 	f := newManual(t)
 	f.fake.Call(t, "DELETE", "sys/mounts/"+f.mount, nil)
 	f.within(5*time.Second, "vaulted does not sign", f.refused)
@@ -149,8 +158,7 @@ func TestV15TheMountIsEnabledAnew(t *testing.T) {
 }
 
 // V15: it is no different when there was no moment without a mount.
-func TestV15TheMountIsAnotherAtOnce(t *testing.T) {
-	t.Parallel()
+func theMountIsAnotherAtOnce(t *testing.T) {
 	f := newFaked(t)
 	from := len(f.fake.Requests())
 	f.fake.Call(t, "DELETE", "sys/mounts/"+f.mount, nil)
@@ -189,9 +197,8 @@ func (f *faked) wantNothingMade(from int) {
 
 // V16: nothing of the environment that Vault's own client heeds changes anything,
 // and what it cannot read is refused with the way out.
-func TestV16TheEnvironmentChangesNothing(t *testing.T) {
-	t.Parallel()
-	f := newFaked(t)
+func theEnvironmentChangesNothing(t *testing.T) {
+	var f *faked
 	elsewhere, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -208,11 +215,11 @@ func TestV16TheEnvironmentChangesNothing(t *testing.T) {
 			c.Close()
 		}
 	}()
-	f.others.stop()
-	f.stop()
-	// Proxies are not asked for what is on loopback; 0.0.0.0 is not, by that rule.
-	port := f.fake.Address()[strings.LastIndex(f.fake.Address(), ":"):]
-	edit(t, filepath.Join(f.dir, "config.yaml"), "addresses: ['"+f.fake.Address()+"']", "addresses: ['https://0.0.0.0"+port+"']\n      server_name: 127.0.0.1")
+	f = prepared(t, func(f *faked) []string {
+		// Proxies are not asked for what is on loopback; 0.0.0.0 is not, by that rule.
+		at := f.fake.Address()
+		return []string{"addresses: ['" + at + "']", "addresses: ['https://0.0.0.0" + at[strings.LastIndex(at, ":"):] + "']\n      server_name: 127.0.0.1"}
+	})
 	cmd := exec.Command(os.Args[0], "dev", "--dir", f.dir)
 	proxy, wrong := "http://"+elsewhere.Addr().String(), "https://"+elsewhere.Addr().String()
 	cmd.Env = append(os.Environ(),
@@ -242,8 +249,7 @@ func TestV16TheEnvironmentChangesNothing(t *testing.T) {
 	f.end()
 }
 
-func TestV16AnEnvironmentThatCannotBeRead(t *testing.T) {
-	t.Parallel()
+func anEnvironmentThatCannotBeRead(t *testing.T) {
 	f := newFaked(t)
 	f.others.stop()
 	f.stop()

@@ -87,6 +87,9 @@ func (v *vaulted) giveToken(t *testing.T, token string) {
 	}
 }
 
+// othersPause is between the requests of one of those who sign with web.
+const othersPause = 40 * time.Millisecond
+
 func (v *vaulted) begin() {
 	v.t.Helper()
 	v.issuer, v.operator = v.client("issuer"), v.client("operator")
@@ -97,7 +100,7 @@ func (v *vaulted) begin() {
 		}
 		return nil
 	})
-	v.others = v.crowd(3, 10*time.Millisecond, "web")
+	v.others = v.crowd(3, othersPause, "web")
 }
 
 // signs signs with vaulted once.

@@ -51,22 +51,22 @@ var vaultFaults = map[string][]vaultFault{
 }
 
 func TestVaultFaults(t *testing.T) {
+	groups := map[string]func(*testing.T){"V01 sealed when it is back": sealedWhenItIsBack}
 	for name, group := range vaultFaults {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		groups[name] = func(t *testing.T) {
 			f := newFaked(t)
 			for _, v := range group {
 				t.Run(v.row, func(t *testing.T) { f.provoke(t, v) })
 			}
 			f.end()
-		})
+		}
 	}
+	abreast(t, groups)
 }
 
 // V01: what is wrong is told anew when it is something else, without a good
 // moment between.
-func TestV01SealedWhenItIsBack(t *testing.T) {
-	t.Parallel()
+func sealedWhenItIsBack(t *testing.T) {
 	f := newFaked(t)
 	began := time.Now()
 	f.fake.Close()

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +29,46 @@ func newFaked(t *testing.T, args ...string) *faked {
 	t.Helper()
 	fake := transittest.Fake(t)
 	return &faked{newVaulted(t, fake.Server, args...), fake}
+}
+
+// abreast runs tests beside each other, each with a daemon of its own, whatever
+// -parallel says: they wait nearly all the time.
+func abreast(t *testing.T, tests map[string]func(*testing.T)) {
+	t.Helper()
+	t.Parallel()
+	var all sync.WaitGroup
+	for name, test := range tests {
+		all.Go(func() { t.Run(name, test) })
+	}
+	all.Wait()
+}
+
+// prepared makes the directory of a faked with a configuration that was changed. Its
+// daemon has not started.
+func prepared(t *testing.T, change func(*faked) []string, args ...string) *faked {
+	t.Helper()
+	fake := transittest.Fake(t)
+	f := &faked{&vaulted{vault: fake.Server, mount: fake.Mount(t), chanceryd: &chanceryd{t: t, dir: tempDir(t)}}, fake}
+	f.file = filepath.Join(f.dir, "token")
+	f.giveToken(t, leastToken(t, fake.Server, f.mount, nil))
+	f.chanceryd = launch(t, f.dir, append([]string{"dev", "--dir", f.dir, "--transit", fake.Address(), "--transit-token-file", f.file,
+		"--transit-ca", fake.CAFile(), "--transit-mount", f.mount}, args...)...)
+	f.within(60*time.Second, "the configuration is there", func() error {
+		_, err := os.Stat(filepath.Join(f.dir, "dev.json"))
+		return err
+	})
+	f.kill()
+	edit(t, filepath.Join(f.dir, "config.yaml"), change(f)...)
+	return f
+}
+
+// newFakedWith starts the daemon of a faked with a configuration that was changed.
+func newFakedWith(t *testing.T, change func(*faked) []string, args ...string) *faked {
+	t.Helper()
+	f := prepared(t, change, args...)
+	f.chanceryd = startDev(t, f.dir)
+	f.begin()
+	return f
 }
 
 // in has f be of a subtest until that ends.

@@ -33,13 +33,13 @@ func (f *faked) again(oldnew ...string) {
 // may do so a second after it did.
 func newManual(t *testing.T) *faked {
 	t.Helper()
-	f := newFaked(t, "--fast")
 	windows := func(every, age, cache, skew, ttl string) string {
 		return fmt.Sprintf("keystore: vault\n    rotate_every: %s\n    max_age: %s\n    cache_for: %s\n    skew: %s\n    max_ttl: %s\n    default_ttl: %s\n",
 			every, age, cache, skew, ttl, ttl)
 	}
-	f.again(windows("20s", "2s", "4s", "1s", "10s"), windows("1d", "1s", "1s", "500ms", "10s"))
-	return f
+	return newFakedWith(t, func(*faked) []string {
+		return []string{windows("20s", "2s", "4s", "1s", "10s"), windows("1d", "1s", "1s", "500ms", "10s")}
+	}, "--fast")
 }
 
 // versions returns the versions of vaulted.
@@ -199,26 +199,36 @@ func (f *faked) making(t *testing.T, v vaultMaking) {
 	t.Attr("promises", "I5 I16")
 }
 
-// The rows about keys that are made and destroyed, on two daemons.
-func TestVaultMakingsAndEnds(t *testing.T) {
-	for lane := range 2 {
-		t.Run(fmt.Sprint(lane+1), func(t *testing.T) {
-			t.Parallel()
-			f := newManual(t)
-			for i, v := range vaultMakings {
-				if i%2 == lane {
-					t.Run(v.row, func(t *testing.T) { f.making(t, v) })
-				}
-			}
-			for i, v := range vaultEnds {
-				if i%2 == lane {
-					t.Run(v.row, func(t *testing.T) { f.ending(t, v) })
-				}
-			}
-			f.wantNoStrays()
-			f.end()
-		})
+// The rows about keys.
+func TestVaultKeys(t *testing.T) {
+	groups := map[string]func(*testing.T){
+		"successors":                   spoiltSuccessors,
+		"lost":                         lostKeys,
+		"V05 somebody rotates the key": somebodyRotatesTheKey,
+		"V13 no room for another key":  noRoomForAnotherKey,
 	}
+	for lane := range 2 {
+		groups[fmt.Sprint("made and destroyed ", lane+1)] = func(t *testing.T) { madeAndDestroyed(t, lane) }
+	}
+	abreast(t, groups)
+}
+
+// madeAndDestroyed is every other one of the rows about keys that are made, and of
+// those about keys that are destroyed.
+func madeAndDestroyed(t *testing.T, lane int) {
+	f := newManual(t)
+	for i, v := range vaultMakings {
+		if i%2 == lane {
+			t.Run(v.row, func(t *testing.T) { f.making(t, v) })
+		}
+	}
+	for i, v := range vaultEnds {
+		if i%2 == lane {
+			t.Run(v.row, func(t *testing.T) { f.ending(t, v) })
+		}
+	}
+	f.wantNoStrays()
+	f.end()
 }
 
 // wantNoStrays demands that every key of the mount is a version's.

@@ -14,16 +14,27 @@ import (
 	"chancery/signer/api"
 )
 
-// withAppRole has the daemon log in with an AppRole, whose tokens live as ttl says,
-// and starts it anew.
-func (f *faked) withAppRole(ttl transittest.RoleTTL) {
-	f.t.Helper()
-	f.fake.AppRole("approle", "role", "secret", []string{f.fake.Policy(f.t, leastPolicy(f.t, f.mount))}, ttl)
-	secret := filepath.Join(f.dir, "secret-id")
-	if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
-		f.t.Fatal(err)
+// The rows about tokens.
+func TestVaultLogins(t *testing.T) {
+	abreast(t, map[string]func(*testing.T){
+		"dead":                        deadTokens,
+		"V10 logins fail for a while": loginsFailForAWhile,
+		"V10 the longest time of a token is over": theLongestTimeOfATokenIsOver,
+		"V10 the token in the file is revoked":    theTokenInTheFileIsRevoked,
+		"V11 down for longer than a token lives":  downForLongerThanATokenLives,
+	})
+}
+
+// byAppRole has the daemon log in with an AppRole, whose tokens live as ttl says.
+func byAppRole(ttl transittest.RoleTTL) func(*faked) []string {
+	return func(f *faked) []string {
+		f.fake.AppRole("approle", "role", "secret", []string{f.fake.Policy(f.t, leastPolicy(f.t, f.mount))}, ttl)
+		secret := filepath.Join(f.dir, "secret-id")
+		if err := os.WriteFile(secret, []byte("secret\n"), 0o600); err != nil {
+			f.t.Fatal(err)
+		}
+		return []string{"method: token\n", "method: approle\n        role_id: role\n", "file: '" + f.file + "'", "file: '" + secret + "'"}
 	}
-	f.again("method: token\n", "method: approle\n        role_id: role\n", "file: '"+f.file+"'", "file: '"+secret+"'")
 }
 
 const loginPath = "^auth/approle/login$"
@@ -60,10 +71,8 @@ var vaultTokens = []vaultToken{
 
 // V10: a token that a login made and that is good no more under load costs one more
 // login, and nobody notices.
-func TestVaultTokens(t *testing.T) {
-	t.Parallel()
-	f := newFaked(t)
-	f.withAppRole(transittest.RoleTTL{TTL: time.Hour})
+func deadTokens(t *testing.T) {
+	f := newFakedWith(t, byAppRole(transittest.RoleTTL{TTL: time.Hour}))
 	for _, v := range vaultTokens {
 		t.Run(v.row, func(t *testing.T) {
 			f.in(t)
@@ -97,10 +106,8 @@ func TestVaultTokens(t *testing.T) {
 
 // V10: while logins fail, Vault is asked about once a second, however many wait;
 // when they work, no restart is needed.
-func TestV10LoginsFailForAWhile(t *testing.T) {
-	t.Parallel()
-	f := newFaked(t)
-	f.withAppRole(transittest.RoleTTL{TTL: time.Hour})
+func loginsFailForAWhile(t *testing.T) {
+	f := newFakedWith(t, byAppRole(transittest.RoleTTL{TTL: time.Hour}))
 	dead := transittest.Rule{Token: f.accessor(), Status: 403, Body: `{"errors":["permission denied"]}`}
 	from, began := len(f.fake.Requests()), time.Now()
 	f.fake.Script(dead, transittest.Rule{Path: loginPath, Status: 502})
@@ -133,14 +140,12 @@ func TestV10LoginsFailForAWhile(t *testing.T) {
 
 // V10: tokens that live for seconds are renewed and replaced in time. Each look at
 // the state finds it ready.
-func TestV10TheLongestTimeOfATokenIsOver(t *testing.T) {
-	t.Parallel()
-	f := newFaked(t)
-	f.withAppRole(transittest.RoleTTL{TTL: 3 * time.Second, Max: 6 * time.Second})
+func theLongestTimeOfATokenIsOver(t *testing.T) {
+	f := newFakedWith(t, byAppRole(transittest.RoleTTL{TTL: 3 * time.Second, Max: 6 * time.Second}))
 	began := time.Now()
 	logins, renewals := f.fake.Count("", loginPath), f.fake.Count("", "renew-self$")
 	c := f.crowd(8, time.Millisecond, "vaulted")
-	span := time.Duration(soak(t, 12, 120, "seconds with tokens of 6 s")) * time.Second
+	span := time.Duration(soak(t, 9, 120, "seconds with tokens of 6 s")) * time.Second
 	time.Sleep(span)
 	c.stop()
 	if problems := c.problems(false); len(problems) > 0 {
@@ -165,8 +170,7 @@ func TestV10TheLongestTimeOfATokenIsOver(t *testing.T) {
 
 // V10: a token in a file that is revoked is told, is asked about once, and is
 // replaced when another one is in the file.
-func TestV10TheTokenInTheFileIsRevoked(t *testing.T) {
-	t.Parallel()
+func theTokenInTheFileIsRevoked(t *testing.T) {
 	f := newFaked(t)
 	began := time.Now()
 	f.fake.Revoke(f.token)
@@ -207,22 +211,22 @@ func TestV10TheTokenInTheFileIsRevoked(t *testing.T) {
 
 // V11: while Vault is down for longer than its tokens live, nothing makes more than
 // a connection a second towards it; when it is back, one login does.
-func TestV11DownForLongerThanATokenLives(t *testing.T) {
-	t.Parallel()
-	fake := transittest.Fake(t)
-	g := newGate(t, fake.Address())
-	f := &faked{newVaultedAt(t, fake.Server, "https://"+g.Addr().String()), fake}
-	f.withAppRole(transittest.RoleTTL{TTL: 6 * time.Second})
+func downForLongerThanATokenLives(t *testing.T) {
+	var g *gate
+	f := newFakedWith(t, func(f *faked) []string {
+		g = newGate(t, f.fake.Address())
+		return append(byAppRole(transittest.RoleTTL{TTL: 6 * time.Second})(f), "addresses: ['"+f.fake.Address(), "addresses: ['https://"+g.Addr().String())
+	})
 	span := time.Duration(soak(t, 10, 300, "seconds without Vault")) * time.Second
 	began := time.Now()
-	fake.Close()
+	f.fake.Close()
 	c := f.crowd(8, 5*time.Millisecond, "vaulted")
 	f.awaitState(keystore.TokenUnavailable)
 	from := time.Now()
 	time.Sleep(span)
 	to := time.Now()
-	logins := fake.Count("", loginPath)
-	fake.Restart(t)
+	logins := f.fake.Count("", loginPath)
+	f.fake.Restart(t)
 	recovered := c.successAfter(to, 20*time.Second)
 	c.stop()
 	if recovered > backWithin {
@@ -232,7 +236,7 @@ func TestV11DownForLongerThanATokenLives(t *testing.T) {
 	if most := int(to.Sub(from)/time.Second) + 1; n > most {
 		t.Errorf("%d connections towards it in %v", n, to.Sub(from))
 	}
-	if logins = fake.Count("", loginPath) - logins; logins != 1 {
+	if logins = f.fake.Count("", loginPath) - logins; logins != 1 {
 		t.Errorf("%d logins when it is back, want one", logins)
 	}
 	f.wantStates(began, "unavailable", "ready")

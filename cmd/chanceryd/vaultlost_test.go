@@ -54,8 +54,7 @@ var vaultSpoilt = []configured{
 
 // V09, V05: a successor that is not as it has to be is never activated. Another one
 // is made in its place.
-func TestVaultSpoiltSuccessors(t *testing.T) {
-	t.Parallel()
+func spoiltSuccessors(t *testing.T) {
 	f := newManual(t)
 	for _, c := range vaultSpoilt {
 		t.Run(c.row, func(t *testing.T) {
@@ -125,8 +124,7 @@ var vaultLost = []configured{
 
 // V08: a key that was taken away signs no more, and nothing signs in its place
 // until somebody says so.
-func TestVaultLostKeys(t *testing.T) {
-	t.Parallel()
+func lostKeys(t *testing.T) {
 	f := newManual(t)
 	for _, c := range vaultLost {
 		t.Run(c.row, func(t *testing.T) {
@@ -171,8 +169,7 @@ func TestVaultLostKeys(t *testing.T) {
 
 // V05: another version of the active key, made by somebody else, changes no
 // signature, and is told.
-func TestV05SomebodyRotatesTheKey(t *testing.T) {
-	t.Parallel()
+func somebodyRotatesTheKey(t *testing.T) {
 	f := newFaked(t)
 	before := f.sign(f.issuer, "vaulted", `{}`)
 	f.fake.Rotate(t, f.mount, f.keyOf(1))
@@ -205,8 +202,7 @@ func TestV05SomebodyRotatesTheKey(t *testing.T) {
 
 // V13: while Vault's storage refuses another key, a rotation fails, and the key that
 // signs goes on.
-func TestV13NoRoomForAnotherKey(t *testing.T) {
-	t.Parallel()
+func noRoomForAnotherKey(t *testing.T) {
 	f := newManual(t)
 	f.fake.Script(transittest.Rule{Method: "PUT", Path: jwtKey.String(), Status: http.StatusRequestEntityTooLarge, Body: `{"errors":["request body too large"]}`})
 	f.rotateNow()
