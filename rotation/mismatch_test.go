@@ -253,3 +253,24 @@ func TestDestroyAndCompareTakeTurns(t *testing.T) {
 		}
 	})
 }
+
+// A comparison used to take back that a key cannot be used when it was listed, also
+// with what it cannot be used for.
+func TestAComparisonTakesBackWhatItSees(t *testing.T) {
+	w := newWorld(t, fast)
+	w.settle(t)
+	set := w.catalog.set("web")
+	v := &set.Versions[0]
+	rows := map[string]row{v.KeyID.String(): {set.Name, v}}
+	for _, kind := range []MismatchKind{KeyAttributes, KeyHalfPair, KeyMissing, ""} {
+		w.Lost(v.KID, keystore.ErrAttributes)
+		var found []Mismatch
+		if kind != "" {
+			found = []Mismatch{{Kind: kind, Version: v.Number, KID: v.KID}}
+		}
+		w.tellLost("hsm", rows, found)
+		if told := w.Trouble(v.KID) != ""; told != (kind != "") {
+			t.Errorf("found %q: it cannot be used: %v", kind, told)
+		}
+	}
+}

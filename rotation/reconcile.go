@@ -239,19 +239,20 @@ func (r *Rotator) compare(ctx context.Context, name string) (Compared, []Mismatc
 	return c, found
 }
 
-// tellLost notes which versions have lost their keys, and which have them.
+// tellLost notes which versions have lost their keys, and which have them. Of a key
+// that is there and not as it has to be, only the key itself can tell whether it
+// does what it is asked.
 func (r *Rotator) tellLost(name string, rows map[string]row, found []Mismatch) {
-	missing := map[keystore.KID]bool{}
+	missing, odd := map[keystore.KID]bool{}, map[keystore.KID]bool{}
 	for _, m := range found {
-		if m.Kind == KeyMissing {
-			missing[m.KID] = true
-		}
+		missing[m.KID] = missing[m.KID] || m.Kind == KeyMissing
+		odd[m.KID] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(rows)) {
 		switch v := rows[id].version; {
 		case missing[v.KID]:
 			r.Lost(v.KID, fmt.Errorf("keystore %s does not have it: %w", name, keystore.ErrNotFound))
-		case held(v.State):
+		case held(v.State) && !odd[v.KID]:
 			r.Found(v.KID)
 		}
 	}
