@@ -172,7 +172,7 @@ func (e *downError) Unwrap() error { return e.trouble }
 // The look at a server that is down: no more than one request a second.
 const (
 	lookEvery  = time.Second
-	lookJitter = 200 * time.Millisecond
+	lookJitter = 50 * time.Millisecond
 )
 
 // watch looks at servers that are down, or in doubt, until ctx ends.
@@ -217,8 +217,11 @@ func (c *cluster) awaitUp(ctx context.Context, s *server, within time.Duration) 
 		looked = time.Now()
 		if !tried {
 			_, err := s.send(ctx, health)
-			if t := troubleOf(err); t != nil && t.kind != limited && t.status != 473 {
-				c.judge(s, t)
+			t := troubleOf(err)
+			if tried = t != nil && (t.kind == limited || t.status == 473); t != nil { // a trial is the next request
+				if !tried {
+					c.judge(s, t)
+				}
 				continue
 			}
 		}
