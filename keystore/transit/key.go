@@ -139,7 +139,10 @@ func (k *key) queue(calls []*call) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.waiting) >= k.p.cfg.Waiting {
-		k.waiting = slices.DeleteFunc(k.waiting, func(c []*call) bool { return len(wanted(c)) == 0 })
+		for i, c := range k.waiting {
+			k.waiting[i] = wanted(c)
+		}
+		k.waiting = slices.DeleteFunc(k.waiting, func(c []*call) bool { return len(c) == 0 })
 	}
 	if len(k.waiting) >= k.p.cfg.Waiting {
 		return fmt.Errorf("%w: %d", keystore.ErrOverloaded, len(k.waiting))
@@ -154,18 +157,26 @@ func (k *key) queue(calls []*call) error {
 	return nil
 }
 
-// wanted returns the calls that somebody waits for still.
+// wanted returns the calls that somebody waits for still, of calls, which is used
+// up. It ends those whose time is over; who is gone hears of that without it.
 func wanted(calls []*call) []*call {
 	now := time.Now()
-	return slices.DeleteFunc(slices.Clone(calls), func(c *call) bool {
+	return slices.DeleteFunc(calls, func(c *call) bool {
 		select {
 		case <-c.gone:
 			return true
 		default:
-			return now.After(c.until)
 		}
+		late := now.After(c.until)
+		if late {
+			c.err = errLate
+			close(c.done)
+		}
+		return late
 	})
 }
+
+var errLate = fmt.Errorf("%w: waiting for Vault: %w", keystore.ErrUnavailable, context.DeadlineExceeded)
 
 // fly sends what waits, until nothing does.
 func (k *key) fly() {
@@ -187,6 +198,7 @@ func (k *key) fly() {
 func (k *key) share() (calls []*call) {
 	for len(k.waiting) > 0 && len(calls) < together {
 		next := wanted(k.waiting[0])
+		k.waiting[0] = next
 		if len(calls) > 0 && len(next) > 1 {
 			break
 		}
