@@ -10,6 +10,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -197,6 +198,31 @@ func (f *FakeServer) handle(w http.ResponseWriter, r *http.Request) {
 	write(w, r, a)
 }
 
+// RoundTrip implements http.RoundTripper: the server answers without a network, as
+// it has to in a synctest bubble.
+func (f *FakeServer) RoundTrip(r *http.Request) (resp *http.Response, err error) {
+	defer func() {
+		if p := recover(); p == http.ErrAbortHandler {
+			resp, err = nil, io.ErrUnexpectedEOF
+		} else if p != nil {
+			panic(p)
+		}
+	}()
+	in, out := r.Clone(r.Context()), httptest.NewRecorder()
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	defer in.Body.Close()
+	in.RequestURI = r.URL.RequestURI()
+	f.handle(out, in)
+	if r.Context().Err() != nil {
+		return nil, r.Context().Err()
+	}
+	resp = out.Result()
+	resp.Request = r
+	return resp, nil
+}
+
 func write(w http.ResponseWriter, r *http.Request, a answer) {
 	w.Header().Set("Cache-Control", "no-store")
 	if a.body != nil {
@@ -219,6 +245,9 @@ func write(w http.ResponseWriter, r *http.Request, a answer) {
 
 // answer does the request.
 func (f *FakeServer) answer(r *http.Request) answer {
+	if r.Header.Get("X-Vault-Wrap-TTL") != "" { // Vault would answer with a token for the answer
+		return errorAnswer(refuse(http.StatusBadRequest, "nobody here wants an answer wrapped"))
+	}
 	switch strings.TrimPrefix(r.URL.Path, "/v1/") {
 	case "sys/health":
 		return f.health(r)
