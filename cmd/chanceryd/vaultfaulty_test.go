@@ -182,12 +182,12 @@ func (f *faked) down(t *testing.T, v vaultFault) {
 	for range 20 {
 		sent := time.Now()
 		wantCode(t, f.signs(), api.CodeBackendUnavailable)
-		if time.Since(sent) < 50*time.Millisecond {
+		if time.Since(sent) < 500*time.Millisecond { // half of what any wait for Vault takes
 			quick++
 		}
 	}
-	if quick < 10 {
-		t.Errorf("%d of 20 were refused within 50 ms", quick)
+	if quick < 18 {
+		t.Errorf("%d of 20 were refused at once", quick)
 	}
 	if ready, words := f.readyz(); ready || !strings.Contains(words, fmt.Sprintf("[-]keystore vault failed: \"token %s is %s", f.mount, v.state)) || !strings.Contains(words, "[+]keystore hsm") {
 		t.Errorf("I14: ready %v:\n%s", ready, words)

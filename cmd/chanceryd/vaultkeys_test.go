@@ -189,6 +189,7 @@ func (f *faked) making(t *testing.T, v vaultMaking) {
 		t.Error(err)
 	}
 	f.othersUnharmed(t, before)
+	post.Path = "/keys/KEY"
 	how := []string{ruleWords(post)}
 	for _, r := range v.then {
 		how = append(how, ruleWords(r))
