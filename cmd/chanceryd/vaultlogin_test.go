@@ -122,7 +122,7 @@ func loginsFailForAWhile(t *testing.T) {
 	recovered := c.successAfter(ended, 10*time.Second)
 	c.atLeast(100)
 	c.stop()
-	if recovered > backWithin {
+	if recovered > backWithin+f.slowest(ended) {
 		t.Errorf("the first token came %v after logins work", recovered)
 	}
 	if most := 2 * (int(took/time.Second) + 1); logins > most {
@@ -236,7 +236,7 @@ func downForLongerThanATokenLives(t *testing.T) {
 	f.fake.Restart(t)
 	recovered := c.successAfter(to, 20*time.Second)
 	c.stop()
-	if recovered > backWithin {
+	if recovered > backWithin+f.slowest(to) {
 		t.Errorf("the first token came %v after its return, want %v", recovered, backWithin)
 	}
 	n := g.between(from, to)
