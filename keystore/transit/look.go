@@ -42,7 +42,7 @@ func (p *Provider) look(ctx context.Context) error {
 	if ctx.Err() != nil && p.ctx.Err() == nil && err != nil { // its caller's time was over, which says nothing
 		return gaveUp(ctx)
 	}
-	if t := troubleOf(err); t != nil && (t.kind == unreachable || t.down()) { // the servers' state tells
+	if t := troubleOf(err); t != nil && (t.kind == unreachable || t.down() || t.failed() && p.failing(ctx)) { // the servers' state tells
 		return err
 	}
 	p.mu.Lock()
@@ -55,6 +55,17 @@ func (p *Provider) look(ctx context.Context) error {
 		p.lookAtKeys(ctx)
 	}
 	return err
+}
+
+// failing reports whether the server that a look has failed at fails at a signature,
+// too.
+func (p *Provider) failing(ctx context.Context) bool {
+	s := p.cluster.pick(nil)
+	if s == nil {
+		return true
+	}
+	_, err := s.send(ctx, p.trial())
+	return !troubleOf(err).serves()
 }
 
 // lookAtMount asks which engine is mounted where the keys are to be. Every token
