@@ -236,11 +236,16 @@ func TestADestructionThatIsLeftIsUncertain(t *testing.T) {
 // half a minute before its end.
 func TestARenewedTokenIsRenewedInTime(t *testing.T) {
 	vault := newLifeline(24*time.Hour, 1e6*time.Hour)
-	vault.make("s.first")
-	play(t, byToken, []*stub{&vault.stub}, func(t *testing.T, s *stage) {
+	found := sync.OnceFunc(func() { // at the first request, by the bubble's clock
 		vault.mu.Lock()
+		defer vault.mu.Unlock()
 		vault.issued["s.first"], vault.until["s.first"] = time.Now(), time.Now().Add(time.Minute)
-		vault.mu.Unlock()
+	})
+	vault.answer = func(method, path, token string) (int, string) {
+		found()
+		return vault.reply(method, path, token)
+	}
+	play(t, byToken, []*stub{&vault.stub}, func(t *testing.T, s *stage) {
 		for range 3 {
 			time.Sleep(13 * time.Hour)
 			vault.mu.Lock()
