@@ -69,6 +69,13 @@ const (
 	ActStart           Action = "node.start"
 	ActStop            Action = "node.stop"
 	ActReload          Action = "node.reload"
+	ActNodeEnrol       Action = "node.enrol"    // a node signs and serves from now on
+	ActNodeForget      Action = "node.forget"   // an operator said that it does not come back
+	ActNodeFenced      Action = "node.fenced"   // it may neither sign nor serve any more
+	ActLease           Action = "node.lease"    // it may not sign by an old snapshot, or may again
+	ActClockStep       Action = "clock.step"    // wall clock and boot time disagree: nothing is signed
+	ActClockSettled    Action = "clock.settled" // they agree again
+	ActClockConfirm    Action = "clock.confirm" // an operator said that the wall clock is right
 	ActTokenState      Action = "token.state"
 	ActTokenRetry      Action = "token.retry"
 	ActAuditShard      Action = "audit.shard"  // a month of acts ended; its last checkpoint

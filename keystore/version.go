@@ -15,6 +15,7 @@ type Version struct {
 	KID       KID       // empty while pending
 	SPKI      []byte    // DER public key; nil while pending
 	State     State
+	Maker     string // the node that records it and makes its key; empty: from before there were nodes
 
 	CreatedAt   time.Time // recorded as pending
 	PublishedAt time.Time // became published
@@ -66,10 +67,15 @@ type KeySet struct {
 	Announced []Algorithm
 	Revision  int64 // the catalog revision that last changed it
 	CreatedAt time.Time
-	ServedAt  time.Time // when its published set was first served; zero: never
-	RotateBy  *Fact     // a rotation an operator asked for and that is not done
-	Promises  []Promise // what was promised to caches, oldest first, the last one in force
-	Versions  []Version // by number
+	// ServedAt is when a node was first to serve its published set: no node has
+	// served one before. Zero: none has.
+	ServedAt time.Time
+	RotateBy *Fact     // a rotation an operator asked for and that is not done
+	Promises []Promise // what was promised to caches, oldest first, the last one in force
+	Versions []Version // by number
+	// Acks are what nodes have said of the versions that are known: since when each
+	// set a node serves has the version.
+	Acks []Ack
 }
 
 // A Promise is what one configuration promised the world's caches and verifiers
@@ -94,6 +100,16 @@ func (ks *KeySet) Version(number int) (*Version, bool) {
 // ByKID returns the version with the given KID.
 func (ks *KeySet) ByKID(kid KID) (*Version, bool) {
 	return ks.find(func(v *Version) bool { return kid != "" && v.KID == kid })
+}
+
+// AckOf returns what a node has said of a version.
+func (ks *KeySet) AckOf(node string, version int) (Ack, bool) {
+	for _, a := range ks.Acks {
+		if a.Node == node && a.Version == version {
+			return a, true
+		}
+	}
+	return Ack{}, false
 }
 
 // InState returns the versions in state s, by number.
@@ -133,6 +149,7 @@ func (ks *KeySet) Clone() *KeySet {
 	c.RotateBy = cloneFact(ks.RotateBy)
 	c.Announced = append([]Algorithm(nil), ks.Announced...)
 	c.Promises = append([]Promise(nil), ks.Promises...)
+	c.Acks = append([]Ack(nil), ks.Acks...)
 	c.Versions = append([]Version(nil), ks.Versions...)
 	for i := range c.Versions {
 		v := &c.Versions[i]

@@ -10,7 +10,9 @@ import (
 type View struct {
 	revision int64
 	readAt   time.Time
+	clock    time.Time
 	sets     map[string]*KeySet
+	nodes    []Node
 }
 
 // NewView returns a snapshot of sets at a revision, read at readAt. It keeps
@@ -21,6 +23,37 @@ func NewView(revision int64, readAt time.Time, sets []*KeySet) *View {
 		v.sets[ks.Name] = ks
 	}
 	return v
+}
+
+// WithNodes returns the same snapshot with the nodes of the catalog, by name,
+// and what the catalog's own clock said when it was taken. It keeps nodes: the
+// caller gives them away.
+func (v *View) WithNodes(clock time.Time, nodes []Node) *View {
+	c := *v
+	c.clock, c.nodes = clock, nodes
+	return &c
+}
+
+// Clock returns what the catalog's own clock said when the snapshot was taken;
+// without nodes it is ReadAt.
+func (v *View) Clock() time.Time {
+	if v.clock.IsZero() {
+		return v.readAt
+	}
+	return v.clock
+}
+
+// Nodes returns the nodes of the catalog by name. They must not be changed.
+func (v *View) Nodes() []Node { return v.nodes }
+
+// Node returns the node of that name.
+func (v *View) Node(name string) (*Node, bool) {
+	for i := range v.nodes {
+		if v.nodes[i].Name == name {
+			return &v.nodes[i], true
+		}
+	}
+	return nil, false
 }
 
 // Revision returns the catalog revision the snapshot was taken at.

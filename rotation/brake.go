@@ -136,7 +136,7 @@ func (r *Rotator) letGo(l *lift) error {
 // swap is commit for a step that activates a version. Until someone has read
 // the catalog after it, a suspension of the version that retires by it is one
 // of the version that takes over, too: nobody knows which of them is active.
-func (r *Rotator) swap(ctx context.Context, ks *keystore.KeySet, step Step, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (r *Rotator) swap(ctx context.Context, ks *keystore.KeySet, step Step, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	from, ok := ks.Version(step.From)
 	next, there := ks.Version(step.Version)
 	if ok && there {

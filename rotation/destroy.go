@@ -138,7 +138,7 @@ func (r *Rotator) Destroy(ctx context.Context, req Destroying) (Destruction, err
 // destroy carries it out. Its caller has the set's lock and the keystore's.
 func (r *Rotator) destroy(ctx context.Context, p keystore.Provider, sch Schedule, v *keystore.Version, req Destroying) (Destruction, error) {
 	id := keystore.NewKeyID().String()
-	_, err := r.commit(ctx, req.KeySet, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := r.commit(ctx, req.KeySet, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		again, err := r.destroyable(now, sch, req)
 		if err != nil {
 			return nil, err
@@ -157,7 +157,7 @@ func (r *Rotator) destroy(ctx context.Context, p keystore.Provider, sch Schedule
 	if err != nil {
 		return Destruction{}, errors.Join(fmt.Errorf("destroying version %d of %s: %w", v.Number, req.KeySet, err), r.undestroyed(ctx, v, req, id, err))
 	}
-	entry, err := r.commit(ctx, req.KeySet, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	entry, err := r.commit(ctx, req.KeySet, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		row, ok := now.Version(v.Number)
 		if !ok || row.KeyID != v.KeyID {
 			return nil, fmt.Errorf("version %d: %w", v.Number, keystore.ErrOvertaken)

@@ -91,7 +91,7 @@ func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec)
 	if _, changed := reconfigured(ks, spec, r.now()); !changed {
 		return nil
 	}
-	_, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		if err := listed(now, spec); err != nil {
 			return nil, err
 		}

@@ -92,7 +92,7 @@ func (m *memory) Create(ctx context.Context, ks *keystore.KeySet, recs ...keysto
 	return m.commit(ks.Clone(), recs)
 }
 
-func (m *memory) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (m *memory) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	m.writer <- struct{}{}
 	defer func() { <-m.writer }()
 	m.mu.Lock()
@@ -108,7 +108,7 @@ func (m *memory) Update(ctx context.Context, name string, expect int64, f func(*
 		return "", keystore.ErrOvertaken
 	}
 	after := before.Clone()
-	recs, err := f(after)
+	recs, err := f(keystore.Moment{Now: m.now()}, after)
 	if err != nil {
 		return "", err
 	}

@@ -55,7 +55,7 @@ func (h hanging) View(ctx context.Context) (*keystore.View, error) {
 	return h.memory.View(ctx)
 }
 
-func (h hanging) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (h hanging) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	h.disk.pass()
 	return h.memory.Update(ctx, name, expect, f)
 }

@@ -26,7 +26,7 @@ func (r real) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.
 	return r.drain(ctx)
 }
 
-func (r real) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (r real) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	if _, err := r.Catalog.Update(ctx, name, expect, f); err != nil {
 		return "", err
 	}

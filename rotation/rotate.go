@@ -156,7 +156,7 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 		answer.Entry = r.entryOf(ctx, requestID(ks.Name, pending))
 		return answer, nil
 	}
-	entry, err := r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	entry, err := r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		if v, ok := now.Active(); !ok || v.Number != active.Number {
 			return nil, fmt.Errorf("version %d signs no more: %w", active.Number, keystore.ErrOvertaken)
 		}
@@ -195,7 +195,7 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 	if active, ok := ks.Active(); ok {
 		answer.From = Ref{active.Number, active.KID}
 	}
-	answer.Entry, err = r.swap(ctx, ks, step, func(set *keystore.KeySet) ([]keystore.Record, error) {
+	answer.Entry, err = r.swap(ctx, ks, step, func(at keystore.Moment, set *keystore.KeySet) ([]keystore.Record, error) {
 		return r.forced(set, spec, step, asked, &answer)
 	})
 	if err != nil {

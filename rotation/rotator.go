@@ -26,7 +26,7 @@ type Catalog interface {
 	// before it returns; entry is the last record's. If f fails, or changes
 	// nothing and returns no records, nothing happens. An error after f may come
 	// from the log alone: then the change is committed, and its records follow.
-	Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (entry string, err error)
+	Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (entry string, err error)
 }
 
 // Keys finds providers.

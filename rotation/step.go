@@ -30,7 +30,7 @@ func (r *Rotator) take(ctx context.Context, ks *keystore.KeySet, spec Spec, step
 	default:
 		return fmt.Errorf("no way to %s", step.Kind)
 	}
-	_, err := r.swap(ctx, ks, step, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := r.swap(ctx, ks, step, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		return r.replan(now, spec, step)
 	})
 	return err
@@ -38,7 +38,7 @@ func (r *Rotator) take(ctx context.Context, ks *keystore.KeySet, spec Spec, step
 
 // commit updates the catalog. It is not interrupted by ctx, only by its own
 // deadline, so that a stop does not leave it open whether it happened.
-func (r *Rotator) commit(ctx context.Context, name string, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (r *Rotator) commit(ctx context.Context, name string, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitWithin)
 	defer cancel()
 	return r.cfg.Catalog.Update(ctx, name, -1, f)
@@ -70,7 +70,7 @@ func (r *Rotator) generate(ctx context.Context, ks *keystore.KeySet, spec Spec, 
 		return fmt.Errorf("keystore %s: %w", ks.Keystore, err)
 	}
 	var v keystore.Version
-	_, err = r.commit(ctx, ks.Name, func(now *keystore.KeySet) (recs []keystore.Record, err error) {
+	_, err = r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) (recs []keystore.Record, err error) {
 		if now.Keystore != ks.Keystore { // p is of another one
 			return nil, fmt.Errorf("the next version is to be made in %s by now: %w", now.Keystore, keystore.ErrOvertaken)
 		}
@@ -187,7 +187,7 @@ func (r *Rotator) conclude(ctx context.Context, ks *keystore.KeySet, v *keystore
 	if _, err := r.cfg.Audit.Lifecycle(within, rec); err != nil {
 		return fmt.Errorf("entering how the generation went: %w", err)
 	}
-	_, err = r.commit(ctx, ks.Name, func(now *keystore.KeySet) ([]keystore.Record, error) {
+	_, err = r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
 		return r.outcome(now, v, kid, spki, cause)
 	})
 	if err != nil {

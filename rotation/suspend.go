@@ -171,7 +171,7 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 	// A crash between a resumption and the brake's release has the same suspension
 	// recorded a second time; its entry needs a name of its own.
 	again := r.entryOf(ctx, requestID(string(kid), &fact)) != ""
-	return r.cfg.Catalog.Update(ctx, name, -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	return r.cfg.Catalog.Update(ctx, name, -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		v, ok := ks.ByKID(kid)
 		if !ok || v.Suspended != nil || !v.State.Known() {
 			return nil, nil
@@ -261,7 +261,7 @@ func (r *Rotator) lift(ctx context.Context, name string, v *keystore.Version, by
 	defer r.endLift()
 	unsaid := l.braked && r.entryOf(ctx, requestID(string(v.KID), &l.held)) == ""
 	fact := keystore.Fact{At: r.now(), By: by, Reason: reason}
-	entry, err := r.commit(ctx, name, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	entry, err := r.commit(ctx, name, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		return resume(ks, l, fact, unsaid)
 	})
 	if err != nil {

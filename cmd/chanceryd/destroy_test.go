@@ -236,7 +236,7 @@ func TestAnIntentLeftOpenIsClosed(t *testing.T) {
 		ID: keystore.NewKeyID().String(), Principal: "olga", Action: keystore.ActKeyDestroy, Outcome: keystore.OutcomeIntent,
 		KeySet: "web", Version: 1, State: "retired", Reason: "a drill", Detail: map[string]string{"keystore": "hsm"},
 	}
-	_, err = c.Update(t.Context(), "web", -1, func(*keystore.KeySet) ([]keystore.Record, error) { return []keystore.Record{rec}, nil })
+	_, err = c.Update(t.Context(), "web", -1, func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error) { return []keystore.Record{rec}, nil })
 	if err := errors.Join(err, c.Close()); err != nil {
 		t.Fatal(err)
 	}

@@ -93,13 +93,13 @@ func (s *steps) advance(ctx context.Context) error {
 // Update makes one step and puts it in force. It returns the entry of the
 // step's last record; with an error, the step may be in the catalog and is
 // entered later.
-func (s *steps) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (string, error) {
+func (s *steps) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
 	if err := s.settle(ctx); err != nil {
 		return "", err
 	}
 	w := &watch{steps: s}
-	change, err := s.catalog.Update(ctx, name, expect, func(ks *keystore.KeySet) ([]keystore.Record, error) {
-		recs, err := f(ks)
+	change, err := s.catalog.Update(ctx, name, expect, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+		recs, err := f(at, ks)
 		if err == nil {
 			w.start() // the times of the step are from now on
 		}

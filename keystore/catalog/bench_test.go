@@ -60,7 +60,7 @@ func BenchmarkUpdate(b *testing.B) {
 	c := fresh(b)
 	mustCreate(b, c, keySet("web"))
 	for b.Loop() {
-		_, err := c.Update(b.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		_, err := c.Update(b.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 			ks.RotateBy = &keystore.Fact{At: epoch.Add(time.Duration(ks.Revision) * time.Second), By: "op"}
 			return []keystore.Record{record(keystore.ActRotate)}, nil
 		})

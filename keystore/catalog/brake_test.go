@@ -288,7 +288,7 @@ func TestS09TheBrakeWorksWhenTheDiskIsFull(t *testing.T) {
 
 	failed := false
 	for range 400 { // the write-ahead log has room for a while
-		_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 			ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))
 			return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
 		})

@@ -27,7 +27,7 @@ func TestALifeComesBackAsItWasWritten(t *testing.T) {
 	for _, to := range []keystore.State{keystore.Pending, keystore.Published, keystore.Active} {
 		step(t, c, "web", 1, to)
 	}
-	_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.RotateBy = &keystore.Fact{At: epoch, By: "op\x00erator", Reason: "“asked”"}
 		ks.Promises = append(ks.Promises, keystore.Promise{At: epoch.Add(time.Hour), MaxAge: 1500 * time.Nanosecond})
 		v := &ks.Versions[0]
@@ -398,7 +398,7 @@ func TestTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
 		t.Errorf("the key set was %+v and is %+v", before, after)
 	}
 	algs := []keystore.Algorithm{keystore.ES256, keystore.EdDSA}
-	_, err = again.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err = again.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.Announced = algs
 		return nil, nil
 	})

@@ -35,7 +35,7 @@
 // written; see there for its format.
 //
 //	cat, err := catalog.Open(ctx, catalog.Config{Path: "/var/lib/chancery/catalog.db"})
-//	change, err := cat.Update(ctx, "web", revision, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+//	change, err := cat.Update(ctx, "web", revision, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 //		v, _ := ks.Version(2)
 //		v.State, v.PublishedAt = keystore.Published, now
 //		return []keystore.Record{{Action: keystore.ActKeyPublish, Outcome: keystore.OutcomeDone}}, nil

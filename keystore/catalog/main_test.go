@@ -115,7 +115,7 @@ func mustCreate(t testing.TB, c *Catalog, ks *keystore.KeySet) Change {
 // step is an Update that moves one version, appending it first if it is new.
 func step(t testing.TB, c *Catalog, name string, number int, to keystore.State) Change {
 	t.Helper()
-	change, err := c.Update(t.Context(), name, -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	change, err := c.Update(t.Context(), name, -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		if to == keystore.Pending {
 			ks.Versions = append(ks.Versions, pending(number))
 		} else {
@@ -165,7 +165,7 @@ func updateForEver(path string) {
 	}
 	for {
 		n := ""
-		_, err := c.Update(ctx, "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		_, err := c.Update(ctx, "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 			n = fmt.Sprint(ks.Revision + 1)
 			ks.RotateBy = &keystore.Fact{At: epoch, By: "test", Reason: n}
 			ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))

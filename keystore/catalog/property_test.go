@@ -115,7 +115,7 @@ func (m *catalogModel) advance(rt *rapid.T) {
 
 func (m *catalogModel) update(rt *rapid.T, name string, next *keystore.KeySet, legal bool) {
 	expect := rapid.SampledFrom([]int64{-1, m.sets[name].Revision, m.sets[name].Revision - 1}).Draw(rt, "expect")
-	change, err := m.c.Update(rt.Context(), name, expect, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	change, err := m.c.Update(rt.Context(), name, expect, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		*ks = *next.Clone()
 		return []keystore.Record{record(keystore.ActRotate)}, nil
 	})

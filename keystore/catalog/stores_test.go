@@ -197,7 +197,7 @@ func TestAnAuthorityCertificateIsOfItsKeyAndForEver(t *testing.T) {
 	for _, name := range []string{"devices", "web"} {
 		step(t, c, name, 1, keystore.Pending)
 	}
-	_, err := c.Update(ctx, "devices", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(ctx, "devices", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		v := &ks.Versions[0]
 		advance(v, keystore.Published, epoch)
 		v.SPKI, _ = keystore.MarshalPublic(pub)

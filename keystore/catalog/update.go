@@ -59,8 +59,8 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 }
 
 // Update is the compare-and-swap. It gives f a copy of the key set as it is in
-// the catalog, at this moment and until Update returns, and writes what f made
-// of it together with f's records, or nothing. f is called at most once and
+// the catalog, at a Moment and until Update returns, and writes what f made of it
+// together with f's records, or nothing. f is called at most once and
 // must not call the catalog's writing methods.
 //
 // Without a change and without records nothing is written; records alone go
@@ -71,7 +71,7 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 // negative and the set's Revision is another; ErrIllegal; ErrUnavailable, and
 // then nothing was changed; ErrUncertain if not even that could be found out;
 // or are f's own.
-func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(*keystore.KeySet) ([]keystore.Record, error)) (Change, error) {
+func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (Change, error) {
 	return c.change(ctx, fmt.Sprintf("changing key set %q", name), func(tx *transaction, id string) (Change, error) {
 		before, err := loadSet(tx, name)
 		if err != nil {
@@ -81,7 +81,7 @@ func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(
 			return Change{}, fmt.Errorf("key set %q is at revision %d, not %d: %w", name, before.Revision, expect, keystore.ErrOvertaken)
 		}
 		after := before.Clone()
-		recs, err := f(after)
+		recs, err := f(keystore.Moment{Now: tx.now}, after)
 		if err != nil {
 			return Change{}, err
 		}

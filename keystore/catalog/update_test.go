@@ -52,11 +52,11 @@ func TestANameIsNeverReused(t *testing.T) {
 func TestUpdateWithoutAChangeWritesNothing(t *testing.T) {
 	c := activated(t)
 	rows, _ := c.Outbox(t.Context())
-	nothing := func(*keystore.KeySet) ([]keystore.Record, error) { return nil, nil }
+	nothing := func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error) { return nil, nil }
 	if got, err := c.Update(t.Context(), "web", -1, nothing); err != nil || got.Revision != 4 || got.Outbox != nil {
 		t.Errorf("nothing: %+v, %v", got, err)
 	}
-	onlyRecord := func(*keystore.KeySet) ([]keystore.Record, error) {
+	onlyRecord := func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error) {
 		return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
 	}
 	if got, err := c.Update(t.Context(), "web", 4, onlyRecord); err != nil || got.Revision != 4 || len(got.Outbox) != 1 {
@@ -66,7 +66,7 @@ func TestUpdateWithoutAChangeWritesNothing(t *testing.T) {
 		t.Errorf("%d rows, then %d", len(rows), len(after))
 	}
 	refused := errors.New("not now")
-	_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.Keystore = "elsewhere"
 		return nil, refused
 	})
@@ -82,7 +82,7 @@ func TestAPanicInAnUpdateLeavesTheCatalogOpen(t *testing.T) {
 	c := activated(t)
 	func() {
 		defer func() { _ = recover() }()
-		_, _ = c.Update(t.Context(), "web", -1, func(*keystore.KeySet) ([]keystore.Record, error) { panic("f") })
+		_, _ = c.Update(t.Context(), "web", -1, func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error) { panic("f") })
 	}()
 	step(t, c, "web", 1, keystore.Retiring)
 }
@@ -96,7 +96,7 @@ func TestS02OfTwoRotatorsOneWins(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
-				_, err := c.Update(t.Context(), "web", revision, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+				_, err := c.Update(t.Context(), "web", revision, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 					ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))
 					return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
 				})
@@ -124,7 +124,7 @@ func TestAKeyBelongsToOneVersionOfTheWholeCatalog(t *testing.T) {
 	owner := set(t, c, "web").Versions[0]
 	mustCreate(t, c, keySet("edge"))
 	step(t, c, "edge", 1, keystore.Pending)
-	_, err := c.Update(t.Context(), "edge", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(t.Context(), "edge", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		advance(&ks.Versions[0], keystore.Published, epoch)
 		ks.Versions[0].KID, ks.Versions[0].SPKI = owner.KID, owner.SPKI
 		return nil, nil
@@ -132,7 +132,7 @@ func TestAKeyBelongsToOneVersionOfTheWholeCatalog(t *testing.T) {
 	if !errors.Is(err, ErrIllegal) || !strings.Contains(err.Error(), "belongs to") {
 		t.Errorf("the same public key: %v", err)
 	}
-	_, err = c.Update(t.Context(), "edge", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err = c.Update(t.Context(), "edge", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		v := pending(2)
 		v.KeyID = owner.KeyID
 		ks.Versions = append(ks.Versions, v)
@@ -153,14 +153,14 @@ func TestTheSwapOfActiveVersionsIsOneChange(t *testing.T) {
 	c := activated(t)
 	step(t, c, "web", 2, keystore.Pending)
 	step(t, c, "web", 2, keystore.Published)
-	_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		advance(&ks.Versions[1], keystore.Active, epoch)
 		return nil, nil
 	})
 	if !errors.Is(err, ErrIllegal) {
 		t.Errorf("two active: %v", err)
 	}
-	_, err = c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err = c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		advance(&ks.Versions[0], keystore.Retiring, epoch)
 		advance(&ks.Versions[1], keystore.Active, epoch)
 		return nil, nil
@@ -206,7 +206,7 @@ func TestARestoredCatalogAssumesTheWorst(t *testing.T) {
 	for _, to := range []keystore.State{keystore.Pending, keystore.Published} {
 		step(t, c, "web", 2, to)
 	}
-	_, err := c.Update(ctx, "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(ctx, "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		advance(&ks.Versions[0], keystore.Retiring, epoch)
 		advance(&ks.Versions[1], keystore.Active, epoch)
 		return nil, nil
@@ -313,7 +313,7 @@ func TestAnAcknowledgementCountsOnce(t *testing.T) {
 
 func TestS04ACommitWhoseAnswerWasLostIsLookedUp(t *testing.T) {
 	lost := errors.New("the answer was lost")
-	publish := func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	publish := func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.Versions = append(ks.Versions, pending(len(ks.Versions)+1))
 		return []keystore.Record{record(keystore.ActKeyGenerate)}, nil
 	}
@@ -368,7 +368,7 @@ func TestAChangeCutOffByItsCallerLeavesTheOldState(t *testing.T) {
 	c := activated(t)
 	was := set(t, c, "web")
 	ctx, cancel := context.WithCancel(t.Context())
-	_, err := c.Update(ctx, "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err := c.Update(ctx, "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.Keystore = "elsewhere"
 		cancel()
 		return nil, nil
@@ -485,7 +485,7 @@ func TestAViewNeverSeesHalfAChange(t *testing.T) {
 	for n := 2; n < 12; n++ {
 		step(t, c, "web", n, keystore.Pending)
 		step(t, c, "web", n, keystore.Published)
-		_, err := c.Update(t.Context(), "web", -1, func(ks *keystore.KeySet) ([]keystore.Record, error) {
+		_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 			advance(&ks.Versions[n-1], keystore.Active, epoch)
 			advance(&ks.Versions[n-2], keystore.Retiring, epoch)
 			return nil, nil
