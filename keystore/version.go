@@ -112,6 +112,37 @@ func (ks *KeySet) AckOf(node string, version int) (Ack, bool) {
 	return Ack{}, false
 }
 
+// First reports whether no set without v was ever served, so that no cache can
+// hold an older one: every other version never was in the published set, or had
+// left it, unserved, before a node first served it.
+func (ks *KeySet) First(v *Version) bool {
+	for i := range ks.Versions {
+		u := &ks.Versions[i]
+		if u.Number == v.Number || u.PublishedAt.IsZero() {
+			continue
+		}
+		left := u.State == Retired || u.State == Destroyed
+		if !left || !u.ServedAt.IsZero() || !u.ActivatedAt.IsZero() || !ks.ServedAt.IsZero() && u.RetiredAt.After(ks.ServedAt) {
+			return false
+		}
+	}
+	return true
+}
+
+// Needs reports whether a node that serves the set has to serve v with it: one
+// that signs or has signed, since what it signed is verified by it, and the
+// first one, since it signs as soon as it is served. A node that cannot serve
+// these does not serve the set.
+func (ks *KeySet) Needs(v *Version) bool {
+	switch {
+	case v.Compromised != nil:
+		return false
+	case v.State == Published:
+		return ks.First(v)
+	}
+	return v.State == Active || v.State == Retiring
+}
+
 // InState returns the versions in state s, by number.
 func (ks *KeySet) InState(s State) []*Version {
 	var vs []*Version

@@ -116,7 +116,7 @@ func (r *Rotator) Destroy(ctx context.Context, req Destroying) (Destruction, err
 	if err != nil {
 		return Destruction{}, err
 	}
-	v, err := r.destroyable(ks, spec.Schedule, req)
+	v, err := r.destroyable(r.factsOf(ks), spec.Schedule, req)
 	if err != nil {
 		return Destruction{}, err
 	}
@@ -139,7 +139,7 @@ func (r *Rotator) Destroy(ctx context.Context, req Destroying) (Destruction, err
 func (r *Rotator) destroy(ctx context.Context, p keystore.Provider, sch Schedule, v *keystore.Version, req Destroying) (Destruction, error) {
 	id := keystore.NewKeyID().String()
 	_, err := r.commit(ctx, req.KeySet, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
-		again, err := r.destroyable(now, sch, req)
+		again, err := r.destroyable(r.facts(now, at.Nodes), sch, req)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +163,7 @@ func (r *Rotator) destroy(ctx context.Context, p keystore.Provider, sch Schedule
 			return nil, fmt.Errorf("version %d: %w", v.Number, keystore.ErrOvertaken)
 		}
 		if row.State == keystore.Retired {
-			row.State, row.DestroyedAt = keystore.Destroyed, later(r.now(), row.RetiredAt)
+			row.State, row.DestroyedAt = keystore.Destroyed, later(at.Now, row.RetiredAt)
 		}
 		return []keystore.Record{destruction(now, row, req, id, keystore.OutcomeDone)}, nil
 	})
@@ -203,7 +203,8 @@ func destruction(ks *keystore.KeySet, v *keystore.Version, req Destroying, id st
 
 // destroyable returns the version that req names, if its key may be destroyed
 // now.
-func (r *Rotator) destroyable(ks *keystore.KeySet, sch Schedule, req Destroying) (*keystore.Version, error) {
+func (r *Rotator) destroyable(f Facts, sch Schedule, req Destroying) (*keystore.Version, error) {
+	ks := f.Set
 	v, ok := ks.ByKID(req.KID)
 	if req.KID == "" {
 		v, ok = ks.Version(req.Version)
@@ -211,7 +212,23 @@ func (r *Rotator) destroyable(ks *keystore.KeySet, sch Schedule, req Destroying)
 	if !ok || req.Version != 0 && v.Number != req.Version {
 		return nil, fmt.Errorf("key set %q has no such version: %w", ks.Name, keystore.ErrNotFound)
 	}
-	return v, Destroyable(ks, sch, v, r.now(), r.silentFor(v.KID))
+	now := r.now()
+	if err := Destroyable(ks, sch, v, now, r.silentFor(v.KID)); err != nil {
+		return v, err
+	}
+	return v, dropped(f, v, now)
+}
+
+// dropped returns nil if no node can hold the key of a retired version any more:
+// each one that may sign goes by a snapshot in which the key set is as it is now.
+func dropped(f Facts, v *keystore.Version, now time.Time) error {
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Name != f.Self && n.MaySign(now) && n.Revision < f.Set.Revision && v.State != keystore.Destroyed {
+			return &TooEarly{Rule: 9, RetryAfter: time.Second, SignsFrom: now.Add(time.Second), Text: fmt.Sprintf(
+				"rule 9: node %s goes by revision %d still, and may hold the key of version %d", n.Name, n.Revision, v.Number)}
+		}
+	}
+	return nil
 }
 
 // reachable returns nil unless every token of the provider is down. One that is

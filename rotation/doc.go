@@ -18,13 +18,14 @@
 // name:
 //
 //  1. A version signs no earlier than A + S after the last node said that it
-//     serves a set with it. The first version of a set that was never served
-//     without it signs as soon as it is served.
+//     serves a set with it, or could serve one without it no more. The first version
+//     of a set that was never served without it signs as soon as every node serves it.
 //  2. A version leaves the set no earlier than S after everything it may have
 //     signed has expired.
 //  3. Raising A or L counts at once, lowering it when the old one has run out
 //     (keystore.InForce).
 //  4. At most one version of a key set is active.
+//  5. A node that has not said so is waited for until its publishing lease ends.
 //  6. While the active version is suspended nothing activates, unless an
 //     operator asks for a rotation after the suspension; retiring goes on.
 //  7. A rotation that an operator asks for passes the same gates; a refusal
@@ -32,8 +33,9 @@
 //  8. A version whose key is not there, or does not sign, is never activated,
 //     and a backend that is down empties no set.
 //  9. Steps go by recorded times, one step for each version and pass, and
-//     states only move forward. A key is destroyed only after as much real time,
-//     by a clock that nobody sets, as what it signed may live.
+//     states only move forward. A version leaves the set, and a key is destroyed,
+//     only after as much real time, by a clock that nobody sets or one that is held
+//     against a reference, as what it signed may live.
 //  10. A CA key is not destroyed.
 //  11. An algorithm that discovery has not listed from the set's first day is
 //     refused.

@@ -95,7 +95,7 @@ func (r *Rotator) configure(ctx context.Context, ks *keystore.KeySet, spec Spec)
 		if err := listed(now, spec); err != nil {
 			return nil, err
 		}
-		next, changed := reconfigured(now, spec, r.now())
+		next, changed := reconfigured(now, spec, at.Now)
 		if !changed {
 			return nil, nil
 		}

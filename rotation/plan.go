@@ -3,6 +3,7 @@ package rotation
 import (
 	"cmp"
 	"fmt"
+	"strings"
 	"time"
 
 	"chancery/keystore"
@@ -44,6 +45,22 @@ type Facts struct {
 	Gone func(keystore.KID) string
 	// Rotate is a rotation an operator asks for, in place of the set's RotateBy.
 	Rotate *keystore.Fact
+	// Nodes are those that may sign or serve by the catalog, and what has become of
+	// others. Self is the one that plans. Without nodes the last acknowledgement of a
+	// version stands for those of all.
+	Nodes []keystore.Node
+	Self  string
+	Clock Clock
+}
+
+// A Clock is what is known of the clock that now is read from.
+type Clock struct {
+	// Steady is since when, in this boot, it has gone as fast as real time. Zero: for
+	// as long as anything matters.
+	Steady time.Time
+	// Synchronised: it is held against a reference, so that also what was before
+	// Steady was when it says.
+	Synchronised bool
 }
 
 // A Why says what a step waits for, or by what it is done.
@@ -110,7 +127,7 @@ func Waits(f Facts, sch Schedule, now time.Time) []Why {
 	}
 	add(p.activate())
 	for _, v := range f.Set.InState(keystore.Pending) {
-		add(Why{Step: Step{Kind: Publish, Version: v.Number}, At: now, Rule: 8, Text: "rule 8: its key is found and proven first"}, true)
+		add(p.publish(v), true)
 	}
 	add(p.generate())
 	for _, v := range f.Set.InState(keystore.Retired) {
@@ -176,7 +193,35 @@ func (p planner) remove(v *keystore.Version) (Why, bool) {
 	}
 	w.At = until
 	w.Text = fmt.Sprintf("rule 2: tokens it signed may be valid until %s", p.clock(until))
+	if real := p.elapses(v.StoppedAt, until); real.After(until) {
+		w.At, w.Rule = real, 9
+		w.Text = fmt.Sprintf("rule 9: nobody knows whether the clock was right before %s, and it is not synchronised; as much real time is over at %s",
+			p.clock(p.Clock.Steady), p.clock(real))
+	}
 	return w, true
+}
+
+// elapses returns when as much real time has passed as there is from one moment
+// to another. The clock tells as long as it has been steady from the first one
+// on, or is held against a reference; otherwise the time is counted anew from
+// where it became steady (rule 9).
+func (p planner) elapses(from, to time.Time) time.Time {
+	if p.Clock.Synchronised || !p.Clock.Steady.After(from) {
+		return to
+	}
+	return p.Clock.Steady.Add(to.Sub(from))
+}
+
+// publish ends a pending version, whose key another node may be making.
+func (p planner) publish(v *keystore.Version) Why {
+	w := Why{Step: Step{Kind: Publish, Version: v.Number}, At: p.now, Rule: 8, Text: "rule 8: its key is found and proven first"}
+	for i := range p.Nodes {
+		maker := &p.Nodes[i]
+		if maker.Name == v.Maker && v.Maker != p.Self && maker.MaySign(p.now) {
+			w.At, w.Text = time.Time{}, fmt.Sprintf("rule 8: node %s is making its key", maker.Name)
+		}
+	}
+	return w
 }
 
 // discard removes a published version that the configuration no longer wants,
@@ -236,7 +281,11 @@ func (p planner) activation() (Why, bool) {
 	case p.Proven != nil && !p.Proven(v.KID):
 		return hold(8, "the key of version %d has not been seen to sign", v.Number)
 	}
-	safe, first := signsFrom(p.Set, p.sch, v, p.now)
+	last, waits, until := evidence(p.Set, p.Nodes, v, p.now)
+	if len(waits) > 0 {
+		return p.unacknowledged(w, v, waits, until)
+	}
+	safe, first := signsFrom(p.Set, p.sch, v, last, p.now)
 	w.At, w.Rule = safe, 1
 	w.Text = fmt.Sprintf("rule 1: caches may hold the old set until %s", p.clock(safe))
 	if first {
@@ -245,6 +294,21 @@ func (p planner) activation() (Why, bool) {
 	if due, ok := p.due(); ok && due.After(safe) {
 		w.At, w.Rule = due, 0
 		w.Text = fmt.Sprintf("schedule: version %d signs until %s", active.Number, p.clock(due))
+	}
+	return w, true
+}
+
+// unacknowledged is an activation that waits for nodes that may serve a set
+// without v: until they say that they serve it, or may serve no more.
+func (p planner) unacknowledged(w Why, v *keystore.Version, waits []string, until time.Time) (Why, bool) {
+	w.Rule = 1
+	w.Text = fmt.Sprintf("rule 1: node %s has not said that it serves version %d", waits[0], v.Number)
+	if len(waits) > 1 {
+		w.Text = fmt.Sprintf("rule 1: nodes %s have not said that they serve version %d", strings.Join(waits, ", "), v.Number)
+	}
+	if !until.IsZero() {
+		w.At, _ = signsFrom(p.Set, p.sch, v, until, p.now)
+		w.Text += fmt.Sprintf("; if not seen again, it serves until %s", p.clock(until))
 	}
 	return w, true
 }

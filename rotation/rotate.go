@@ -95,7 +95,7 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 		if err != nil {
 			return Rotation{}, err
 		}
-		f := r.facts(ks)
+		f := r.factsOf(ks)
 		f.Rotate = asked
 		p := planner{Facts: f, sch: spec.Schedule, now: r.now()}
 		if next, _ := p.successor(); next != nil {
@@ -144,14 +144,14 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 	now := r.now()
 	answer := Rotation{
 		To:        Ref{next.Number, next.KID},
-		SignsFrom: later(expected(ks, spec.Schedule, next, now), now),
+		SignsFrom: later(expected(r.factsOf(ks), spec.Schedule, next, now), now),
 	}
 	active, ok := ks.Active()
 	if !ok {
 		return answer, nil // it signs as soon as it may without being asked
 	}
 	answer.From = Ref{active.Number, active.KID}
-	pending := planner{Facts: r.facts(ks), sch: spec.Schedule, now: now}.asked()
+	pending := planner{Facts: r.factsOf(ks), sch: spec.Schedule, now: now}.asked()
 	if pending != nil {
 		answer.Entry = r.entryOf(ctx, requestID(ks.Name, pending))
 		return answer, nil
@@ -180,7 +180,7 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 	if err != nil {
 		return Rotation{}, err
 	}
-	f := r.facts(ks)
+	f := r.factsOf(ks)
 	f.Rotate = asked
 	now := r.now()
 	step, why, ok := find(Waits(f, spec.Schedule, now), Activate)
@@ -196,7 +196,7 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 		answer.From = Ref{active.Number, active.KID}
 	}
 	answer.Entry, err = r.swap(ctx, ks, step, func(at keystore.Moment, set *keystore.KeySet) ([]keystore.Record, error) {
-		return r.forced(set, spec, step, asked, &answer)
+		return r.forced(at, set, spec, step, asked, &answer)
 	})
 	if err != nil {
 		return Rotation{}, err
@@ -206,10 +206,10 @@ func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fa
 
 // forced asks again inside the swap and activates. The request's record comes
 // last, so that its entry is the answer's.
-func (r *Rotator) forced(ks *keystore.KeySet, spec Spec, step Step, asked *keystore.Fact, answer *Rotation) ([]keystore.Record, error) {
-	f := r.facts(ks)
+func (r *Rotator) forced(at keystore.Moment, ks *keystore.KeySet, spec Spec, step Step, asked *keystore.Fact, answer *Rotation) ([]keystore.Record, error) {
+	f := r.facts(ks, at.Nodes)
 	f.Rotate = asked
-	now := r.now()
+	now := at.Now
 	again, why, ok := find(Waits(f, spec.Schedule, now), Activate)
 	if !ok || again != step || why.At.IsZero() || why.At.After(now) {
 		return nil, fmt.Errorf("version %d is not the next one any more: %w", step.Version, keystore.ErrOvertaken)

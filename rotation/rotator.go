@@ -23,7 +23,8 @@ type Catalog interface {
 	// Update gives f a copy of the key set and commits what f made of it and the
 	// records together, unless the set's revision is not expect (below zero: any),
 	// enters the records in the log, and makes the new state this node's view
-	// before it returns; entry is the last record's. If f fails, or changes
+	// before it returns; entry is the last record's. The Moment is the catalog's, at
+	// the change. If f fails, or changes
 	// nothing and returns no records, nothing happens. An error after f may come
 	// from the log alone: then the change is committed, and its records follow.
 	Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (entry string, err error)
@@ -46,6 +47,7 @@ type Log interface {
 
 // Config is what a Rotator needs. Catalog, Keys, Audit and Brake are required.
 type Config struct {
+	Node    string // the name of this node in the catalog; empty: there is one alone
 	Catalog Catalog
 	Keys    Keys
 	Audit   Log
@@ -65,8 +67,13 @@ type Config struct {
 	// Elapsed is a clock that nobody sets and that counts sleep, from any moment
 	// on, such as the time since boot. Nil: Go's monotonic clock.
 	Elapsed func() time.Duration
-	Log     *slog.Logger     // nil: discard
-	Now     func() time.Time // nil: time.Now
+	// Clock returns what is known of Now's clock. Nil: it is right.
+	Clock func() Clock
+	Log   *slog.Logger // nil: discard
+	// Now is the catalog's clock as far as this node can tell, which says when a step
+	// is worth trying. Whether it is due the catalog's own clock says, inside the
+	// change. Nil: time.Now.
+	Now func() time.Time
 }
 
 // A Rotator carries out the steps that Plan returns. All methods may be called
@@ -316,7 +323,7 @@ func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) 
 		r.known(ks)
 		again := r.confirm(ctx, ks)
 		now := r.now()
-		step, why := Plan(r.facts(ks), spec.Schedule, now)
+		step, why := Plan(r.factsOf(ks), spec.Schedule, now)
 		if step == NoStep {
 			return min(untilNext(why, now), again), nil
 		}
@@ -375,10 +382,24 @@ func (r *Rotator) keySet(ctx context.Context, name string) (*keystore.KeySet, Sp
 	return ks, spec, nil
 }
 
+// factsOf is facts with the nodes as they were when the catalog was last read.
+func (r *Rotator) factsOf(ks *keystore.KeySet) Facts {
+	r.mu.Lock()
+	last := r.last
+	r.mu.Unlock()
+	if last == nil {
+		return r.facts(ks, nil)
+	}
+	return r.facts(ks, last.Nodes())
+}
+
 // facts returns what to plan by: the set, with the suspensions that only the
-// brake knows yet.
-func (r *Rotator) facts(ks *keystore.KeySet) Facts {
-	f := Facts{Set: ks, Proven: r.cfg.Proven, Gone: r.gone}
+// brake knows yet, the nodes, and what is known of keys and clock here.
+func (r *Rotator) facts(ks *keystore.KeySet, nodes []keystore.Node) Facts {
+	f := Facts{Set: ks, Proven: r.cfg.Proven, Gone: r.gone, Nodes: nodes, Self: r.cfg.Node}
+	if r.cfg.Clock != nil {
+		f.Clock = r.cfg.Clock()
+	}
 	for kid, fact := range r.suspended() {
 		if v, ok := f.Set.ByKID(kid); ok && v.Suspended == nil {
 			f.Set = f.Set.Clone()
@@ -396,7 +417,7 @@ func (r *Rotator) Facts(ctx context.Context, name string) (Facts, Schedule, erro
 	if err != nil {
 		return Facts{}, Schedule{}, err
 	}
-	return r.facts(ks), spec.Schedule, nil
+	return r.factsOf(ks), spec.Schedule, nil
 }
 
 // Plan returns the steps ahead of a key set and what its next step waits for,

@@ -8,7 +8,13 @@ import (
 )
 
 // MaxKnown is how many versions of a key set may be known at once.
+//
+// Consumers have limits of their own, of which the lowest known is 100 keys (AWS
+// IAM's OpenID providers).
 const MaxKnown = 20
+
+// manyKnown is how many known versions are told to an operator.
+const manyKnown = 15
 
 // A Schedule is when a key set rotates and what its rotations may count on.
 type Schedule struct {

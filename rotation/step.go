@@ -31,7 +31,7 @@ func (r *Rotator) take(ctx context.Context, ks *keystore.KeySet, spec Spec, step
 		return fmt.Errorf("no way to %s", step.Kind)
 	}
 	_, err := r.swap(ctx, ks, step, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
-		return r.replan(now, spec, step)
+		return r.replan(at, now, spec, step)
 	})
 	return err
 }
@@ -47,9 +47,9 @@ func (r *Rotator) commit(ctx context.Context, name string, f func(keystore.Momen
 // replan asks Plan again inside the swap, by the set as it is there and the
 // time it is then, and applies the step if it still is the one to take.
 // Otherwise someone was here first: keystore.ErrOvertaken.
-func (r *Rotator) replan(ks *keystore.KeySet, spec Spec, step Step) ([]keystore.Record, error) {
-	now := r.now()
-	again, why := Plan(r.facts(ks), spec.Schedule, now)
+func (r *Rotator) replan(at keystore.Moment, ks *keystore.KeySet, spec Spec, step Step) ([]keystore.Record, error) {
+	now := at.Now
+	again, why := Plan(r.facts(ks, at.Nodes), spec.Schedule, now)
 	if again != step {
 		return nil, fmt.Errorf("%s version %d is not the next step any more: %w", step.Kind, step.Version, keystore.ErrOvertaken)
 	}
@@ -74,7 +74,7 @@ func (r *Rotator) generate(ctx context.Context, ks *keystore.KeySet, spec Spec, 
 		if now.Keystore != ks.Keystore { // p is of another one
 			return nil, fmt.Errorf("the next version is to be made in %s by now: %w", now.Keystore, keystore.ErrOvertaken)
 		}
-		v, recs, err = r.pend(now, spec, asked)
+		v, recs, err = r.pend(at, now, spec, asked)
 		return recs, err
 	})
 	if err != nil {
@@ -107,17 +107,17 @@ func up(p keystore.Provider) error {
 
 // pend adds the pending row, if a version is still to be generated. Its record
 // is the intent entry; row, key, intent and outcome share one name.
-func (r *Rotator) pend(ks *keystore.KeySet, spec Spec, asked *keystore.Fact) (keystore.Version, []keystore.Record, error) {
-	f := r.facts(ks)
+func (r *Rotator) pend(at keystore.Moment, ks *keystore.KeySet, spec Spec, asked *keystore.Fact) (keystore.Version, []keystore.Record, error) {
+	f := r.facts(ks, at.Nodes)
 	f.Rotate = asked
-	now := r.now()
+	now := at.Now
 	step, why, ok := find(Waits(f, spec.Schedule, now), Generate)
 	if !ok || why.At.IsZero() || why.At.After(now) {
 		return keystore.Version{}, nil, fmt.Errorf("no version is to be generated any more: %w", keystore.ErrOvertaken)
 	}
 	v := keystore.Version{
 		Number: step.Version, Algorithm: ks.Algorithm, Keystore: ks.Keystore,
-		KeyID: keystore.NewKeyID(), State: keystore.Pending, CreatedAt: now,
+		KeyID: keystore.NewKeyID(), State: keystore.Pending, Maker: r.cfg.Node, CreatedAt: now,
 	}
 	ks.Versions = append(ks.Versions, v)
 	rec := record(ks, &v, keystore.ActKeyGenerate, why)
@@ -188,7 +188,7 @@ func (r *Rotator) conclude(ctx context.Context, ks *keystore.KeySet, v *keystore
 		return fmt.Errorf("entering how the generation went: %w", err)
 	}
 	_, err = r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
-		return r.outcome(now, v, kid, spki, cause)
+		return outcome(at, now, v, kid, spki, cause)
 	})
 	if err != nil {
 		return err
@@ -232,12 +232,12 @@ func identify(v *keystore.Version, spki []byte) (keystore.KID, error) {
 }
 
 // outcome publishes or abandons a pending version, inside the swap.
-func (r *Rotator) outcome(ks *keystore.KeySet, v *keystore.Version, kid keystore.KID, spki []byte, cause error) ([]keystore.Record, error) {
+func outcome(at keystore.Moment, ks *keystore.KeySet, v *keystore.Version, kid keystore.KID, spki []byte, cause error) ([]keystore.Record, error) {
 	row, ok := ks.Version(v.Number)
 	if !ok || row.State != keystore.Pending || row.KeyID != v.KeyID {
 		return nil, fmt.Errorf("version %d is pending no more: %w", v.Number, keystore.ErrOvertaken)
 	}
-	now := r.now()
+	now := at.Now
 	if cause != nil {
 		row.State, row.DestroyedAt = keystore.Abandoned, now
 		return []keystore.Record{record(ks, row, keystore.ActKeyAbandon, Why{Rule: 8, Text: brief(cause)})}, nil
@@ -248,11 +248,12 @@ func (r *Rotator) outcome(ks *keystore.KeySet, v *keystore.Version, kid keystore
 }
 
 // expected returns when v may sign as far as it can be told: if no node serves
-// it yet, a full window from now.
-func expected(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.Time) time.Time {
-	if v.ServedAt.IsZero() {
-		return now.Add(cacheFor(ks, sch, now) + sch.Skew)
+// it yet, or not every one, a full window from now.
+func expected(f Facts, sch Schedule, v *keystore.Version, now time.Time) time.Time {
+	last, waits, _ := evidence(f.Set, f.Nodes, v, now)
+	if v.ServedAt.IsZero() || len(waits) > 0 {
+		return now.Add(cacheFor(f.Set, sch, now) + sch.Skew)
 	}
-	at, _ := signsFrom(ks, sch, v, now)
+	at, _ := signsFrom(f.Set, sch, v, last, now)
 	return at
 }

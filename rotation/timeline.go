@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"chancery/keystore"
@@ -20,14 +21,21 @@ const maxPlanned = 64
 
 // Timeline returns what Plan will do from now until the given time, in order,
 // at most 64 steps: the same engine run ahead on a copy of the set, as if keys
-// were made and nodes acknowledged at once and the active version signed to its
+// were made and every node acknowledged at once and the active version signed to its
 // last moment. What waits for an operator is not in it. It is pure.
 func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
 	f.Set = f.Set.Clone()
 	if f.Rotate != nil {
 		f.Set.RotateBy = f.Rotate
 	}
-	f.Rotate, f.Proven = nil, nil // Gone stays: what has lost its key does not sign
+	for _, v := range f.Set.Known() {
+		if last, waits, _ := evidence(f.Set, f.Nodes, v, now); !v.ServedAt.IsZero() && len(waits) == 0 {
+			v.ServedAt = last
+		} else {
+			v.ServedAt = time.Time{}
+		}
+	}
+	f.Rotate, f.Proven, f.Nodes = nil, nil, nil // Gone stays: what has lost its key does not sign
 	var steps []Planned
 	for t := now; len(steps) < maxPlanned; {
 		serveAll(f.Set, t)
@@ -130,6 +138,9 @@ func horizon(ks *keystore.KeySet, sch Schedule, now time.Time) time.Time {
 func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
 	alarms := map[int][]string{}
 	active, ok := f.Set.Active()
+	if known := len(f.Set.Known()); ok && known >= manyKnown {
+		alarms[active.Number] = append(alarms[active.Number], fmt.Sprintf("%d versions are known, and %d at most may be: rotation stops then", known, MaxKnown))
+	}
 	if ok && sch.Every > 0 {
 		if over := now.Sub(active.ActivatedAt.Add(sch.Every)); over > sch.lead()/10 && active.Suspended == nil {
 			alarms[active.Number] = append(alarms[active.Number], fmt.Sprintf("signs %v beyond its period", over.Round(time.Second)))
@@ -148,9 +159,21 @@ func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
 		if v.State == keystore.Pending && now.Sub(v.CreatedAt) > time.Minute {
 			alarms[v.Number] = append(alarms[v.Number], "its key has not come to be yet")
 		}
-		if v.State == keystore.Published && v.ServedAt.IsZero() && now.Sub(v.PublishedAt) > time.Minute {
-			alarms[v.Number] = append(alarms[v.Number], "no node has said that it serves it")
+		if v.State == keystore.Published && now.Sub(v.PublishedAt) > time.Minute {
+			alarms[v.Number] = append(alarms[v.Number], unservedBy(f, v, now)...)
 		}
 	}
 	return alarms
+}
+
+// unservedBy tells which nodes do not serve a version that has been published for
+// a while.
+func unservedBy(f Facts, v *keystore.Version, now time.Time) []string {
+	if v.ServedAt.IsZero() {
+		return []string{"no node has said that it serves it"}
+	}
+	if _, waits, _ := evidence(f.Set, f.Nodes, v, now); len(waits) > 0 {
+		return []string{"not every node has said that it serves it: not " + strings.Join(waits, ", ")}
+	}
+	return nil
 }

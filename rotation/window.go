@@ -20,12 +20,41 @@ func lifetime(ks *keystore.KeySet, sch Schedule, t time.Time) time.Duration {
 	return max(keystore.InForce(ks.Promises, t).MaxLifetime, sch.Lifetime)
 }
 
-// signsFrom returns the earliest moment rule 1 lets v sign, given that it is
-// served, as seen at now; first says that v is the first version of a set that
-// was never served without it, so that no cache can hold an older one.
-func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.Time) (at time.Time, first bool) {
-	if firstServed(ks, v) {
-		return v.ServedAt, true
+// evidence returns the last moment at which a node may have served a set without
+// v, which is what rule 1 counts from: each node's acknowledgement, never the
+// row's own time, or the end of the publishing lease of one that has not
+// acknowledged. waits are the nodes that have neither, until is the latest end of
+// their leases; zero: they have none. Without nodes the version's last
+// acknowledgement counts.
+func evidence(ks *keystore.KeySet, nodes []keystore.Node, v *keystore.Version, now time.Time) (last time.Time, waits []string, until time.Time) {
+	last = v.ServedAt
+	bounded := true
+	for i := range nodes {
+		n := &nodes[i]
+		if ack, ok := ks.AckOf(n.Name, v.Number); ok {
+			last = later(last, ack.At)
+			continue
+		}
+		end, ends := n.ServedUntil()
+		if ends && !end.After(now) {
+			last = later(last, end)
+			continue
+		}
+		waits = append(waits, n.Name)
+		until, bounded = later(until, end), bounded && ends
+	}
+	if !bounded {
+		until = time.Time{}
+	}
+	return last, waits, until
+}
+
+// signsFrom returns the earliest moment rule 1 lets v sign, given that no node
+// has served a set without it since last, as seen at now; first says that no
+// cache can hold a set without it.
+func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, last, now time.Time) (at time.Time, first bool) {
+	if ks.First(v) {
+		return last, true
 	}
 	// A falls while an old promise runs out: look for the first moment t that is
 	// A(t) + S after the set with v was served everywhere. A only changes where a
@@ -38,7 +67,7 @@ func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.
 	}
 	slices.SortFunc(turns, time.Time.Compare)
 	for i, from := range turns {
-		at = v.ServedAt.Add(cacheFor(ks, sch, from) + sch.Skew)
+		at = last.Add(cacheFor(ks, sch, from) + sch.Skew)
 		if i == 0 && !at.After(from) {
 			return at, false // over already
 		}
@@ -48,16 +77,6 @@ func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.
 		}
 	}
 	return at, false
-}
-
-// firstServed reports whether v was in the first set that was ever served and
-// none has signed before it. It compares for equality only, and looks at every
-// other version: a clock that was set back makes no version first.
-func firstServed(ks *keystore.KeySet, v *keystore.Version) bool {
-	return v.ServedAt.Equal(ks.ServedAt) && !slices.ContainsFunc(ks.Versions, func(u keystore.Version) bool {
-		earlier := !u.ServedAt.IsZero() && !u.ServedAt.Equal(v.ServedAt)
-		return u.Number != v.Number && (earlier || !u.ActivatedAt.IsZero())
-	})
 }
 
 // keptUntil returns the earliest moment rule 2 lets v, which is retiring, leave

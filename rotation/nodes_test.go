@@ -1,0 +1,166 @@
+package rotation
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+)
+
+// node returns one that may serve until a lease ends; zero: without an end.
+func node(name string, lease time.Duration) keystore.Node {
+	n := keystore.Node{Name: name, Epoch: 1, EnrolledAt: start, SeenAt: start}
+	if lease != 0 {
+		n.SignsUntil, n.PublishesUntil = at(lease), at(lease)
+	}
+	return n
+}
+
+func stoppedNode(name string, when time.Duration) keystore.Node {
+	n := node(name, time.Hour)
+	n.StoppedAt = at(when)
+	return n
+}
+
+// acked returns ks with what nodes have said of a version.
+func acked(ks *keystore.KeySet, version int, nodes map[string]time.Duration) *keystore.KeySet {
+	v, _ := ks.Version(version)
+	for name, when := range nodes {
+		ks.Acks = append(ks.Acks, keystore.Ack{Node: name, Version: version, At: at(when)})
+		v.ServedAt = later(v.ServedAt, at(when))
+	}
+	return ks
+}
+
+// TestActivationWaitsForEveryNode shows rules 1 and 5: a version signs A + S
+// after the last node said that it serves it, or could serve a set without it no
+// more. fast has A = 4 s and S = 1 s.
+func TestActivationWaitsForEveryNode(t *testing.T) {
+	const s = time.Second
+	successor := func(nodes map[string]time.Duration) *keystore.KeySet {
+		ks := acked(lives(fast, active(0), unserved()), 1, map[string]time.Duration{"a": 0, "b": 0})
+		return acked(ks, 2, nodes)
+	}
+	both := []keystore.Node{node("a", time.Hour), node("b", time.Hour)}
+	for _, c := range []struct {
+		name  string
+		set   *keystore.KeySet
+		nodes []keystore.Node
+		now   time.Duration
+		step  string
+		why   string
+		at    time.Duration // -1: no known time
+	}{
+		{"both have said so", successor(map[string]time.Duration{"a": s, "b": 3 * s}), both, 8 * s, "activate 2", "12:00:08", 8 * s},
+		{"it counts from the last of them", successor(map[string]time.Duration{"a": s, "b": 3 * s}), both, 7 * s, "-", "rule 1: caches", 8 * s},
+		{"one has not", successor(map[string]time.Duration{"a": s}), both, 30 * s, "-", "node b has not said", 3605 * s},
+		{"neither has", successor(nil), both, 30 * s, "-", "no node has said", -1},
+		{"one that has not stopped properly", successor(map[string]time.Duration{"a": s}), []keystore.Node{node("a", time.Hour), stoppedNode("b", 4*s)}, 8 * s, "-", "rule 1: caches", 9 * s},
+		{"and A + S after its stop", successor(map[string]time.Duration{"a": s}), []keystore.Node{node("a", time.Hour), stoppedNode("b", 4*s)}, 9 * s, "activate 2", "", 9 * s},
+		{"one is cut off, and its lease ends", successor(map[string]time.Duration{"a": s}), []keystore.Node{node("a", time.Hour), node("b", 10*s)}, 14 * s, "-", "rule 1: caches", 15 * s},
+		{"and A + S after that", successor(map[string]time.Duration{"a": s}), []keystore.Node{node("a", time.Hour), node("b", 10*s)}, 15 * s, "activate 2", "", 15 * s},
+		{"one without leases that has not said so", successor(map[string]time.Duration{"a": s}), []keystore.Node{node("a", 0), node("b", 0)}, time.Hour, "-", "node b has not said", -1},
+		{"one that joined later", successor(map[string]time.Duration{"a": s, "b": s}), append(both, node("c", time.Hour)), 30 * s, "-", "node c has not said", 3605 * s},
+		{
+			"the first version waits for every node, and for nothing more",
+			acked(lives(fast, unserved()), 1, map[string]time.Duration{"a": 0}), both, 30 * s, "-", "node b has not said", 3600 * s,
+		},
+		{
+			"the first version, when every node serves it",
+			acked(lives(fast, unserved()), 1, map[string]time.Duration{"a": 0, "b": 2 * s}), both, 2 * s, "activate 1", "first served", 2 * s,
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := Facts{Set: c.set, Nodes: c.nodes, Self: "a", Rotate: &keystore.Fact{At: start, By: "olga", Reason: "drill"}}
+			step, why := Plan(f, fast, at(c.now))
+			if got := spell(step); got != c.step || !strings.Contains(why.Text, c.why) {
+				t.Errorf("%s because %q, want %s because of %q", got, why.Text, c.step, c.why)
+			}
+			if want := at(c.at); c.at >= 0 && !why.At.Equal(want) || c.at < 0 && !why.At.IsZero() {
+				t.Errorf("at %v, want %v", why.At, want)
+			}
+		})
+	}
+}
+
+// A key that one node is making is nobody else's to look for, until that node
+// may have gone.
+func TestAPendingVersionIsItsMakersWhileItLives(t *testing.T) {
+	set := lives(fast, active(0), pending())
+	set.Versions[1].Maker = "b"
+	nodes := []keystore.Node{node("a", time.Hour), node("b", 5*time.Second)}
+	for _, c := range []struct {
+		self string
+		now  time.Duration
+		want string
+	}{
+		{"a", 4 * time.Second, "-"},
+		{"b", 4 * time.Second, "publish 2"},
+		{"a", 5 * time.Second, "publish 2"},
+		{"c", 4 * time.Second, "-"},
+	} {
+		step, why := Plan(Facts{Set: set, Nodes: nodes, Self: c.self}, fast, at(c.now))
+		if spell(step) != c.want {
+			t.Errorf("node %s after %v: %s because %s, want %s", c.self, c.now, spell(step), why, c.want)
+		}
+	}
+}
+
+// TestRealTime shows rule 9: what cannot be taken back waits for as much real
+// time as the clock says has passed.
+func TestRealTime(t *testing.T) {
+	set := lives(fast, retiring(0, at(10*time.Second)), active(0))
+	until, ok := keptUntil(set, fast, &set.Versions[0], at(time.Hour))
+	if !ok {
+		t.Fatal("it is kept for ever")
+	}
+	kept := until.Sub(at(0))
+	for _, c := range []struct {
+		name  string
+		clock Clock
+		now   time.Duration
+		want  string
+		at    time.Duration
+	}{
+		{"a clock that was always steady", Clock{}, kept, "remove 1", kept},
+		{"steady from when it stopped", Clock{Steady: at(0)}, kept, "remove 1", kept},
+		{"the clock became steady later: the time counts from there", Clock{Steady: at(7 * time.Second)}, kept + 6*time.Second, "-", kept + 7*time.Second},
+		{"and is over", Clock{Steady: at(7 * time.Second)}, kept + 7*time.Second, "remove 1", kept + 7*time.Second},
+		{"after a restart, held against a reference", Clock{Steady: at(time.Hour), Synchronised: true}, time.Hour, "remove 1", kept},
+		{"after a restart a year later, with nothing to hold it against", Clock{Steady: at(8760 * time.Hour)}, 8760 * time.Hour, "-", 8760*time.Hour + kept},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			step, why := Plan(Facts{Set: set, Clock: c.clock}, Schedule{Lease: fast.Lease, Skew: fast.Skew, CacheFor: fast.CacheFor, Lifetime: fast.Lifetime}, at(c.now))
+			if spell(step) != c.want || !why.At.Equal(at(c.at)) {
+				t.Errorf("%s at %v because %q, want %s at %v", spell(step), why.At.Sub(start), why.Text, c.want, c.at)
+			}
+		})
+	}
+}
+
+// spell writes a step as the tables do.
+func spell(s Step) string {
+	if s == NoStep {
+		return "-"
+	}
+	return fmt.Sprintf("%s %d", s.Kind, s.Version)
+}
+
+// What an operator should know of several nodes and many keys.
+func TestAlarmsOfNodesAndMany(t *testing.T) {
+	set := acked(lives(fast, active(0), unserved()), 2, map[string]time.Duration{"a": time.Second})
+	set.Acks = append(set.Acks, keystore.Ack{Node: "b", Version: 1, At: start}, keystore.Ack{Node: "a", Version: 1, At: start})
+	f := Facts{Set: set, Nodes: []keystore.Node{node("a", 0), node("b", 0)}}
+	if got := strings.Join(Alarms(f, fast, at(2*time.Minute))[2], ", "); !strings.Contains(got, "not every node has said that it serves it: not b") {
+		t.Errorf("a node that does not serve the successor: %q", got)
+	}
+	for _, known := range []int{manyKnown - 1, manyKnown} {
+		set := lives(fast, append(many(known-1, retiring(0, at(time.Hour))), active(0))...)
+		got := strings.Join(Alarms(Facts{Set: set}, fast, at(time.Second))[known], ", ")
+		if told := strings.Contains(got, "versions are known"); told != (known >= manyKnown) {
+			t.Errorf("%d known: %q", known, got)
+		}
+	}
+}
