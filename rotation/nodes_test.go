@@ -164,3 +164,35 @@ func TestAlarmsOfNodesAndMany(t *testing.T) {
 		}
 	}
 }
+
+// A node that had suspended a version suspended it again, by its brake, after an
+// operator had resumed it on another node.
+func TestASuspensionLiftedElsewhereIsLetGo(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		catalog, kept := newMemory(time.Now), newPedal()
+		r := New(Config{Catalog: catalog, Keys: newSoftware(), Audit: catalog, Brake: kept, Node: "a", Shared: shared})
+		set := lives(fast, active(0))
+		if _, err := catalog.Create(t.Context(), set); err != nil {
+			t.Fatal(err)
+		}
+		r.adopt([]Spec{{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: fast}})
+		if _, err := r.Suspend(t.Context(), "olga", "web", "", "doubt"); err != nil {
+			t.Fatal(err)
+		}
+		_, err := catalog.Update(t.Context(), "web", -1, func(_ keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+			ks.Versions[0].Suspended = nil
+			return []keystore.Record{{Action: keystore.ActResume}}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		v, _ := catalog.set("web").Active()
+		if braked := r.isBraked(v.KID); braked == shared || (v.Suspended == nil) != shared {
+			t.Errorf("on a catalog that is shared (%v): suspended %v, braked %v", shared, v.Suspended, braked)
+		}
+		r.Wait()
+	}
+}

@@ -48,6 +48,7 @@ type Log interface {
 // Config is what a Rotator needs. Catalog, Keys, Audit and Brake are required.
 type Config struct {
 	Node    string // the name of this node in the catalog; empty: there is one alone
+	Shared  bool   // other nodes have the catalog too
 	Catalog Catalog
 	Keys    Keys
 	Audit   Log

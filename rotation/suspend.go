@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -176,6 +177,9 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		if !ok || v.Suspended != nil || !v.State.Known() {
 			return nil, nil
 		}
+		if again && r.cfg.Shared {
+			return nil, errLifted
+		}
 		v.Suspended = &fact
 		rec := factRecord(ks, v, keystore.ActSuspend, fact)
 		if again {
@@ -184,6 +188,9 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		return []keystore.Record{rec}, nil
 	})
 }
+
+// errLifted: the suspension was recorded, and another node has lifted it.
+var errLifted = errors.New("another node has resumed it")
 
 // factRecord is what the log is told of a fact beside the state of v.
 func factRecord(ks *keystore.KeySet, v *keystore.Version, action keystore.Action, fact keystore.Fact) keystore.Record {
@@ -293,7 +300,8 @@ func resume(ks *keystore.KeySet, l *lift, fact keystore.Fact, unsaid bool) ([]ke
 // written stays on the brake.
 //
 // A crash between a resumption and the brake's release leaves the version
-// suspended: stopping is easier than starting.
+// suspended: stopping is easier than starting. On a shared catalog a suspension
+// that was recorded and is there no more was lifted, maybe by another node.
 func (r *Rotator) Settle(ctx context.Context) error {
 	kept := r.suspended()
 	if len(kept) == 0 {
@@ -317,8 +325,12 @@ func (r *Rotator) Settle(ctx context.Context) error {
 				err = r.takeOff(kid)
 			default: // what is seen may have the brake laid over it; the swap sees the catalog
 				var entry string
-				if entry, err = r.recordSuspension(ctx, ks.Name, kid, fact); entry != "" {
+				entry, err = r.recordSuspension(ctx, ks.Name, kid, fact)
+				if entry != "" {
 					r.step(ks.Name)
+				}
+				if errors.Is(err, errLifted) {
+					err = r.takeOff(kid)
 				}
 			}
 			if err != nil {

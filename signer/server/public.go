@@ -27,6 +27,10 @@ type Document struct {
 	ETag        string // with its quotes
 	// MaxAge returns the Cache-Control max-age to send at a time; nil: no-cache.
 	MaxAge func(now time.Time) time.Duration
+	// Withheld says why the document, which others may serve, is not served here
+	// now: it is answered with 503, which no cache takes for an answer. Empty: it is
+	// served.
+	Withheld string
 }
 
 // NewPublication returns an empty Publication.
@@ -43,6 +47,9 @@ type Public struct {
 	Logs fs.FS
 	Log  *slog.Logger
 	Now  func() time.Time
+	// Lease returns nil while this node may serve what is published, and otherwise
+	// why not; it is asked for every request. Nil: it always may.
+	Lease func() error
 
 	current atomic.Pointer[Publication]
 }
@@ -77,6 +84,16 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, doc Document) {
+	if doc.Withheld != "" {
+		writeProblem(w, later(api.Errorf(api.CodeBackendUnavailable, "%s", doc.Withheld)))
+		return
+	}
+	if p.Lease != nil {
+		if err := p.Lease(); err != nil {
+			writeProblem(w, later(api.Errorf(api.CodeLeaseExpired, "this node may not be up to date, so it serves no keys").Because(err)))
+			return
+		}
+	}
 	h := w.Header()
 	h.Set("Cache-Control", "no-cache")
 	if doc.MaxAge != nil {
@@ -95,6 +112,12 @@ func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, doc Docum
 		return
 	}
 	w.Write(doc.Body)
+}
+
+// later adds when to try again.
+func later(e *api.Error) *api.Error {
+	e.RetryAfter = 5
+	return e
 }
 
 // matches reports whether an If-None-Match header names etag (RFC 9110

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"log/slog"
 	"net/http"
@@ -154,3 +155,28 @@ func TestPublicLogHasNoEntries(t *testing.T) {
 type brokenFS struct{}
 
 func (brokenFS) Open(string) (fs.File, error) { return nil, fs.ErrPermission }
+
+// A node that may not be up to date, or cannot serve a set whole, says so with
+// 503, also to a cache that asks whether its copy is good still (rotation rule 5).
+func TestPublicWithheld(t *testing.T) {
+	p, over := newPublic(), error(nil)
+	p.Lease = func() error { return over }
+	pub := NewPublication()
+	pub.Add("/whole", Document{Body: []byte("{}"), ContentType: "application/json", ETag: `"a"`})
+	pub.Add("/part", Document{Withheld: "version 2 has not been seen signing here"})
+	p.Publish(pub)
+	if w := get(p, "GET", "/whole"); w.Code != http.StatusOK {
+		t.Errorf("within the lease: %d", w.Code)
+	}
+	if got := problem(t, "a set that is not whole", get(p, "GET", "/part"), api.CodeBackendUnavailable); got.RetryAfter == 0 || !strings.Contains(got.Detail, "version 2") {
+		t.Errorf("a set that is not whole: %+v", got)
+	}
+	over = errors.New("the catalog was last seen long ago")
+	for name, header := range map[string][]string{"a fetch": nil, "a revalidation": {"If-None-Match", `"a"`}} {
+		got := problem(t, name+" after the lease", get(p, "GET", "/whole", header...), api.CodeLeaseExpired)
+		if got.RetryAfter == 0 || strings.Contains(got.Detail, "long ago") {
+			t.Errorf("%s after the lease: %+v", name, got)
+		}
+	}
+	problem(t, "what is not published, after the lease", get(p, "GET", "/other"), api.CodeNotFound)
+}
