@@ -37,6 +37,7 @@ signer                : keystore keystore/audit signer/api signer/policy signer/
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
 signer/client         : signer/api
 rotation              : keystore keystore/audit
+cmd/internal/clock    :
 cmd/internal/config   : keystore keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
