@@ -3,6 +3,7 @@ package config
 import (
 	"crypto/x509"
 	"maps"
+	"math"
 	"net/url"
 	"slices"
 	"time"
@@ -29,17 +30,18 @@ const (
 // A Config is what the file says, with defaults filled in and paths absolute.
 // It does not change and may be read concurrently.
 type Config struct {
-	Node               string               `yaml:"node,required"`
-	Data               string               `yaml:"data,required"`
-	PublicURL          string               `yaml:"public_url,required"`
-	Keystores          map[string]Keystore  `yaml:"keystores,required"`
-	Listeners          Listeners            `yaml:"listeners,required"`
-	Clients            []Client             `yaml:"clients,required"`
-	Revoked            Revoked              `yaml:"revoked"`
-	KeySets            map[string]KeySet    `yaml:"keysets,required"`
-	Authorities        map[string]Authority `yaml:"authorities"`
-	Rules              []Rule               `yaml:"policy,required"`
-	AcceptShortWindows bool                 `yaml:"accept_short_windows"`
+	Node                      string               `yaml:"node,required"`
+	Data                      string               `yaml:"data,required"`
+	PublicURL                 string               `yaml:"public_url,required"`
+	Keystores                 map[string]Keystore  `yaml:"keystores,required"`
+	Listeners                 Listeners            `yaml:"listeners,required"`
+	Clients                   []Client             `yaml:"clients,required"`
+	Revoked                   Revoked              `yaml:"revoked"`
+	KeySets                   map[string]KeySet    `yaml:"keysets,required"`
+	Authorities               map[string]Authority `yaml:"authorities"`
+	Rules                     []Rule               `yaml:"policy,required"`
+	AcceptShortWindows        bool                 `yaml:"accept_short_windows"`
+	AcceptUnsynchronisedClock bool                 `yaml:"accept_unsynchronised_clock"`
 
 	file      string
 	hash      string
@@ -228,13 +230,23 @@ func (c *Config) AuthorityKeySets() []string {
 	return slices.Compact(names)
 }
 
+// SmallestSkew returns the smallest skew of all key sets: what every verifier
+// forgives.
+func (c *Config) SmallestSkew() time.Duration {
+	smallest := time.Duration(math.MaxInt64)
+	for _, ks := range c.KeySets {
+		smallest = min(smallest, ks.Skew)
+	}
+	return smallest
+}
+
 // Hash returns the SHA-256 of the file, in hexadecimal.
 func (c *Config) Hash() string { return c.hash }
 
 // NeedsRestart returns a member whose value in next a reload cannot put in
 // force, or nothing. Policy, revocations, client anchors, certificates, the
 // keystores in which key sets have their next versions made and whether short
-// windows are accepted can change while the daemon runs.
+// windows and an unsynchronised clock are accepted can change while the daemon runs.
 func (c *Config) NeedsRestart(next *Config) string {
 	switch {
 	case c.Node != next.Node:

@@ -364,6 +364,7 @@ func TestNeedsRestart(t *testing.T) {
 		{"serials: []", "serials: [0a]", ""},
 		{"types: [JWT, at+jwt]", "types: [JWT]", ""},
 		{"accept_short_windows: false", "accept_short_windows: true", ""},
+		{"accept_unsynchronised_clock: true", "accept_unsynchronised_clock: false", ""},
 		{"node: dev", "node: prod", "node"},
 		{"max_age: 15m", "max_age: 10m", "keysets"},
 		{"tcp: 127.0.0.1:9090", "tcp: 127.0.0.1:9091", "listeners"},
@@ -458,4 +459,32 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// The least that any verifier forgives is what the node's own clock may be off.
+func TestTheSmallestSkew(t *testing.T) {
+	dir := world(t)
+	text := strings.Replace(devText(t, dir, false), "skew: 5m", "skew: 40s", 1)
+	cfg, findings := loadText(t, dir, text)
+	if Failed(findings) {
+		t.Fatal(findings)
+	}
+	if got := cfg.SmallestSkew(); got != 40*time.Second {
+		t.Errorf("%v, want 40s", got)
+	}
+}
+
+// What a node is to do without a synchronised clock is said, or it is not ready.
+func TestAnUnsynchronisedClockIsAcceptedOnRequestOnly(t *testing.T) {
+	dir := world(t)
+	text := devText(t, dir, false)
+	for line, want := range map[string]bool{"accept_unsynchronised_clock: true": true, "accept_unsynchronised_clock: false": false, "": false} {
+		cfg, findings := loadText(t, dir, strings.Replace(text, "accept_unsynchronised_clock: true", line, 1))
+		if Failed(findings) {
+			t.Fatal(findings)
+		}
+		if cfg.AcceptUnsynchronisedClock != want {
+			t.Errorf("%q: %v", line, cfg.AcceptUnsynchronisedClock)
+		}
+	}
 }

@@ -78,6 +78,7 @@
 //	    types: [JWT, at+jwt]
 //	    names: [DNS NAME or .SUFFIX]
 //	accept_short_windows: false   # true: no warning about windows below what verifiers cache
+//	accept_unsynchronised_clock: false # true: ready though nothing is known to keep the wall clock right
 //
 // # Files
 //
