@@ -65,6 +65,10 @@ type Config struct {
 	// Forget is told of a key before it is destroyed: it is not to be held any
 	// more. Nil: nobody holds keys.
 	Forget func(keystore.KID)
+	// Hold returns nil, or why no step is taken now, such as a wall clock that
+	// cannot be gone by. It does not hold what an operator asks for. Whoever
+	// implements it calls Changed when its answer changes. Nil: nothing is held.
+	Hold func() error
 	// Elapsed is a clock that nobody sets and that counts sleep, from any moment
 	// on, such as the time since boot. Nil: Go's monotonic clock.
 	Elapsed func() time.Duration
@@ -144,6 +148,9 @@ func New(cfg Config) *Rotator {
 	if cfg.Elapsed == nil {
 		start := time.Now()
 		cfg.Elapsed = func() time.Duration { return time.Since(start) }
+	}
+	if cfg.Hold == nil {
+		cfg.Hold = func() error { return nil }
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -317,6 +324,9 @@ func backoff(failures int) time.Duration {
 func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) {
 	stepped := map[int]bool{}
 	for {
+		if err := r.cfg.Hold(); err != nil {
+			return 0, err
+		}
 		ks, spec, err := r.keySet(ctx, name)
 		if err != nil {
 			return 0, err

@@ -21,7 +21,7 @@ func (e *StepError) Error() string {
 	const hint = "nothing is signed (hint: correct the clock and it goes on by itself, or `chancery clock confirm --reason WHY` if the new time is right)"
 	at := e.At.UTC().Format(time.RFC3339)
 	if e.Reboot {
-		return fmt.Sprintf("the wall clock went back by at least %v over the last boot, noticed at %s; %s", -e.Offset.Round(time.Millisecond), at, hint)
+		return fmt.Sprintf("the wall clock went back by at least %v over the last boot, noticed at %s; %s", -e.rounded(), at, hint)
 	}
 	return fmt.Sprintf("the wall clock stepped by %s against boot time at %s; %s", e.Signed(), at, hint)
 }
@@ -31,10 +31,19 @@ func (e *StepError) Unwrap() error { return ErrStepped }
 
 // Signed returns the offset for people, with its sign.
 func (e *StepError) Signed() string {
-	if d := e.Offset.Round(time.Millisecond); d < 0 {
+	if d := e.rounded(); d < 0 {
 		return d.String()
 	}
-	return "+" + e.Offset.Round(time.Millisecond).String()
+	return "+" + e.rounded().String()
+}
+
+// rounded is the offset as exact as matters, so that what is said of it does not
+// change with each reading of a clock that is slewed.
+func (e *StepError) rounded() time.Duration {
+	if e.Offset.Abs() >= time.Minute {
+		return e.Offset.Round(time.Second)
+	}
+	return e.Offset.Round(time.Millisecond)
 }
 
 type unsynchronisedError struct{ sync Sync }
