@@ -36,7 +36,8 @@ type Config struct {
 	// Policy returns the policy in force.
 	Policy func() *policy.Policy
 	// View returns the snapshot in force, or an error once the signing lease has
-	// passed.
+	// passed, or while the node's clock is not to be gone by. The error is an
+	// *api.Error where the caller is to know more than that nothing is signed.
 	View func() (*keystore.View, error)
 	// Settings returns what the configuration says of a key set.
 	Settings func(keyset string) (Settings, bool)
@@ -235,6 +236,9 @@ func auditUnavailable(cause error) *api.Error {
 }
 
 func leaseExpired(cause error) *api.Error {
+	if e, ok := errors.AsType[*api.Error](cause); ok {
+		return e
+	}
 	e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read or written, so nothing is signed").Because(cause)
 	e.RetryAfter = 1
 	return e

@@ -220,6 +220,7 @@ func (d *chanceryd) wantRecorded(answers []answer) {
 
 type tokenClaims struct {
 	JTI string `json:"jti"`
+	IAT int64  `json:"iat"`
 	Exp int64  `json:"exp"`
 	Iss string `json:"iss"`
 }

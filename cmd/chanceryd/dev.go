@@ -32,8 +32,8 @@ const devLabel = "chancery-dev"
 // readyWithin is how long chanceryd dev waits for every key set to sign.
 const readyWithin = 2 * time.Minute
 
-func devCommand() *cobra.Command {
-	var d devOptions
+func devCommand(c clocks) *cobra.Command {
+	d := devOptions{clocks: c}
 	cmd := &cobra.Command{
 		Use: "dev --dir DIR", Short: "Everything on one machine, to try it", Args: noArgs,
 		Long: `Makes a SoftHSM token, a development root, client certificates and a
@@ -55,6 +55,7 @@ start.`,
 }
 
 type devOptions struct {
+	clocks        clocks
 	dir, module   string
 	fast, verbose bool
 	vault         devVault
@@ -86,7 +87,7 @@ func (d devOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer watchToken(ctx, dir, log)()
-	err = serve(ctx, cfg, path, true, log, func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
+	err = serve(ctx, cfg, path, nodeOptions{ownTokens: true, clocks: d.clocks, log: log}, func(ctx context.Context, n *node) error { return d.announce(ctx, dir, cfg, n) })
 	if errors.Is(err, errLocked) {
 		return err // whoever holds the directory serves what is there
 	}
@@ -328,7 +329,7 @@ func (d devOptions) announce(ctx context.Context, dir string, cfg *config.Config
 	for tick := time.NewTicker(10 * time.Millisecond); !n.ready(); {
 		if trouble := n.operatorNeeded(); trouble != nil {
 			tick.Stop()
-			n.log.Warn("not every key set signs: a token waits for an operator", "err", trouble)
+			n.log.Warn("not every key set signs: an operator is needed", "err", trouble)
 			return d.write(dir, cfg)
 		}
 		select {

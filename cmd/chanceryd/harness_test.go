@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		os.Exit(holdCatalog(path))
 	}
 	if os.Getenv(asDaemon) != "" {
-		os.Exit(run(os.Args[1:]))
+		os.Exit(run(os.Args[1:], testClocks()))
 	}
 	go launchAll() // until the process ends
 	os.Exit(m.Run())

@@ -31,7 +31,7 @@ const (
 var release string
 
 func main() {
-	os.Exit(run(os.Args[1:]))
+	os.Exit(run(os.Args[1:], systemClocks()))
 }
 
 // A usageError is a command used wrongly.
@@ -47,7 +47,7 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-func run(args []string) int {
+func run(args []string, c clocks) int {
 	root := &cobra.Command{
 		Use: "chanceryd", Short: "The signing daemon",
 		SilenceErrors: true, SilenceUsage: true, Version: version(), Args: noArgs,
@@ -56,7 +56,7 @@ func run(args []string) int {
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(), devCommand(), checkCommand(), benchTokenCommand())
+	root.AddCommand(serveCommand(c), devCommand(c), checkCommand(), benchTokenCommand())
 	root.SetArgs(args)
 	err := errors.Join(conceal(), forgetVault())
 	if err == nil {

@@ -36,7 +36,8 @@ type node struct {
 	metrics *telemetry.Metrics
 	config  atomic.Pointer[config.Config]
 	gates   gates
-	now     func() time.Time
+	clock   *clockKeeper
+	now     func() time.Time // the clock's
 
 	lock      *flock.Flock
 	catalog   *catalog.Catalog
@@ -69,15 +70,23 @@ type node struct {
 // errLocked: another daemon serves the data directory.
 var errLocked = errors.New("another daemon holds the data directory")
 
+// nodeOptions are what a node is started with beside its configuration.
+type nodeOptions struct {
+	ownTokens bool // this program made the tokens and their PIN files
+	clocks    clocks
+	log       *slog.Logger
+}
+
 // startNode opens everything cfg names and starts serving. What it has opened
 // is closed again if it fails.
-// ownTokens says that this program made the tokens and their PIN files.
-func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slog.Logger) (*node, error) {
+func startNode(ctx context.Context, cfg *config.Config, o nodeOptions) (*node, error) {
 	n := &node{
-		ownTokens: ownTokens,
-		log:       log, metrics: telemetry.New(version()), now: time.Now,
-		providers: make(map[string]keystore.Provider), owed: newDebts(log), binary: make(chan string, 1),
+		ownTokens: o.ownTokens,
+		log:       o.log, metrics: telemetry.New(version()),
+		providers: make(map[string]keystore.Provider), owed: newDebts(o.log), binary: make(chan string, 1),
 	}
+	n.clock = newClockKeeper(o.clocks, cfg.Node, n.owed, o.log, n.changed)
+	n.now = n.clock.Now
 	n.stops = newStops(n.now, func(s keystore.TokenStatus) {
 		if n.enterToken(s) {
 			n.changed()
@@ -96,7 +105,8 @@ func startNode(ctx context.Context, cfg *config.Config, ownTokens bool, log *slo
 	return n, nil
 }
 
-// openData takes the data directory and opens the catalog and the brake file.
+// openData takes the data directory, looks at the clock, and opens the catalog and
+// the brake file.
 func (n *node) openData(ctx context.Context) error {
 	cfg := n.config.Load()
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
@@ -110,6 +120,8 @@ func (n *node) openData(ctx context.Context) error {
 	if !got {
 		return fmt.Errorf("%w %s", errLocked, cfg.Data)
 	}
+	n.clock.Open(filepath.Join(cfg.Data, "clock"), cfg.SmallestSkew())
+	n.clock.metrics(n.metrics)
 	if n.catalog, err = catalog.Open(ctx, catalog.Config{Path: filepath.Join(cfg.Data, "catalog.db"), Now: n.now}); err != nil {
 		return fmt.Errorf("opening the catalog: %w", err)
 	}
@@ -241,7 +253,7 @@ func (n *node) introduce(ctx context.Context) error {
 	n.rotator = rotation.New(rotation.Config{
 		Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
 		Proven: n.keys.Proven, Foreign: n.isProbe, Keystores: sortedKeys(n.providers),
-		Forget: n.keys.Forget, Elapsed: sinceBoot, Now: n.now, Log: n.log,
+		Forget: n.keys.Forget, Hold: n.clock.Held, Elapsed: sinceBoot, Now: n.now, Log: n.log,
 	})
 	n.comparing = newComparing(n.rotator, n.stops, n.keys, n.metrics, n.log)
 	tokenMetrics(n.metrics, n.providers)
@@ -250,7 +262,7 @@ func (n *node) introduce(ctx context.Context) error {
 		return fmt.Errorf("reading the salt of request digests: %w", err)
 	}
 	n.service, err = signer.New(signer.Config{
-		Policy: n.gates.policy, View: n.views.Current, Settings: n.settings, Authority: n.authority,
+		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
 		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
@@ -263,7 +275,7 @@ func (n *node) introduce(ctx context.Context) error {
 	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now}
 	n.publisher = &publisher{
 		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
-		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now,
+		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,
 		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), last: make(map[string]documents),
 	}
 	return nil
@@ -344,6 +356,7 @@ func (n *node) assumeTheWorst(ctx context.Context) error {
 func (n *node) run(ctx context.Context) error {
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
 	n.running.Store(true)
+	n.wg.Go(func() { n.clock.Run(ctx) })
 	n.wg.Go(func() { n.publisher.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
 	for _, s := range tokenStates(n.providers) { // what changed while nobody listened
@@ -407,6 +420,7 @@ func (n *node) Close() {
 			n.log.Warn("closing the catalog failed", "err", err)
 		}
 	}
+	n.clock.Close()
 	if n.lock != nil {
 		n.lock.Close()
 	}

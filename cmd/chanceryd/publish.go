@@ -35,6 +35,7 @@ type publisher struct {
 	vkey   string // path of audit.vkey
 	log    *slog.Logger
 	now    func() time.Time
+	hold   func() error // nil, or why nothing may be signed
 	// rotate wakes the rotator: a version was acknowledged.
 	rotate func()
 
@@ -92,7 +93,9 @@ func (p *publisher) pass(ctx context.Context) error {
 		return viewErr
 	}
 	p.keys.Prove(ctx, view)
-	p.cas.Make(ctx, view)
+	if p.hold() == nil {
+		p.cas.Make(ctx, view)
+	}
 	serves, buildErr := p.publish(view)
 	at := p.now()
 	errs := []error{viewErr, buildErr, p.writeVKeys(view)}

@@ -120,6 +120,7 @@ func (n *node) moveKeySets(ctx context.Context, before, next *config.Config) err
 func (n *node) putInForce(cfg *config.Config, next *inForce) {
 	n.gates.current.Store(next)
 	n.config.Store(cfg)
+	n.clock.Set(cfg.SmallestSkew())
 }
 
 // onlyRevokes reports whether next differs from before in more revocations

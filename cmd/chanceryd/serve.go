@@ -23,7 +23,7 @@ import (
 	"chancery/signer/server"
 )
 
-func serveCommand() *cobra.Command {
+func serveCommand(c clocks) *cobra.Command {
 	var path string
 	var verbose bool
 	cmd := &cobra.Command{
@@ -36,7 +36,7 @@ func serveCommand() *cobra.Command {
 			if err := refuseDev(cfg); err != nil {
 				return err
 			}
-			return serve(cmd.Context(), cfg, path, false, newLogger(verbose), func(context.Context, *node) error { return nil })
+			return serve(cmd.Context(), cfg, path, nodeOptions{clocks: c, log: newLogger(verbose)}, func(context.Context, *node) error { return nil })
 		},
 	}
 	cmd.Flags().StringVar(&path, "config", "", "the configuration file")
@@ -47,11 +47,11 @@ func serveCommand() *cobra.Command {
 
 // serve runs a node until SIGTERM or SIGINT; SIGHUP reloads. started is called
 // once, when the doors are open; its context ends with the node.
-func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool, log *slog.Logger, started func(context.Context, *node) error) error {
+func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, started func(context.Context, *node) error) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	n, err := startNode(ctx, cfg, ownTokens, log)
+	n, err := startNode(ctx, cfg, o)
 	if err != nil {
 		return err
 	}
@@ -71,24 +71,24 @@ func serve(ctx context.Context, cfg *config.Config, path string, ownTokens bool,
 			}
 			ready = true
 			l := cfg.Listeners
-			log.Info("serving", "node", cfg.Node, "public_url", cfg.PublicURL, "signing", cmp.Or(l.Signing.Socket, l.Signing.TCP),
+			o.log.Info("serving", "node", cfg.Node, "public_url", cfg.PublicURL, "signing", cmp.Or(l.Signing.Socket, l.Signing.TCP),
 				"ops", cmp.Or(l.Ops.Socket, l.Ops.TCP), "admin", cmp.Or(l.Admin.Socket, l.Admin.TCP))
-			notify(log, daemon.SdNotifyReady)
+			notify(o.log, daemon.SdNotifyReady)
 		case err := <-n.doors.failed:
 			return err
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				if ready {
-					notify(log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+					notify(o.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
 				}
 				n.reload(ctx, path)
 				if ready {
-					notify(log, daemon.SdNotifyReady)
+					notify(o.log, daemon.SdNotifyReady)
 				}
 				continue
 			}
-			log.Info("stopping", "signal", s.String())
-			notify(log, daemon.SdNotifyStopping)
+			o.log.Info("stopping", "signal", s.String())
+			notify(o.log, daemon.SdNotifyStopping)
 			return nil
 		}
 	}
@@ -187,6 +187,8 @@ func (n *node) refusedHandshake(door string) func(peer string, err error) {
 // checks are the conditions of readiness.
 func (n *node) checks() []server.Check {
 	checks := []server.Check{
+		{Name: "clock", Run: n.clock.Trouble},
+		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 		{Name: "catalog", Run: func() error {
 			_, err := n.views.Current()
 			return cmp.Or(err, n.horizons.Trouble())
@@ -224,9 +226,12 @@ func tokenTrouble(status []keystore.TokenStatus) error {
 	return nil
 }
 
-// operatorNeeded returns why a token does not serve, if that does not pass by
+// operatorNeeded returns why the node or a token does not serve, if that does not pass by
 // itself, or nobody knows when.
 func (n *node) operatorNeeded() error {
+	if trouble := n.clock.Trouble(); trouble != nil {
+		return trouble
+	}
 	for _, s := range tokenStates(n.providers) {
 		if s.State == keystore.TokenUnavailable && n.config.Load().Keystores[s.Keystore].Transit != nil {
 			return fmt.Errorf("keystore %s is %s: %s", s.Keystore, s.State, s.Err) // it may be another machine's
@@ -244,6 +249,9 @@ func (n *node) keySetTrouble(name string) error {
 	view, err := n.views.Current()
 	if err != nil {
 		return err
+	}
+	if n.clock.Trouble() != nil {
+		return errClock
 	}
 	set, ok := view.KeySet(name)
 	if !ok {
