@@ -43,7 +43,7 @@ func testPolicy(t testing.TB) *policy.Policy {
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
 			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
-			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens}, KeySets: []string{"web", "gone"}},
+			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock}, KeySets: []string{"web", "gone"}},
 			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets, policy.ReadRotation}, KeySets: []string{policy.Any}},
 		},
 	})
@@ -62,6 +62,7 @@ type world struct {
 	certs     *fakeCertificates
 	rotations *fakeRotations
 	tokens    *fakeTokens
+	setting   *fakeClock
 
 	mu      sync.Mutex // guards what follows
 	now     time.Time
@@ -95,7 +96,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
 		now: noon, sets: map[string]*keystore.KeySet{}, keys: map[keystore.KID]keystore.Key{},
-		rotations: &fakeRotations{}, tokens: &fakeTokens{},
+		rotations: &fakeRotations{}, tokens: &fakeTokens{}, setting: &fakeClock{},
 	}
 	w.log, w.horizons, w.certs = &fakeLog{w: w}, &fakeHorizons{w: w, to: map[keystore.KID]time.Time{}}, newCertificates(w)
 	w.add(t, "web", keystore.PurposeJWT, keystore.ES256)
@@ -125,7 +126,7 @@ func newWorld(t testing.TB) *world {
 		Authority: func(name string) (Authority, bool) {
 			return Authority{KeySet: "devices-ca", Profiles: map[string]*ca.Profile{"tls": profile}, Skew: time.Minute, ClientAnchors: w.anchors}, name == "devices"
 		},
-		Keys: w, Log: w.log, Horizons: w.horizons, Certificates: w.certs, Rotations: w.rotations, Tokens: w.tokens,
+		Keys: w, Log: w.log, Horizons: w.horizons, Certificates: w.certs, Rotations: w.rotations, Tokens: w.tokens, Clock: w.setting,
 		Salt: [32]byte{1}, Now: w.clock,
 	})
 	if err != nil {
@@ -446,4 +447,18 @@ func (w *world) traced(t *testing.T, want ...string) {
 	if !slices.Equal(w.trace, want) {
 		t.Errorf("the order was %q, want %q", w.trace, want)
 	}
+}
+
+// fakeClock confirms a step of an hour back.
+type fakeClock struct {
+	err       error
+	confirmed []keystore.Record
+}
+
+func (f *fakeClock) Confirm(_ context.Context, rec keystore.Record) (api.ClockConfirmReply, error) {
+	if f.err != nil {
+		return api.ClockConfirmReply{}, f.err
+	}
+	f.confirmed = append(f.confirmed, rec)
+	return api.ClockConfirmReply{Node: "n1", Offset: -3600, Entry: "log#3"}, nil
 }

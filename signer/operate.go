@@ -256,6 +256,30 @@ func (s *Service) stillDown(token string, cause error) error {
 	return e
 }
 
+// ConfirmClock has this node go by its wall clock again, which was stepped and
+// is right. It works while nothing is signed; it needs the log.
+func (s *Service) ConfirmClock(ctx context.Context, who policy.Principal, req api.ClockConfirmRequest) (api.ClockConfirmReply, error) {
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActClockConfirm}
+	grant, err := s.Policy().Authorize(who, policy.ConfirmClock, policy.Target{})
+	if err != nil {
+		return api.ClockConfirmReply{}, s.refuse(act, err)
+	}
+	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
+	if req.Reason == "" || len(req.Reason) > MaxReason {
+		return api.ClockConfirmReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, `"reason" says why in 1 to %d bytes`, MaxReason))
+	}
+	if err := s.Log.Health(); err != nil {
+		return api.ClockConfirmReply{}, s.refuse(act, auditUnavailable(err))
+	}
+	confirmed := act
+	confirmed.Reason, confirmed.Outcome = req.Reason, keystore.OutcomeDone
+	reply, err := s.Clock.Confirm(ctx, confirmed)
+	if err != nil {
+		return api.ClockConfirmReply{}, s.refuse(act, err)
+	}
+	return reply, nil
+}
+
 // ReadAudit allows who to read entries, and enters that it did.
 func (s *Service) ReadAudit(ctx context.Context, who policy.Principal, what string) error {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActReadAudit, Detail: map[string]string{"what": what}}

@@ -50,6 +50,7 @@ type Config struct {
 	Certificates Certificates
 	Rotations    Rotations
 	Tokens       Tokens
+	Clock        Clock
 
 	// Salt keys the digests of requests in the log.
 	Salt [32]byte
@@ -112,6 +113,15 @@ type Tokens interface {
 	Reconciled() (api.Reconciliation, bool)
 }
 
+// Clock is what operators ask of the node's wall clock.
+type Clock interface {
+	// Confirm has the node go by its wall clock again, which was stepped, once the
+	// record is a durable entry of the lifecycle log. Its errors are *api.Error
+	// where the caller is to know more than "internal error": a conflict where there
+	// is nothing to confirm.
+	Confirm(ctx context.Context, rec keystore.Record) (api.ClockConfirmReply, error)
+}
+
 // Service signs and operates for principals. It may be used concurrently.
 type Service struct {
 	Config
@@ -124,7 +134,7 @@ func New(c Config) (*Service, error) {
 	switch {
 	case c.Policy == nil, c.View == nil, c.Settings == nil, c.Authority == nil:
 		return nil, errors.New("signer: a function of Config is missing")
-	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil:
+	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil, c.Clock == nil:
 		return nil, errors.New("signer: an interface of Config is missing")
 	}
 	if c.Now == nil {

@@ -13,6 +13,19 @@ func (f *fake) handleKeys(handle func(pattern, role string, do func(*http.Reques
 	handle("POST /v1/keysets/{name}/destroy", roleOperator, f.destroy)
 	handle("POST /v1/ops/reconcile", roleOperator, f.reconcile)
 	handle("GET /v1/ops/reconcile/last", "", f.reconcile)
+	handle("POST /v1/ops/clock/confirm", roleOperator, f.confirmClock)
+}
+
+// confirmClock confirms an hour, if the clock was stepped.
+func (f *fake) confirmClock(r *http.Request) (int, any, error) {
+	var req api.ClockConfirmRequest
+	if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+		return 0, nil, err
+	}
+	if f.mode != "stepped" {
+		return 0, nil, api.Errorf(api.CodeConflict, "the wall clock and boot time agree: there is nothing to confirm")
+	}
+	return 200, api.ClockConfirmReply{Node: "dev", Offset: 3600.25, Entry: "localhost/audit/dev/lifecycle#14 " + req.Reason}, nil
 }
 
 // destroy destroys version 1, which is retiring until the test says otherwise.

@@ -149,6 +149,37 @@ func (d *chanceryd) wantClockEntries(want ...keystore.Action) {
 	})
 }
 
+// S14: an operator says that the new time is right, on record, and that outlasts
+// the process.
+func TestS14AClockIsConfirmed(t *testing.T) {
+	t.Parallel()
+	d := startDevAt(t, filepath.Join(tempDir(t), "d"), "0s")
+	issuer, operator := d.client("issuer"), d.client("operator")
+	_, err := operator.ClockConfirm(t.Context(), "nothing happened")
+	wantCode(t, err, api.CodeConflict)
+	_, err = d.client("auditor").ClockConfirm(t.Context(), "an auditor")
+	wantCode(t, err, api.CodeForbidden)
+
+	d.signUntilStepped(issuer, func() { setClock(t, d.dir, "1h") })
+	reply, err := operator.ClockConfirm(t.Context(), "the host was paused")
+	if err != nil || reply.Node != "dev" || reply.Offset < 3599.5 || reply.Offset > 3600.5 {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	token := d.sign(issuer, "web", `{}`)
+	if off := time.Until(time.Unix(claimsOf(t, token.Token).IAT, 0)); off < 59*time.Minute {
+		t.Errorf("the token's time is %v ahead, want an hour", off)
+	}
+	d.wantClockEntries(keystore.ActClockStep, keystore.ActClockConfirm)
+	confirmed := d.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActClockConfirm})[0]
+	if confirmed.Reason != "the host was paused" || !strings.HasSuffix(confirmed.Principal, "/operator") || confirmed.Rule != "operator" {
+		t.Errorf("entered %+v", confirmed)
+	}
+	d.kill()
+	d = startDevAt(t, d.dir, "1h")
+	d.sign(d.client("issuer"), "web", `{}`)
+	d.wantClockEntries(keystore.ActClockStep, keystore.ActClockConfirm)
+}
+
 // S14: a step that came while nobody looked is noticed at the start, which
 // publishes and does not sign.
 func TestS14SteppedWhileTheDaemonWasDown(t *testing.T) {

@@ -255,6 +255,21 @@ type Mismatch struct {
 	Entry    string   `json:"entry,omitempty"` // empty while the log cannot be written
 }
 
+// ClockConfirmRequest is the body of POST /v1/ops/clock/confirm.
+type ClockConfirmRequest struct {
+	Reason string `json:"reason"`
+}
+
+// ClockConfirmReply answers a ClockConfirmRequest: the node goes by its wall
+// clock again, as it is now.
+type ClockConfirmReply struct {
+	Node string `json:"node"`
+	// Offset is the step that was confirmed, in seconds to the millisecond: how far
+	// the wall clock is ahead of the time the node had gone by; negative: behind.
+	Offset float64 `json:"offset"`
+	Entry  string  `json:"entry"`
+}
+
 // Endpoints is what chanceryd dev writes to endpoints.json when it is ready.
 type Endpoints struct {
 	Socket string `json:"socket"`

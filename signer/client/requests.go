@@ -146,6 +146,14 @@ func (c *Client) TokenRetry(ctx context.Context, token string) (*api.TokenList, 
 	})
 }
 
+// ClockConfirm has the node go by its wall clock again, which was stepped and is
+// right.
+func (c *Client) ClockConfirm(ctx context.Context, reason string) (*api.ClockConfirmReply, error) {
+	return ask[api.ClockConfirmReply](ctx, c, call{
+		method: http.MethodPost, path: "/v1/ops/clock/confirm", in: api.ClockConfirmRequest{Reason: reason}, once: true,
+	})
+}
+
 func keySetPath(name, rest string) string { return "/v1/keysets/" + url.PathEscape(name) + rest }
 
 func ask[T any](ctx context.Context, c *Client, call call) (*T, error) {

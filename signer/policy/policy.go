@@ -51,11 +51,12 @@ const (
 	Reconcile    Action = "key.reconcile" // nothing: it compares every keystore
 	ReadAudit    Action = "audit.read"    // nothing
 	ManageTokens Action = "token.manage"  // nothing
+	ConfirmClock Action = "clock.confirm" // nothing
 )
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens}
+	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock}
 }
 
 func (a Action) onKeySet() bool {
@@ -65,7 +66,7 @@ func (a Action) onKeySet() bool {
 func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
 
 func (a Action) operates() bool {
-	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens
+	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock
 }
 
 // A Target is what an action is done to. Members the action does not need are

@@ -39,7 +39,7 @@ func example() Config {
 			{Name: "devices", Principals: []string{ca}, Actions: []Action{SignCSR}, Authorities: []string{"devices"},
 				Profiles: []string{"tls"}, MaxTTL: 24 * time.Hour, Names: []string{".devices.test", "hub.test"}},
 			{Name: "operators", Principals: []string{operator}, KeySets: []string{Any},
-				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens}},
+				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens, ConfirmClock}},
 		},
 	}
 }
@@ -79,6 +79,8 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 		{operator, Suspend, Target{KeySet: "anything"}, "operators"},
 		{operator, ReadAudit, Target{}, "operators"},
 		{operator, ManageTokens, Target{}, "operators"},
+		{operator, ConfirmClock, Target{}, "operators"},
+		{issuer, ConfirmClock, Target{}, ""},
 		{operator, Destroy, Target{KeySet: "web"}, "operators"},
 		{operator, Reconcile, Target{}, "operators"},
 

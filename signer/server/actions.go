@@ -132,6 +132,15 @@ func (g *guarded) tokenRetry(r *request) (int, any, error) {
 	return http.StatusOK, reply, err
 }
 
+func (g *guarded) clockConfirm(r *request) (int, any, error) {
+	var req api.ClockConfirmRequest
+	if err := r.decode(&req, api.DefaultLimits); err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.ConfirmClock(r.Context(), r.who, req)
+	return http.StatusOK, reply, err
+}
+
 // maxEntries is the most entries one answer holds.
 const maxEntries = 1000
 

@@ -99,6 +99,7 @@ func Ops(c Config) http.Handler {
 		{"POST /v1/ops/reconcile", g.Limits.MaxBody, g.reconcile},
 		{"GET /v1/ops/tokens", 0, g.tokens},
 		{"POST /v1/ops/tokens/retry", g.Limits.MaxBody, g.tokenRetry},
+		{"POST /v1/ops/clock/confirm", g.Limits.MaxBody, g.clockConfirm},
 		{"GET /v1/audit/{node}/lifecycle/entries", 0, g.lifecycleEntries},
 		{"GET /v1/audit/{node}/acts/{month}/entries", 0, g.actsEntries},
 	})

@@ -58,7 +58,7 @@ func newHouse(t testing.TB) *house {
 			return signer.Settings{Issuer: "https://localhost", MaxTTL: time.Hour}, true
 		},
 		Authority: func(string) (signer.Authority, bool) { return signer.Authority{}, false },
-		Keys:      h, Log: h, Horizons: h, Rotations: h, Tokens: h, Certificates: noCertificates{},
+		Keys:      h, Log: h, Horizons: h, Rotations: h, Tokens: h, Clock: h, Certificates: noCertificates{},
 		Now: at(noon),
 	})
 	if err != nil {
@@ -114,6 +114,9 @@ func (h *house) Destroy(context.Context, string, string, keystore.KID, int, stri
 }
 func (h *house) Reconcile(context.Context, string) (r api.Reconciliation, err error) { return }
 func (h *house) Reconciled() (r api.Reconciliation, ok bool)                         { return r, true }
+func (h *house) Confirm(_ context.Context, rec keystore.Record) (api.ClockConfirmReply, error) {
+	return api.ClockConfirmReply{Node: "n1", Offset: -3600.5, Entry: "log#" + rec.Reason}, nil
+}
 func (h *house) WriteEntries(_ context.Context, w io.Writer, node, log string, from, limit int64) error {
 	h.asked = append(h.asked, fmt.Sprint(node, " ", log, " ", from, " ", limit))
 	io.WriteString(w, "{}\n")
@@ -168,7 +171,7 @@ var routesOf = map[string][]string{
 		"GET /v1/keysets", "GET /v1/keysets/web", "GET /v1/keysets/web/plan", "GET /v1/keysets/web/history",
 		"POST /v1/keysets/web/rotate", "POST /v1/keysets/web/suspend", "POST /v1/keysets/web/resume",
 		"POST /v1/keysets/web/destroy", "POST /v1/ops/reconcile", "GET /v1/ops/reconcile/last",
-		"GET /v1/ops/tokens", "POST /v1/ops/tokens/retry", "GET /v1/audit/dev/lifecycle/entries", "GET /v1/audit/dev/acts/2026-03/entries",
+		"GET /v1/ops/tokens", "POST /v1/ops/tokens/retry", "POST /v1/ops/clock/confirm", "GET /v1/audit/dev/lifecycle/entries", "GET /v1/audit/dev/acts/2026-03/entries",
 	},
 }
 
@@ -199,7 +202,7 @@ func TestA04IdentityComesFirst(t *testing.T) {
 			body := map[bool]string{true: `{"reason":"r"}`}[strings.Contains(path, "keysets/web/")]
 			if body == "" {
 				body = map[string]string{
-					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`, "/v1/ops/reconcile": `{}`,
+					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`, "/v1/ops/reconcile": `{}`, "/v1/ops/clock/confirm": `{"reason":"r"}`,
 				}[path]
 			}
 			if path == "/v1/sign/jwt/batch" {
@@ -372,7 +375,7 @@ func TestOperatorsReplies(t *testing.T) {
 	for route, status := range map[string]int{
 		"GET /v1/keysets": 200, "GET /v1/keysets/web": 200, "GET /v1/keysets/web/plan": 200, "GET /v1/keysets/web/history": 200,
 		"POST /v1/keysets/web/rotate": 202, "POST /v1/keysets/web/suspend": 200, "POST /v1/keysets/web/resume": 200,
-		"GET /v1/ops/tokens": 200, "POST /v1/ops/tokens/retry": 200,
+		"GET /v1/ops/tokens": 200, "POST /v1/ops/tokens/retry": 200, "POST /v1/ops/clock/confirm": 200,
 	} {
 		method, path, _ := strings.Cut(route, " ")
 		body := `{"reason":"r"}`
