@@ -71,6 +71,10 @@ type Why struct {
 	At   time.Time
 	Rule int    // the rotation rule that decides; 0: the schedule
 	Text string // in words, the rule named first
+	// Since is when the version came to where the step finds it, or when an operator
+	// asked for a version that is not there yet. Zero: neither.
+	Since time.Time
+	Nodes []string // that it waits for, by name
 }
 
 // String returns the step and what holds it.
@@ -186,7 +190,7 @@ func (p planner) successor() (next, suspended *keystore.Version) {
 }
 
 func (p planner) remove(v *keystore.Version) (Why, bool) {
-	w := Why{Step: Step{Kind: Remove, Version: v.Number}, Rule: 2}
+	w := Why{Step: Step{Kind: Remove, Version: v.Number}, Rule: 2, Since: v.StoppedAt}
 	until, ok := keptUntil(p.Set, p.sch, v, p.now)
 	if !ok {
 		return w, false
@@ -214,11 +218,15 @@ func (p planner) elapses(from, to time.Time) time.Time {
 
 // publish ends a pending version, whose key another node may be making.
 func (p planner) publish(v *keystore.Version) Why {
-	w := Why{Step: Step{Kind: Publish, Version: v.Number}, At: p.now, Rule: 8, Text: "rule 8: its key is found and proven first"}
+	w := Why{
+		Step: Step{Kind: Publish, Version: v.Number}, At: p.now, Rule: 8,
+		Text: "rule 8: its key is found and proven first", Since: v.CreatedAt,
+	}
 	for i := range p.Nodes {
 		maker := &p.Nodes[i]
 		if maker.Name == v.Maker && v.Maker != p.Self && maker.MaySign(p.now) {
 			w.At, w.Text = time.Time{}, fmt.Sprintf("rule 8: node %s is making its key", maker.Name)
+			w.Nodes = []string{maker.Name}
 		}
 	}
 	return w
@@ -236,10 +244,10 @@ func (p planner) discard(v *keystore.Version) (Why, bool) {
 	}
 	step := Step{Kind: Remove, Version: v.Number}
 	if gone != "" {
-		return Why{Step: step, At: p.now, Rule: 8, Text: "rule 8: never used; " + gone}, true
+		return Why{Step: step, At: p.now, Rule: 8, Text: "rule 8: never used; " + gone, Since: v.PublishedAt}, true
 	}
 	return Why{
-		Step: step, At: p.now,
+		Step: step, At: p.now, Since: v.PublishedAt,
 		Text: fmt.Sprintf("schedule: never used; the configuration asks for %s in %s", p.Set.Algorithm, p.Set.Keystore),
 	}, true
 }
@@ -263,7 +271,7 @@ func (p planner) activation() (Why, bool) {
 	if v == nil || hasActive && !asked && p.sch.Every <= 0 && active.Suspended == nil {
 		return Why{}, false
 	}
-	w := Why{Step: Step{Kind: Activate, Version: v.Number}}
+	w := Why{Step: Step{Kind: Activate, Version: v.Number}, Since: v.PublishedAt}
 	if hasActive {
 		w.Step.From = active.Number
 	}
@@ -271,17 +279,18 @@ func (p planner) activation() (Why, bool) {
 		w.Rule, w.Text = rule, fmt.Sprintf("rule %d: ", rule)+fmt.Sprintf(format, args...)
 		return w, true
 	}
+	last, waits, until := evidence(p.Set, p.Nodes, v, p.now)
 	switch {
 	case hasActive && active.Suspended != nil && !asked:
 		return hold(6, "version %d is suspended; nothing activates until resume or rotate", active.Number)
 	case v.Suspended != nil:
 		return hold(6, "version %d is suspended itself", v.Number)
 	case v.ServedAt.IsZero():
+		w.Nodes = waits
 		return hold(1, "no node has said that it serves version %d", v.Number)
 	case p.Proven != nil && !p.Proven(v.KID):
 		return hold(8, "the key of version %d has not been seen to sign", v.Number)
 	}
-	last, waits, until := evidence(p.Set, p.Nodes, v, p.now)
 	if len(waits) > 0 {
 		return p.unacknowledged(w, v, waits, until)
 	}
@@ -301,7 +310,7 @@ func (p planner) activation() (Why, bool) {
 // unacknowledged is an activation that waits for nodes that may serve a set
 // without v: until they say that they serve it, or may serve no more.
 func (p planner) unacknowledged(w Why, v *keystore.Version, waits []string, until time.Time) (Why, bool) {
-	w.Rule = 1
+	w.Rule, w.Nodes = 1, waits
 	w.Text = fmt.Sprintf("rule 1: node %s has not said that it serves version %d", waits[0], v.Number)
 	if len(waits) > 1 {
 		w.Text = fmt.Sprintf("rule 1: nodes %s have not said that they serve version %d", strings.Join(waits, ", "), v.Number)
@@ -338,6 +347,7 @@ func (p planner) generate() (Why, bool) {
 	case !hasActive:
 	case asked:
 		w.Rule, w.Text = 7, "rule 7: an operator asked for a rotation"
+		w.Since = p.asked().At
 	case p.sch.Ahead:
 		w.Text = fmt.Sprintf("schedule: the successor of version %d is published ahead", active.Number)
 	case ok:
@@ -402,7 +412,7 @@ func (p planner) destroy(v *keystore.Version) (Why, bool) {
 	}
 	at := v.RetiredAt.Add(p.sch.DestroyAfter)
 	return Why{
-		Step: Step{Kind: Destroy, Version: v.Number}, At: at, Rule: 9,
+		Step: Step{Kind: Destroy, Version: v.Number}, At: at, Rule: 9, Since: v.RetiredAt,
 		Text: fmt.Sprintf("rule 9: destroy_after keeps it until %s", p.clock(at)),
 	}, true
 }

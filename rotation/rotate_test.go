@@ -336,8 +336,12 @@ func TestWhyTellsWhatWentWrong(t *testing.T) {
 		w.token.mu.Unlock()
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if _, why, err := w.Plan(t.Context(), "web"); err != nil || !strings.Contains(why.Text, "held up: ") || !strings.Contains(why.Text, "pulled") {
-			t.Errorf("%s, %v", why, err)
+		o, err := w.Outlook(t.Context(), "web")
+		if err != nil || !strings.Contains(o.Next.Text, "held up: ") || !strings.Contains(o.Next.Text, "pulled") {
+			t.Errorf("%s, %v", o.Next, err)
+		}
+		if _, why, ok := find(o.Waits, o.Next.Step.Kind); !ok || why.Text != o.Next.Text {
+			t.Errorf("the step waits for %q, and for %q", why.Text, o.Next.Text)
 		}
 	})
 }

@@ -430,22 +430,3 @@ func (r *Rotator) Facts(ctx context.Context, name string) (Facts, Schedule, erro
 	}
 	return r.factsOf(ks), spec.Schedule, nil
 }
-
-// Plan returns the steps ahead of a key set and what its next step waits for,
-// also if that is something that went wrong when it was last tried.
-func (r *Rotator) Plan(ctx context.Context, name string) ([]Planned, Why, error) {
-	f, sch, err := r.Facts(ctx, name)
-	if err != nil {
-		return nil, Why{}, err
-	}
-	now := r.now()
-	_, why := Plan(f, sch, now)
-	if s, _, err := r.of(name); err == nil && !why.At.After(now) {
-		r.mu.Lock()
-		if s.lastErr != "" {
-			why.Text += "; held up: " + s.lastErr
-		}
-		r.mu.Unlock()
-	}
-	return Timeline(f, sch, now, horizon(f.Set, sch, now)), why, nil
-}

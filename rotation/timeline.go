@@ -13,6 +13,7 @@ type Planned struct {
 	At      time.Time
 	Version int
 	Kind    Kind
+	Rule    int    // the rotation rule that holds it until then; 0: the schedule
 	HeldBy  string // what the step waits for until then
 }
 
@@ -47,9 +48,9 @@ func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
 			t = why.At
 			continue
 		}
-		steps = append(steps, Planned{At: t, Version: step.Version, Kind: step.Kind, HeldBy: why.Text})
+		steps = append(steps, Planned{At: t, Version: step.Version, Kind: step.Kind, Rule: why.Rule, HeldBy: why.Text})
 		if step.From != 0 {
-			steps = append(steps, Planned{At: t, Version: step.From, Kind: Retire, HeldBy: "rule 4: one version signs at a time"})
+			steps = append(steps, Planned{At: t, Version: step.From, Kind: Retire, Rule: 4, HeldBy: "rule 4: one version signs at a time"})
 		}
 		if foresee(f.Set, sch, step, why, t) != nil {
 			break

@@ -149,15 +149,34 @@ func timeOrNull(t time.Time) *time.Time {
 }
 
 func (r *rotations) Plan(ctx context.Context, keyset string) (api.Plan, error) {
-	planned, why, err := r.rotator.Plan(ctx, keyset)
+	o, err := r.rotator.Outlook(ctx, keyset)
 	if err != nil {
 		return api.Plan{}, wireError(err)
 	}
-	plan := api.Plan{Steps: make([]api.PlanStep, 0, len(planned)), Held: why.String()}
-	for _, p := range planned {
-		plan.Steps = append(plan.Steps, api.PlanStep{At: p.At.UTC(), Version: p.Version, Step: string(p.Kind), HeldBy: p.HeldBy})
+	plan := api.Plan{Steps: make([]api.PlanStep, 0, len(o.Steps)), Held: o.Next.String(), Waits: make([]api.Wait, 0, len(o.Waits))}
+	for _, p := range o.Steps {
+		plan.Steps = append(plan.Steps, api.PlanStep{
+			At: p.At.UTC(), Version: p.Version, Step: string(p.Kind), Rule: p.Rule, HeldBy: p.HeldBy,
+		})
+	}
+	for _, w := range o.Waits {
+		plan.Waits = append(plan.Waits, waitOf(w, o.Now))
+	}
+	if o.Asked != nil {
+		plan.Asked = &api.Asked{At: o.Asked.At.UTC(), By: o.Asked.By, Reason: o.Asked.Reason}
 	}
 	return plan, nil
+}
+
+func waitOf(w rotation.Why, now time.Time) api.Wait {
+	wait := api.Wait{
+		Step: string(w.Step.Kind), Version: w.Step.Version, At: timeOrNull(w.At),
+		Rule: w.Rule, Text: w.Text, Since: timeOrNull(w.Since), Nodes: w.Nodes,
+	}
+	if left := w.At.Sub(now); !w.At.IsZero() && left > 0 {
+		wait.RetryAfter = int64((left + time.Second - 1) / time.Second)
+	}
+	return wait
 }
 
 func (r *rotations) History(ctx context.Context, keyset string) (api.History, error) {

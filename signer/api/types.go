@@ -162,13 +162,19 @@ type Plan struct {
 	Steps []PlanStep `json:"steps"`
 	// Held says what holds the next step, for "rotation why".
 	Held string `json:"held,omitempty"`
+	// Waits are the steps that can come next, and what each waits for; Held is of
+	// one of them.
+	Waits []Wait `json:"waits"`
+	// Asked is the rotation that an operator asked for and that is not done.
+	Asked *Asked `json:"asked,omitempty"`
 }
 
 // PlanStep is one step ahead.
 type PlanStep struct {
 	At      time.Time `json:"at"`
 	Version int       `json:"version"`
-	Step    string    `json:"step"` // generate, publish, activate, retire, remove
+	Step    string    `json:"step"`           // generate, publish, activate, retire, remove
+	Rule    int       `json:"rule,omitempty"` // the rotation rule that holds it; absent: the schedule
 	HeldBy  string    `json:"held_by"`
 }
 
