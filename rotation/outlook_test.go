@@ -73,3 +73,21 @@ func TestTheOutlookTellsWhoAsked(t *testing.T) {
 		}
 	})
 }
+
+// What waits for a node is told of the key sets that rotate.
+func TestAwaited(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, fast)
+		w.settle(t)
+		set := w.catalog.set("web")
+		left := set.Clone()
+		left.Name = "left"
+		now := time.Now()
+		view := keystore.NewView(9, now, []*keystore.KeySet{set, left}).WithNodes(now, []keystore.Node{
+			{Name: "a", PublishesUntil: now.Add(time.Hour)}, {Name: "b", StoppedAt: now.Add(-time.Minute)},
+		})
+		if got := w.Awaited(view); !slices.Equal(got, []Awaited{{"a", "web", 2}}) {
+			t.Errorf("awaited %v", got)
+		}
+	})
+}

@@ -43,7 +43,7 @@ func testPolicy(t testing.TB) *policy.Policy {
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
 			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
-			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock}, KeySets: []string{"web", "gone"}},
+			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web", "gone"}},
 			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets, policy.ReadRotation}, KeySets: []string{policy.Any}},
 		},
 	})
@@ -63,6 +63,7 @@ type world struct {
 	rotations *fakeRotations
 	tokens    *fakeTokens
 	setting   *fakeClock
+	nodes     *fakeNodes
 
 	mu      sync.Mutex // guards what follows
 	now     time.Time
@@ -96,7 +97,7 @@ func newWorld(t testing.TB) *world {
 	t.Helper()
 	w := &world{
 		now: noon, sets: map[string]*keystore.KeySet{}, keys: map[keystore.KID]keystore.Key{},
-		rotations: &fakeRotations{}, tokens: &fakeTokens{}, setting: &fakeClock{},
+		rotations: &fakeRotations{}, tokens: &fakeTokens{}, setting: &fakeClock{}, nodes: newNodes(),
 	}
 	w.log, w.horizons, w.certs = &fakeLog{w: w}, &fakeHorizons{w: w, to: map[keystore.KID]time.Time{}}, newCertificates(w)
 	w.add(t, "web", keystore.PurposeJWT, keystore.ES256)
@@ -126,7 +127,7 @@ func newWorld(t testing.TB) *world {
 		Authority: func(name string) (Authority, bool) {
 			return Authority{KeySet: "devices-ca", Profiles: map[string]*ca.Profile{"tls": profile}, Skew: time.Minute, ClientAnchors: w.anchors}, name == "devices"
 		},
-		Keys: w, Log: w.log, Horizons: w.horizons, Certificates: w.certs, Rotations: w.rotations, Tokens: w.tokens, Clock: w.setting,
+		Keys: w, Log: w.log, Horizons: w.horizons, Certificates: w.certs, Rotations: w.rotations, Tokens: w.tokens, Clock: w.setting, Nodes: w.nodes,
 		Salt: [32]byte{1}, Now: w.clock,
 	})
 	if err != nil {
@@ -461,4 +462,38 @@ func (f *fakeClock) Confirm(_ context.Context, rec keystore.Record) (api.ClockCo
 	}
 	f.confirmed = append(f.confirmed, rec)
 	return api.ClockConfirmReply{Node: "n1", Offset: -3600, Entry: "log#3"}, nil
+}
+
+// fakeNodes are a, which answers, and others in every state; b and c are waited for.
+type fakeNodes struct {
+	fleet     Fleet
+	err       error
+	forgotten []string
+}
+
+func newNodes() *fakeNodes {
+	node := func(name string, signs, publishes time.Duration) keystore.Node {
+		return keystore.Node{
+			Name: name, Epoch: 3, EnrolledAt: noon.Add(-time.Hour), SeenAt: noon, Revision: 7,
+			SignsUntil: noon.Add(signs), PublishesUntil: noon.Add(publishes),
+		}
+	}
+	f := &fakeNodes{fleet: Fleet{Self: "a", Clock: noon, Nodes: []keystore.Node{
+		node("a", time.Minute, time.Hour), node("b", time.Minute, time.Hour), node("c", -1, time.Hour), node("d", -2, -1),
+		node("e", time.Minute, time.Hour), node("f", time.Minute, time.Hour),
+	}}}
+	f.fleet.Nodes[4].Forgotten = &keystore.Fact{At: noon, By: "olga", Reason: "its disk is gone"}
+	f.fleet.Nodes[5].StoppedAt = noon.Add(-time.Second)
+	f.fleet.Awaited = []Awaited{{"b", "edge", 2}, {"b", "web", 3}, {"c", "web", 3}}
+	return f
+}
+
+func (f *fakeNodes) List(context.Context) (Fleet, error) { return f.fleet, f.err }
+
+func (f *fakeNodes) Forget(_ context.Context, name string, by keystore.Fact) (api.ForgetReply, error) {
+	if f.err != nil {
+		return api.ForgetReply{}, f.err
+	}
+	f.forgotten = append(f.forgotten, fmt.Sprintf("%s by %s at %s: %s", name, by.By, by.At.Format(time.TimeOnly), by.Reason))
+	return api.ForgetReply{Name: name, Entry: "log#4"}, nil
 }

@@ -51,6 +51,7 @@ type Config struct {
 	Rotations    Rotations
 	Tokens       Tokens
 	Clock        Clock
+	Nodes        Nodes
 
 	// Salt keys the digests of requests in the log.
 	Salt [32]byte
@@ -134,7 +135,7 @@ func New(c Config) (*Service, error) {
 	switch {
 	case c.Policy == nil, c.View == nil, c.Settings == nil, c.Authority == nil:
 		return nil, errors.New("signer: a function of Config is missing")
-	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil, c.Clock == nil:
+	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil, c.Clock == nil, c.Nodes == nil:
 		return nil, errors.New("signer: an interface of Config is missing")
 	}
 	if c.Now == nil {

@@ -146,6 +146,18 @@ func (c *Client) TokenRetry(ctx context.Context, token string) (*api.TokenList, 
 	})
 }
 
+// Nodes returns the nodes of the catalog and what waits for them.
+func (c *Client) Nodes(ctx context.Context) (*api.NodeList, error) {
+	return ask[api.NodeList](ctx, c, call{method: http.MethodGet, path: "/v1/ops/nodes"})
+}
+
+// ForgetNode says that a node does not come back.
+func (c *Client) ForgetNode(ctx context.Context, name string, req api.ForgetRequest) (*api.ForgetReply, error) {
+	return ask[api.ForgetReply](ctx, c, call{
+		method: http.MethodPost, path: "/v1/ops/nodes/" + url.PathEscape(name) + "/forget", in: req, once: true,
+	})
+}
+
 // ClockConfirm has the node go by its wall clock again, which was stepped and is
 // right.
 func (c *Client) ClockConfirm(ctx context.Context, reason string) (*api.ClockConfirmReply, error) {

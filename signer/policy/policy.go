@@ -52,11 +52,12 @@ const (
 	ReadAudit    Action = "audit.read"    // nothing
 	ManageTokens Action = "token.manage"  // nothing
 	ConfirmClock Action = "clock.confirm" // nothing
+	ManageNodes  Action = "node.manage"   // nothing
 )
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock}
+	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
 }
 
 func (a Action) onKeySet() bool {
@@ -66,7 +67,7 @@ func (a Action) onKeySet() bool {
 func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
 
 func (a Action) operates() bool {
-	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock
+	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock || a == ManageNodes
 }
 
 // A Target is what an action is done to. Members the action does not need are

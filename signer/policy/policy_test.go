@@ -39,7 +39,7 @@ func example() Config {
 			{Name: "devices", Principals: []string{ca}, Actions: []Action{SignCSR}, Authorities: []string{"devices"},
 				Profiles: []string{"tls"}, MaxTTL: 24 * time.Hour, Names: []string{".devices.test", "hub.test"}},
 			{Name: "operators", Principals: []string{operator}, KeySets: []string{Any},
-				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens, ConfirmClock}},
+				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}},
 		},
 	}
 }
@@ -80,7 +80,9 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 		{operator, ReadAudit, Target{}, "operators"},
 		{operator, ManageTokens, Target{}, "operators"},
 		{operator, ConfirmClock, Target{}, "operators"},
+		{operator, ManageNodes, Target{}, "operators"},
 		{issuer, ConfirmClock, Target{}, ""},
+		{issuer, ManageNodes, Target{}, ""},
 		{operator, Destroy, Target{KeySet: "web"}, "operators"},
 		{operator, Reconcile, Target{}, "operators"},
 

@@ -99,6 +99,8 @@ func Ops(c Config) http.Handler {
 		{"POST /v1/ops/reconcile", g.Limits.MaxBody, g.reconcile},
 		{"GET /v1/ops/tokens", 0, g.tokens},
 		{"POST /v1/ops/tokens/retry", g.Limits.MaxBody, g.tokenRetry},
+		{"GET /v1/ops/nodes", 0, g.nodes},
+		{"POST /v1/ops/nodes/{name}/forget", g.Limits.MaxBody, g.nodeForget},
 		{"POST /v1/ops/clock/confirm", g.Limits.MaxBody, g.clockConfirm},
 		{"GET /v1/audit/{node}/lifecycle/entries", 0, g.lifecycleEntries},
 		{"GET /v1/audit/{node}/acts/{month}/entries", 0, g.actsEntries},

@@ -58,7 +58,7 @@ func newHouse(t testing.TB) *house {
 			return signer.Settings{Issuer: "https://localhost", MaxTTL: time.Hour}, true
 		},
 		Authority: func(string) (signer.Authority, bool) { return signer.Authority{}, false },
-		Keys:      h, Log: h, Horizons: h, Rotations: h, Tokens: h, Clock: h, Certificates: noCertificates{},
+		Keys:      h, Log: h, Horizons: h, Rotations: h, Tokens: h, Clock: h, Nodes: h, Certificates: noCertificates{},
 		Now: at(noon),
 	})
 	if err != nil {
@@ -91,7 +91,13 @@ func (h *house) Refuse(r keystore.Record) {
 	defer h.mu.Unlock()
 	h.refused = append(h.refused, r)
 }
-func (h *house) Health() error                                               { return nil }
+func (h *house) Health() error { return nil }
+func (h *house) List(context.Context) (signer.Fleet, error) {
+	return signer.Fleet{Self: "a", Clock: noon, Nodes: []keystore.Node{{Name: "a"}, {Name: "b", StoppedAt: noon}}}, nil
+}
+func (h *house) Forget(_ context.Context, name string, _ keystore.Fact) (api.ForgetReply, error) {
+	return api.ForgetReply{Name: name, ServedUntil: &noon, Entry: "log#2"}, nil
+}
 func (h *house) RaiseHorizon(context.Context, keystore.KID, time.Time) error { return nil }
 func (h *house) Status() []keystore.TokenStatus                              { return nil }
 func (h *house) Retry(context.Context, string) error                         { return nil }
@@ -171,7 +177,7 @@ var routesOf = map[string][]string{
 		"GET /v1/keysets", "GET /v1/keysets/web", "GET /v1/keysets/web/plan", "GET /v1/keysets/web/history",
 		"POST /v1/keysets/web/rotate", "POST /v1/keysets/web/suspend", "POST /v1/keysets/web/resume",
 		"POST /v1/keysets/web/destroy", "POST /v1/ops/reconcile", "GET /v1/ops/reconcile/last",
-		"GET /v1/ops/tokens", "POST /v1/ops/tokens/retry", "POST /v1/ops/clock/confirm", "GET /v1/audit/dev/lifecycle/entries", "GET /v1/audit/dev/acts/2026-03/entries",
+		"GET /v1/ops/tokens", "POST /v1/ops/tokens/retry", "POST /v1/ops/clock/confirm", "GET /v1/ops/nodes", "POST /v1/ops/nodes/b/forget", "GET /v1/audit/dev/lifecycle/entries", "GET /v1/audit/dev/acts/2026-03/entries",
 	},
 }
 
@@ -202,7 +208,7 @@ func TestA04IdentityComesFirst(t *testing.T) {
 			body := map[bool]string{true: `{"reason":"r"}`}[strings.Contains(path, "keysets/web/")]
 			if body == "" {
 				body = map[string]string{
-					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`, "/v1/ops/reconcile": `{}`, "/v1/ops/clock/confirm": `{"reason":"r"}`,
+					"/v1/sign/jwt": `{"keyset":"web","claims":{}}`, "/v1/sign/csr": `{"authority":"a","profile":"p","csr":"c"}`, "/v1/ops/tokens/retry": `{"token":"x"}`, "/v1/ops/reconcile": `{}`, "/v1/ops/clock/confirm": `{"reason":"r"}`, "/v1/ops/nodes/b/forget": `{"reason":"r"}`,
 				}[path]
 			}
 			if path == "/v1/sign/jwt/batch" {
@@ -376,6 +382,7 @@ func TestOperatorsReplies(t *testing.T) {
 		"GET /v1/keysets": 200, "GET /v1/keysets/web": 200, "GET /v1/keysets/web/plan": 200, "GET /v1/keysets/web/history": 200,
 		"POST /v1/keysets/web/rotate": 202, "POST /v1/keysets/web/suspend": 200, "POST /v1/keysets/web/resume": 200,
 		"GET /v1/ops/tokens": 200, "POST /v1/ops/tokens/retry": 200, "POST /v1/ops/clock/confirm": 200,
+		"GET /v1/ops/nodes": 200, "POST /v1/ops/nodes/b/forget": 200,
 	} {
 		method, path, _ := strings.Cut(route, " ")
 		body := `{"reason":"r"}`
@@ -464,6 +471,13 @@ func TestKeysOverHTTP(t *testing.T) {
 		{"POST /v1/ops/reconcile", `{"keystores":["hsm"]}`, api.CodeMalformed},
 		{"POST /v1/ops/reconcile", ``, api.CodeMalformed},
 		{"GET /v1/ops/reconcile/last", ``, ""},
+		{"POST /v1/ops/nodes/b/forget", `{"reason":"r"}`, ""},
+		{"POST /v1/ops/nodes/b/forget", `{"reason":"r","force":true}`, ""},
+		{"POST /v1/ops/nodes/b/forget", `{"reason":"r","force":"yes"}`, api.CodeMalformed},
+		{"POST /v1/ops/nodes/b/forget", `{"reason":"r","node":"c"}`, api.CodeMalformed},
+		{"POST /v1/ops/nodes/b/forget", `{}`, api.CodeMalformed},
+		{"POST /v1/ops/nodes/a/forget", `{"reason":"r","force":true}`, api.CodeConflict},
+		{"POST /v1/ops/nodes/c/forget", `{"reason":"r"}`, api.CodeNotFound},
 	} {
 		method, path, _ := strings.Cut(c.route, " ")
 		w := ask(ops, who, method, path, strings.NewReader(c.body))

@@ -70,7 +70,7 @@
 //	policy:                       # the first rule that fits decides; what no rule allows is refused
 //	  - rule: NAME
 //	    principals: [ANCHOR:KIND:VALUE]
-//	    actions: [jwt.sign, csr.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm]
+//	    actions: [jwt.sign, csr.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
 //	    keysets: [NAME]           # or "*"
 //	    authorities: [NAME]
 //	    profiles: [NAME]

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chancery/keystore"
+	"chancery/rotation"
+	"chancery/signer"
+	"chancery/signer/api"
+)
+
+// nodes is the nodes of the catalog as operators see them.
+type nodes struct {
+	self    string
+	read    func(ctx context.Context) (*keystore.View, error)
+	awaited func(view *keystore.View) []rotation.Awaited
+	// forget fences a node in the catalog and returns what it is then, and the entry.
+	// It is nil where a catalog has one node.
+	forget func(ctx context.Context, name string, by keystore.Fact) (keystore.Node, string, error)
+}
+
+func (n *nodes) List(ctx context.Context) (signer.Fleet, error) {
+	view, err := n.read(ctx)
+	if err != nil {
+		return signer.Fleet{}, fmt.Errorf("reading the nodes: %w", err)
+	}
+	fleet := signer.Fleet{Self: n.self, Clock: view.Clock(), Nodes: view.Nodes()}
+	for _, a := range n.awaited(view) {
+		fleet.Awaited = append(fleet.Awaited, signer.Awaited(a))
+	}
+	return fleet, nil
+}
+
+func (n *nodes) Forget(ctx context.Context, name string, by keystore.Fact) (api.ForgetReply, error) {
+	if n.forget == nil {
+		return api.ForgetReply{}, api.Errorf(api.CodeConflict, "this catalog has one node")
+	}
+	forgotten, entry, err := n.forget(ctx, name, by)
+	if errors.Is(err, keystore.ErrNotFound) {
+		return api.ForgetReply{}, err
+	}
+	if err != nil {
+		return api.ForgetReply{}, wireError(err)
+	}
+	reply := api.ForgetReply{Name: forgotten.Name, Entry: entry}
+	if until, ok := forgotten.ServedUntil(); ok {
+		reply.ServedUntil = timeOrNull(until)
+	}
+	return reply, nil
+}
