@@ -45,10 +45,14 @@ type clockKeeper struct {
 	changed func()        // called after a change of state
 	wake    chan struct{} // capacity 1: the state has changed
 
-	mu     sync.Mutex // guards what follows
-	guard  *clock.Guard
-	path   string // of the anchor; empty before Open
-	failed string // why the anchor could not be written, so that it is logged once
+	// keeping is held from when the anchor is taken until it is on the disk, so that
+	// no older one replaces a newer one. It is acquired before mu.
+	keeping sync.Mutex
+	failed  string // guarded by keeping: why the anchor could not be written, so that it is logged once
+
+	mu    sync.Mutex // guards what follows
+	guard *clock.Guard
+	path  string // of the anchor; empty before Open
 }
 
 func newClockKeeper(c clocks, node string, owed *debts, log *slog.Logger, changed func()) *clockKeeper {
@@ -135,6 +139,8 @@ func (k *clockKeeper) Close() {
 // keep writes the anchor. That it cannot be written is no reason not to sign: the
 // next start then knows less.
 func (k *clockKeeper) keep() {
+	k.keeping.Lock()
+	defer k.keeping.Unlock()
 	k.mu.Lock()
 	path, anchor := k.path, k.guard.Anchor()
 	k.mu.Unlock()
@@ -145,8 +151,6 @@ func (k *clockKeeper) keep() {
 	if err := anchor.Store(path); err != nil {
 		text = err.Error()
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if text != "" && text != k.failed {
 		k.slog.Warn("what is known of the clock cannot be kept for the next start", "err", text)
 	}

@@ -32,7 +32,7 @@ func TestS14AClockIsStepped(t *testing.T) {
 			issuer, operator := d.client("issuer"), d.client("operator")
 			first := d.sign(issuer, "web", `{"sub":"alice"}`)
 			known := d.keySets()
-			before, published := d.keySet(operator, "web"), d.published("web")
+			before, published := d.keySet(operator, "web"), d.publishedTwo("web")
 
 			tokens := d.signUntilStepped(issuer, func() { setClock(t, d.dir, step) })
 			for _, token := range append(tokens, first.Token) {
@@ -66,6 +66,18 @@ func TestS14AClockIsStepped(t *testing.T) {
 			d.wantClockEntries(keystore.ActClockStep, keystore.ActClockSettled)
 		})
 	}
+}
+
+// publishedTwo returns the kids of a key set once its successor is among them.
+func (d *chanceryd) publishedTwo(keyset string) (kids []string) {
+	d.t.Helper()
+	d.within(20*time.Second, "the successor is published", func() error {
+		if kids = d.published(keyset); len(kids) < 2 {
+			return errNotYet
+		}
+		return nil
+	})
+	return kids
 }
 
 // signUntilStepped signs without a pause, has the clock stepped, and returns what
@@ -185,7 +197,7 @@ func TestS14AClockIsConfirmed(t *testing.T) {
 func TestS14SteppedWhileTheDaemonWasDown(t *testing.T) {
 	t.Parallel()
 	d := startDevAt(t, filepath.Join(tempDir(t), "d"), "0s")
-	published := d.published("web")
+	published := d.publishedTwo("web")
 	d.kill()
 	d = startDevAt(t, d.dir, "-1h")
 	d.wantStopped(d.client("issuer"), d.client("operator"))
