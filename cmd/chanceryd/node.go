@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -56,6 +57,7 @@ type node struct {
 	service   *signer.Service
 	public    *server.Public
 	publisher *publisher
+	admin     http.Handler
 	doors     *doors
 
 	owed    *debts

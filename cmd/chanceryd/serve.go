@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -15,7 +14,6 @@ import (
 	"sync"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"chancery/cmd/internal/config"
@@ -59,9 +57,13 @@ func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, 
 	ctx, cancel := context.WithCancel(ctx)
 	announced := make(chan error, 1)
 	var wg sync.WaitGroup
+	h := &herald{log: o.log, status: n.status, progress: n.progress}
 	wg.Go(func() { announced <- started(ctx, n) })
+	wg.Go(func() { h.Run(ctx) })
+	wg.Go(func() { h.Watch(ctx) })
 	defer wg.Wait()
 	defer cancel()
+	defer h.Stopping()
 	ready := false // has been said to systemd
 	for {
 		select {
@@ -73,31 +75,23 @@ func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, 
 			l := cfg.Listeners
 			o.log.Info("serving", "node", cfg.Node, "public_url", cfg.PublicURL, "signing", cmp.Or(l.Signing.Socket, l.Signing.TCP),
 				"ops", cmp.Or(l.Ops.Socket, l.Ops.TCP), "admin", cmp.Or(l.Admin.Socket, l.Admin.TCP))
-			notify(o.log, daemon.SdNotifyReady)
+			h.Ready()
 		case err := <-n.doors.failed:
 			return err
 		case s := <-signals:
 			if s == syscall.SIGHUP {
 				if ready {
-					notify(o.log, daemon.SdNotifyReloading+"\n"+daemon.SdNotifyMonotonicUsec())
+					h.Reloading()
 				}
 				n.reload(ctx, path)
 				if ready {
-					notify(o.log, daemon.SdNotifyReady)
+					h.Ready()
 				}
 				continue
 			}
 			o.log.Info("stopping", "signal", s.String())
-			notify(o.log, daemon.SdNotifyStopping)
 			return nil
 		}
-	}
-}
-
-// notify tells systemd, where there is one.
-func notify(log *slog.Logger, state string) {
-	if _, err := daemon.SdNotify(false, state); err != nil {
-		log.Warn("telling systemd failed", "err", err)
 	}
 }
 
@@ -130,7 +124,8 @@ func (n *node) openDoors(context.Context) error {
 	n.doors.guard(server.Signing(guarded), server.Limits{}, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
 	n.doors.guard(server.Ops(ops), server.Limits{}, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
 	n.doors.open(n.public, server.Limits{}, public, n.publicTLS())
-	n.doors.open(server.Admin(n.checks(), n.metrics.Handler()), server.Limits{}, admin, nil)
+	n.admin = server.Admin(n.checks(), n.metrics.Handler())
+	n.doors.open(n.admin, server.Limits{}, admin, nil)
 	return nil
 }
 
@@ -184,17 +179,18 @@ func (n *node) refusedHandshake(door string) func(peer string, err error) {
 	}
 }
 
-// checks are the conditions of readiness.
+// checks are the conditions of readiness. The first ones are those without which
+// nothing is signed.
 func (n *node) checks() []server.Check {
 	checks := []server.Check{
 		{Name: "clock", Run: n.clock.Trouble},
-		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 		{Name: "catalog", Run: func() error {
 			_, err := n.views.Current()
 			return cmp.Or(err, n.horizons.Trouble())
 		}},
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
+		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 	}
 	for _, name := range sortedKeys(n.providers) {
 		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) },
