@@ -393,7 +393,7 @@ func (r *fakeRotations) Plan(_ context.Context, keyset string) (api.Plan, error)
 }
 
 func (r *fakeRotations) History(_ context.Context, keyset string) (api.History, error) {
-	return api.History{Events: []api.Event{{Event: keyset}}}, r.err
+	return api.History{Events: []api.Event{{At: noon, Event: keyset}}}, r.err
 }
 
 type fakeTokens struct {

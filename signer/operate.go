@@ -3,7 +3,9 @@ package signer
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
+	"time"
 
 	"chancery/keystore"
 	"chancery/signer/api"
@@ -55,12 +57,14 @@ func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (
 	return plan, public(err)
 }
 
-// History returns the steps a key set has taken, from the log.
-func (s *Service) History(ctx context.Context, who policy.Principal, name string) (api.History, error) {
+// History returns the steps a key set has taken since a moment, from the log; the
+// zero time: since the first day.
+func (s *Service) History(ctx context.Context, who policy.Principal, name string, since time.Time) (api.History, error) {
 	if _, err := s.readable(who, policy.ReadRotation, name); err != nil {
 		return api.History{}, err
 	}
 	history, err := s.Rotations.History(ctx, name)
+	history.Events = slices.DeleteFunc(history.Events, func(e api.Event) bool { return e.At.Before(since) })
 	return history, public(err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"chancery/keystore"
 	"chancery/signer/api"
@@ -143,7 +144,7 @@ func TestReading(t *testing.T) {
 			return r.Held, err
 		},
 		"history": func(who policy.Principal, set string) (string, error) {
-			r, err := w.History(t.Context(), who, set)
+			r, err := w.History(t.Context(), who, set, time.Time{})
 			if err != nil {
 				return "", err
 			}
@@ -264,4 +265,14 @@ func TestTokenRetry(t *testing.T) {
 	}
 	_, err := w.TokenRetry(t.Context(), issuer, "dev")
 	wants(t, "an issuer", err, api.CodeForbidden)
+}
+
+func TestHistorySince(t *testing.T) {
+	w := newWorld(t)
+	for since, want := range map[time.Time]int{{}: 1, noon: 1, noon.Add(1): 0} {
+		history, err := w.History(t.Context(), operator, "web", since)
+		if err != nil || len(history.Events) != want || history.Events == nil {
+			t.Errorf("since %v: %+v, %v; want %d", since, history, err, want)
+		}
+	}
 }

@@ -272,12 +272,11 @@ func (f *fake) handler(door string) http.Handler {
 		handle("POST /v1/sign/csr", roleCA, f.signCSR)
 		return mux
 	}
-	handle("GET /v1/keysets/{name}/plan", "", f.plan)
-	handle("GET /v1/keysets/{name}/history", "", f.history)
 	handle("POST /v1/keysets/{name}/rotate", roleOperator, f.rotate)
 	handle("POST /v1/keysets/{name}/suspend", roleOperator, f.suspend(true))
 	handle("POST /v1/keysets/{name}/resume", roleOperator, f.suspend(false))
 	f.handleKeys(handle)
+	f.handleNodes(handle)
 	handle("GET /v1/ops/tokens", "", f.tokens)
 	handle("POST /v1/ops/tokens/retry", roleOperator, f.tokens)
 	return mux
@@ -404,27 +403,6 @@ func (f *fake) signCSR(r *http.Request) (int, any, error) {
 		Certificate: string(pemOf("CERTIFICATE", cert.Raw)), Chain: []string{string(pemOf("CERTIFICATE", f.caCert.Raw))},
 		Serial: cert.SerialNumber.Text(16), NotAfter: cert.NotAfter, Entry: r.Header.Get("Idempotency-Key"),
 	}, nil
-}
-
-func (f *fake) plan(r *http.Request) (int, any, error) {
-	now := time.Now().UTC().Truncate(time.Second)
-	plan := api.Plan{
-		Held: "activate version 3: rule 1: a cache may hold a set without it",
-		Steps: []api.PlanStep{
-			{At: now.Add(5 * time.Minute), Version: 3, Step: "activate", HeldBy: "rule 1: a cache may hold a set without it"},
-			{At: now.Add(5 * time.Minute), Version: 2, Step: "retire", HeldBy: "rule 4: one version signs at a time"},
-			{At: now.Add(6 * time.Minute), Version: 4, Step: "generate", HeldBy: "the schedule"},
-			{At: now.Add(6 * time.Minute), Version: 4, Step: "publish", HeldBy: "the schedule"},
-			{At: *f.versions[0].RetiresAt, Version: 1, Step: "remove", HeldBy: "rule 2: tokens it signed are valid"},
-		},
-	}
-	return 200, plan, f.known(r)
-}
-
-func (f *fake) history(r *http.Request) (int, any, error) {
-	return 200, api.History{Events: []api.Event{
-		{At: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC), Version: 1, Event: "generate", By: "chancery", Reason: "first version", Entry: "localhost/audit/dev/lifecycle#1"},
-	}}, f.known(r)
 }
 
 // rotate makes version 3 sign a moment later.

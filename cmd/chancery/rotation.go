@@ -23,15 +23,7 @@ func (a *app) rotationCommand() *cobra.Command {
 		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0], steps) }),
 	}
 	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to list; 0: all there are (the timeline has them all)")
-	why := &cobra.Command{
-		Use: "why KEYSET", Short: "Say what holds the next step", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
-	}
-	history := &cobra.Command{
-		Use: "history KEYSET", Short: "Show the steps taken, from the log", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationHistory(ctx, args[0]) }),
-	}
-	return group("rotation", "Watch and drive the rotation of keys", plan, why, a.rotationNowCommand(), history)
+	return group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand())
 }
 
 func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
@@ -75,52 +67,6 @@ func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
 		_, err = fmt.Fprintf(a.out, "\n%s", cleanLines(drawn))
 	}
 	return err
-}
-
-func (a *app) rotationWhy(ctx context.Context, name string) error {
-	c, err := a.connect(roleOperator)
-	if err != nil {
-		return err
-	}
-	plan, err := c.Plan(ctx, name)
-	if err != nil {
-		return err
-	}
-	switch {
-	case a.json:
-		return a.printReply()
-	case len(plan.Steps) == 0 && plan.Held == "":
-		a.printf("%s: nothing is planned\n", name)
-	default:
-		if len(plan.Steps) > 0 {
-			s := plan.Steps[0]
-			a.printf("%s: next is to %s version %s at %s UTC (%s)\n", name, s.Step, strconv.Itoa(s.Version), due(s.At), inTime(s.At, time.Now()))
-		}
-		if plan.Held != "" {
-			a.printf("held by: %s\n", plan.Held)
-		}
-	}
-	return nil
-}
-
-func (a *app) rotationHistory(ctx context.Context, name string) error {
-	c, err := a.connect(roleOperator)
-	if err != nil {
-		return err
-	}
-	history, err := c.History(ctx, name)
-	if err != nil {
-		return err
-	}
-	if a.json {
-		return a.printReply()
-	}
-	var rows [][]string
-	for _, e := range history.Events {
-		rows = append(rows, []string{when(e.At), strconv.Itoa(e.Version), e.Event, e.By, e.Reason, e.Entry})
-	}
-	a.printTable([]string{"at (UTC)", "version", "event", "by", "reason", "entry"}, rows)
-	return nil
 }
 
 func (a *app) rotationNowCommand() *cobra.Command {

@@ -45,8 +45,17 @@ func cleanLines(s string) string {
 
 // printTable prints rows below a heading. Every cell is cleaned; colour, if the
 // output has any, is put around it afterwards.
-func (a *app) printTable(heading []string, rows [][]string) {
+func (a *app) printTable(heading []string, rows [][]string) { a.printWrapped(heading, rows, nil) }
+
+// printWrapped is printTable with some columns, counted from 1, no wider than so
+// many characters.
+func (a *app) printWrapped(heading []string, rows [][]string, widths map[int]int) {
 	t := table.NewWriter()
+	var columns []table.ColumnConfig
+	for n, width := range widths {
+		columns = append(columns, table.ColumnConfig{Number: n, WidthMax: width, WidthMaxEnforcer: text.WrapSoft})
+	}
+	t.SetColumnConfigs(columns)
 	t.SetOutputMirror(a.out)
 	style := table.StyleLight
 	style.Format.Header = text.FormatDefault
@@ -80,11 +89,11 @@ func (a *app) colours() bool {
 func coloured(word string) string {
 	var c text.Color
 	switch strings.SplitN(word, ",", 2)[0] {
-	case "active", "ready", "done", "adopted", "finished":
+	case "active", "live", "ready", "done", "adopted", "finished":
 		c = text.FgGreen
-	case "published", "retiring", "starting", "intent", "orphan", "half_pair":
+	case "published", "retiring", "starting", "late", "intent", "orphan", "half_pair":
 		c = text.FgYellow
-	case "suspended", "compromised", "pin_rejected", "pin_locked", "changed", "ambiguous", "unavailable", "refused", "failed", "unknown", "stopped", "missing", "resurrected", "attributes":
+	case "suspended", "compromised", "gone", "forgotten", "pin_rejected", "pin_locked", "changed", "ambiguous", "unavailable", "refused", "failed", "unknown", "stopped", "missing", "resurrected", "attributes":
 		c = text.FgRed
 	default:
 		return word

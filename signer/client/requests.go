@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"time"
 
 	"chancery/signer/api"
 )
@@ -95,7 +96,16 @@ func (c *Client) Plan(ctx context.Context, name string) (*api.Plan, error) {
 
 // History returns what was done with a key set, oldest first.
 func (c *Client) History(ctx context.Context, name string) (*api.History, error) {
-	return ask[api.History](ctx, c, call{method: http.MethodGet, path: keySetPath(name, "/history")})
+	return c.HistorySince(ctx, name, time.Time{})
+}
+
+// HistorySince is History from a moment on; the zero time: from the first day.
+func (c *Client) HistorySince(ctx context.Context, name string, since time.Time) (*api.History, error) {
+	path := keySetPath(name, "/history")
+	if !since.IsZero() {
+		path += "?since=" + url.QueryEscape(since.UTC().Format(time.RFC3339Nano))
+	}
+	return ask[api.History](ctx, c, call{method: http.MethodGet, path: path})
 }
 
 // Rotate asks for the successor of a key set's active version to sign at the

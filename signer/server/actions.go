@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strconv"
+	"time"
 
 	"chancery/keystore"
 	"chancery/signer/api"
@@ -57,7 +58,11 @@ func (g *guarded) plan(r *request) (int, any, error) {
 }
 
 func (g *guarded) history(r *request) (int, any, error) {
-	reply, err := g.Service.History(r.Context(), r.who, r.PathValue("name"))
+	since, err := moment(r, "since")
+	if err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.History(r.Context(), r.who, r.PathValue("name"), since)
 	return http.StatusOK, reply, err
 }
 
@@ -182,4 +187,17 @@ func number(r *request, name string, otherwise int64) (int64, error) {
 		return 0, api.Errorf(api.CodeMalformed, "%q is a whole number", name)
 	}
 	return n, nil
+}
+
+// moment reads a time of the query; absent: the zero time.
+func moment(r *request, name string) (time.Time, error) {
+	text := r.URL.Query().Get(name)
+	if text == "" {
+		return time.Time{}, nil
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, api.Errorf(api.CodeMalformed, "%q is a time as in RFC 3339", name)
+	}
+	return t, nil
 }
