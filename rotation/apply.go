@@ -41,7 +41,7 @@ func activate(ks *keystore.KeySet, sch Schedule, v *keystore.Version, why Why, n
 		gone.Reason = fmt.Sprintf("version %d signs from now on", v.Number)
 		records = append(records, gone)
 	}
-	if by := ks.RotateBy; by != nil && swap {
+	if by := ks.RotateBy; by != nil {
 		for i := range records {
 			records[i].Principal = by.By
 		}

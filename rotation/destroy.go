@@ -69,6 +69,9 @@ func Destroyable(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now tim
 	if v.ActivatedAt.IsZero() { // it has signed nothing
 		return nil
 	}
+	if v.State == keystore.Retired && v.Compromised != nil { // what it signed is rejected already
+		return nil
+	}
 	until, ok := keptUntil(ks, sch, v, now)
 	if !ok {
 		return &Kept{Rule: 2, Text: fmt.Sprintf("rule 2: what version %d signed never expires", v.Number)}

@@ -285,6 +285,8 @@ func (p planner) activation() (Why, bool) {
 		return hold(6, "version %d is suspended; nothing activates until resume or rotate", active.Number)
 	case v.Suspended != nil:
 		return hold(6, "version %d is suspended itself", v.Number)
+	case p.askedFor():
+		return hold(6, "the authority's key is compromised; version %d waits for `rotation now`", v.Number)
 	case v.ServedAt.IsZero():
 		w.Nodes = waits
 		return hold(1, "no node has said that it serves version %d", v.Number)
@@ -299,6 +301,9 @@ func (p planner) activation() (Why, bool) {
 	w.Text = fmt.Sprintf("rule 1: caches may hold the old set until %s", p.clock(safe))
 	if first {
 		w.Text = fmt.Sprintf("rule 1: first served at %s", p.clock(safe))
+	}
+	if !hasActive {
+		w = p.early(w, last, safe)
 	}
 	if due, ok := p.due(); ok && due.After(safe) {
 		w.At, w.Rule = due, 0

@@ -146,19 +146,22 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 		To:        Ref{next.Number, next.KID},
 		SignsFrom: later(expected(r.factsOf(ks), spec.Schedule, next, now), now),
 	}
+	p := planner{Facts: r.factsOf(ks), sch: spec.Schedule, now: now}
 	active, ok := ks.Active()
-	if !ok {
+	pending := p.asked()
+	switch {
+	case ok:
+		answer.From = Ref{active.Number, active.KID}
+	case pending == nil && !p.askedFor():
 		return answer, nil // it signs as soon as it may without being asked
 	}
-	answer.From = Ref{active.Number, active.KID}
-	pending := planner{Facts: r.factsOf(ks), sch: spec.Schedule, now: now}.asked()
 	if pending != nil {
 		answer.Entry = r.entryOf(ctx, requestID(ks.Name, pending))
 		return answer, nil
 	}
 	entry, err := r.commit(ctx, ks.Name, func(at keystore.Moment, now *keystore.KeySet) ([]keystore.Record, error) {
-		if v, ok := now.Active(); !ok || v.Number != active.Number {
-			return nil, fmt.Errorf("version %d signs no more: %w", active.Number, keystore.ErrOvertaken)
+		if v, signs := now.Active(); signs != ok || ok && v.Number != active.Number {
+			return nil, fmt.Errorf("version %d signs no more: %w", answer.From.Version, keystore.ErrOvertaken)
 		}
 		if now.Keystore != ks.Keystore || now.Algorithm != ks.Algorithm { // version next is not the next one
 			return nil, fmt.Errorf("the next version is to be %s in %s by now: %w", now.Algorithm, now.Keystore, keystore.ErrOvertaken)

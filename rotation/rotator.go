@@ -69,6 +69,13 @@ type Config struct {
 	// cannot be gone by. It does not hold what an operator asks for. Whoever
 	// implements it calls Changed when its answer changes. Nil: nothing is held.
 	Hold func() error
+	// Revoke is told of a key that is compromised before that is written anywhere:
+	// from when it returns, this node neither signs by it nor publishes it. It waits
+	// for nothing. Nil: that is in force with the record.
+	Revoke func(keystore.KID, keystore.Fact)
+	// ForgetNode makes a node one that may neither sign nor serve any more. Nil:
+	// there is no other node than this.
+	ForgetNode func(ctx context.Context, name string, by keystore.Fact) error
 	// Elapsed is a clock that nobody sets and that counts sleep, from any moment
 	// on, such as the time since boot. Nil: Go's monotonic clock.
 	Elapsed func() time.Duration
@@ -99,6 +106,7 @@ type Rotator struct {
 
 	last   *keystore.View            // guarded by mu: the last view read
 	lost   map[keystore.KID]*lostKey // guarded by mu
+	owed   []owedCompromise          // guarded by mu: compromises that catalog and log do not have yet
 	asides int                       // guarded by mu: goroutines that Wait waits for
 	idle   sync.Cond                 // on mu: asides has changed
 

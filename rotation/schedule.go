@@ -42,6 +42,10 @@ type Schedule struct {
 	// purposes jwt and audit; otherwise a successor is published only when a
 	// rotation comes near.
 	Ahead bool
+	// SignEarly lets a version sign before rule 1 allows if otherwise nothing would,
+	// because the one that did is compromised. Verifiers may reject its tokens until
+	// then.
+	SignEarly bool
 }
 
 // A Spec is a key set as it is configured.

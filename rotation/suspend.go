@@ -217,6 +217,9 @@ func (r *Rotator) Resume(ctx context.Context, by, name string, kid keystore.KID,
 	if err != nil {
 		return Suspension{}, err
 	}
+	if v.Compromised != nil { // and its record waits
+		return Suspension{}, &Kept{Rule: 6, Text: fmt.Sprintf("rule 6: version %d is compromised: it never signs again", v.Number)}
+	}
 	if err := r.acquireRecords(ctx); err != nil {
 		return Suspension{}, fmt.Errorf("%w: %w", keystore.ErrUnavailable, err)
 	}
@@ -295,14 +298,17 @@ func resume(ks *keystore.KeySet, l *lift, fact keystore.Fact, unsaid bool) ([]ke
 	return append(records, factRecord(ks, v, keystore.ActResume, fact)), nil
 }
 
-// Settle brings suspensions that only the brake knows into the catalog and the
-// log, and lets go of those whose versions can never sign again. What cannot be
+// Settle brings compromises that wait for it, and suspensions that only the brake
+// knows, into the catalog and the log, and lets go of those whose versions can never sign again. What cannot be
 // written stays on the brake.
 //
 // A crash between a resumption and the brake's release leaves the version
 // suspended: stopping is easier than starting. On a shared catalog a suspension
 // that was recorded and is there no more was lifted, maybe by another node.
 func (r *Rotator) Settle(ctx context.Context) error {
+	if err := r.payOwed(ctx); err != nil {
+		return err
+	}
 	kept := r.suspended()
 	if len(kept) == 0 {
 		return nil
