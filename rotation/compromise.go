@@ -360,16 +360,17 @@ func (r *Rotator) succeed(at keystore.Moment, ks *keystore.KeySet, sch Schedule,
 // seen is the set before it.
 func (r *Rotator) compromises(ctx context.Context, seen *keystore.KeySet, nodes []keystore.Node, req Compromising, fact keystore.Fact, recorded, braked bool) []Compromise {
 	_, spec, _ := r.of(seen.Name) // one that is not configured has no schedule
-	ks := seen.Clone()
+	ks, known := seen.Clone(), false
 	if recorded {
-		view, err := look(ctx, r, lookWithin, r.view)
-		if err == nil {
+		if view, err := look(ctx, r, lookWithin, r.view); err == nil {
 			if now, ok := view.KeySet(seen.Name); ok {
-				ks, nodes = now.Clone(), view.Nodes()
+				ks, nodes, known = now.Clone(), view.Nodes(), true // with what has been made since
 			}
 		}
 	}
-	marked(ks, spec.Schedule, req, fact) // what is not recorded yet is in force here all the same
+	if !known { // what cannot be read is in force all the same
+		marked(ks, spec.Schedule, req, fact)
+	}
 	f := r.facts(ks, nodes)
 	var all []Compromise
 	for i := range ks.Versions {

@@ -26,6 +26,14 @@ func (w *world) compromise(t *testing.T, req Compromising) []Compromise {
 	return all
 }
 
+// wantFirst wants these versions, whatever the schedule has made since.
+func (w *world) wantFirst(t *testing.T, states string) {
+	t.Helper()
+	if got := w.states(); !strings.HasPrefix(got, states) {
+		t.Fatalf("%s, want %s first", got, states)
+	}
+}
+
 // knows reports whether the world knows a version.
 func (w *world) knows(number int) bool {
 	for _, v := range w.catalog.set("web").Known() {
@@ -43,7 +51,7 @@ func TestCompromiseWithASuccessorThatMaySign(t *testing.T) {
 		time.Sleep(10 * time.Second) // version 2 has been served for longer than A + S
 		synctest.Wait()
 		one := w.compromise(t, Compromising{})[0]
-		w.want(t, "1 retired, 2 active")
+		w.wantFirst(t, "1 retired, 2 active")
 		if one.Version != 1 || one.Before != keystore.Active || one.Successor.Version != 2 || one.Gap != nil || !one.Recorded || !one.Durable || one.Already || !one.RejectedUntil.IsZero() {
 			t.Errorf("%+v", one)
 		}
@@ -96,7 +104,7 @@ func TestCompromiseLeavesAGapUntilRule1(t *testing.T) {
 		synctest.Wait()
 		w.want(t, "1 active, 2 published")
 		one := w.compromise(t, Compromising{})[0]
-		w.want(t, "1 retired, 2 published")
+		w.wantFirst(t, "1 retired, 2 published")
 		end := w.catalog.set("web").Versions[1].ServedAt.Add(fast.CacheFor + fast.Skew)
 		if one.Successor != (Ref{}) || one.Gap == nil || !one.Gap.Until.Equal(end) || !one.Gap.From.Equal(one.Fact.At) || !strings.Contains(one.Gap.Text, "rule 1") {
 			t.Fatalf("%+v, gap %+v; want one until %v", one, one.Gap, end)
@@ -282,7 +290,7 @@ func TestCompromiseDuringASwap(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := <-answered
-	w.want(t, "1 retired, 2 active")
+	w.wantFirst(t, "1 retired, 2 active")
 	if len(all) != 1 || all[0].Before != keystore.Retiring || all[0].Gap != nil {
 		t.Errorf("%+v", all)
 	}
