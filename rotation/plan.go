@@ -429,7 +429,7 @@ func (p planner) clock(t time.Time) string {
 		t = up.Add(time.Second)
 	}
 	t = t.UTC()
-	if t.Format(time.DateOnly) == p.now.UTC().Format(time.DateOnly) {
+	if now := p.now.UTC(); t.YearDay() == now.YearDay() && t.Year() == now.Year() {
 		return t.Format(time.TimeOnly)
 	}
 	return t.Format(time.RFC3339)
