@@ -86,7 +86,7 @@ func (k *clockKeeper) feed() {
 	if change == clock.NoChange {
 		return
 	}
-	trouble, since := k.guard.State()
+	since, trouble := k.guard.State()
 	rec := keystore.Record{
 		Principal: "chancery", Action: keystore.ActClockSettled, Outcome: keystore.OutcomeDone,
 		Detail: map[string]string{"node": k.node, "wall": r.Wall.UTC().Format(time.RFC3339Nano), "offset": k.guard.Offset().String()},
@@ -168,7 +168,7 @@ func (k *clockKeeper) Look() error {
 		return nil
 	}
 	k.feed()
-	trouble, _ := k.guard.State()
+	_, trouble := k.guard.State()
 	if trouble == nil {
 		return nil
 	}
@@ -210,7 +210,7 @@ func (k *clockKeeper) Set(skew time.Duration) {
 func (k *clockKeeper) Trouble() error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	trouble, _ := k.guard.State()
+	_, trouble := k.guard.State()
 	return trouble
 }
 

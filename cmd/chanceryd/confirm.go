@@ -28,7 +28,7 @@ func (k clockConfirmer) Confirm(ctx context.Context, rec keystore.Record) (api.C
 	}
 	k.mu.Lock()
 	k.feed()
-	trouble, _ := k.guard.State()
+	_, trouble := k.guard.State()
 	offset := k.guard.Offset()
 	k.mu.Unlock()
 	if trouble == nil {

@@ -11,7 +11,7 @@
 //	kept, err := clock.Load("/var/lib/chancery/clock") // of a former process
 //	g := clock.New(5*time.Minute, kept)
 //	g.Feed(clock.Read())                 // about once a second
-//	if trouble, since := g.State(); trouble != nil { … }
+//	if since, trouble := g.State(); trouble != nil { … }
 //
 // A clock that is slewed, as time daemons do it, is followed up to SlewRate.
 // What goes beyond that adds up, so that many small steps are one. Suspending

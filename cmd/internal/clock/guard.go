@@ -157,13 +157,13 @@ func (g *Guard) Confirm(offset time.Duration, r Reading) bool {
 	return true
 }
 
-// State returns nil and since when both clocks have agreed, or a *StepError and
-// since when they have not.
-func (g *Guard) State() (trouble error, since time.Time) {
+// State returns since when both clocks have agreed and nil, or since when they
+// have not and a *StepError.
+func (g *Guard) State() (since time.Time, trouble error) {
 	if !g.trouble {
-		return nil, g.steady
+		return g.steady, nil
 	}
-	return &StepError{Offset: g.Offset(), At: g.since, Reboot: g.floor}, g.since
+	return g.since, &StepError{Offset: g.Offset(), At: g.since, Reboot: g.floor}
 }
 
 // Steady returns the wall time since which, in this boot, both clocks have agreed

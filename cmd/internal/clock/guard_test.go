@@ -78,11 +78,11 @@ func TestWhatAStepIs(t *testing.T) {
 			g.Feed(m.r)
 			c.do(m, g)
 			m.pass(time.Second, 0)
-			stepped, _ := g.State()
+			_, stepped := g.State()
 			if got := g.Feed(m.r); got != c.want && (stepped == nil || c.want != Stepped) {
 				t.Errorf("%v, want %v", got, c.want)
 			}
-			if trouble, _ := g.State(); (trouble != nil) != (c.want == Stepped) {
+			if _, trouble := g.State(); (trouble != nil) != (c.want == Stepped) {
 				t.Errorf("trouble: %v", trouble)
 			}
 		})
@@ -124,7 +124,7 @@ func TestAStepSettlesWhenTheClockIsPutRight(t *testing.T) {
 }
 
 func trouble(g *Guard) error {
-	err, _ := g.State()
+	_, err := g.State()
 	return err
 }
 
