@@ -19,6 +19,7 @@ const policy = `
 keystore              :
 keystore/audit        : keystore
 keystore/catalog      : keystore
+keystore/catalog/postgrestest :
 keystore/pkcs11       : keystore keystore/pkcs11/internal/confine
 keystore/pkcs11/internal/confine :
 keystore/transit      : keystore
@@ -54,6 +55,9 @@ github.com/landlock-lsm/go-landlock/landlock : keystore/pkcs11/internal/confine
 github.com/landlock-lsm/go-landlock/landlock/syscall : keystore/pkcs11/internal/confine
 github.com/hashicorp/vault/api  : keystore/transit
 github.com/mattn/go-sqlite3     : keystore/catalog
+github.com/jackc/pgx/v5         : keystore/catalog
+github.com/jackc/pgx/v5/stdlib  : keystore/catalog
+github.com/jackc/pgx/v5/pgconn  : keystore/catalog
 database/sql                    : keystore/catalog
 go.yaml.in/yaml/v4              : cmd/internal/config
 github.com/spf13/cobra          : cmd/chancery cmd/chanceryd
@@ -137,7 +141,7 @@ func TestTheCommandNeedsNoC(t *testing.T) {
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
-	for _, foreign := range []string{"go-sqlite3", "miekg/pkcs11", "crypto11", "libcap/psx", "hashicorp/vault"} {
+	for _, foreign := range []string{"go-sqlite3", "jackc/pgx", "miekg/pkcs11", "crypto11", "libcap/psx", "hashicorp/vault"} {
 		if bytes.Contains(out, []byte(foreign)) {
 			t.Errorf("chancery depends on %s", foreign)
 		}
