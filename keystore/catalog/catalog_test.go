@@ -4,9 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -28,7 +28,7 @@ func TestALifeComesBackAsItWasWritten(t *testing.T) {
 		step(t, c, "web", 1, to)
 	}
 	_, err := c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
-		ks.RotateBy = &keystore.Fact{At: epoch, By: "op\x00erator", Reason: "“asked”"}
+		ks.RotateBy = &keystore.Fact{At: epoch, By: "op\x00erator", Reason: "“asked”\xff"}
 		ks.Promises = append(ks.Promises, keystore.Promise{At: epoch.Add(time.Hour), MaxAge: 1500 * time.Nanosecond})
 		v := &ks.Versions[0]
 		v.Suspended = &keystore.Fact{At: epoch, By: "op", Reason: ""}
@@ -50,7 +50,7 @@ func TestALifeComesBackAsItWasWritten(t *testing.T) {
 	}
 	want := keySet("web")
 	want.Revision = was.Revision
-	want.RotateBy = &keystore.Fact{At: epoch, By: "op\x00erator", Reason: "“asked”"}
+	want.RotateBy = &keystore.Fact{At: epoch, By: "op\uFFFDerator", Reason: "“asked”\uFFFD"}
 	want.Promises = append(want.Promises, keystore.Promise{At: epoch.Add(time.Hour), MaxAge: 1500 * time.Nanosecond})
 	v := was.Versions[0]
 	want.Versions = []keystore.Version{{
@@ -84,7 +84,7 @@ func TestTimesAreCutToMicrosecondsAndHorizonsRoundedUp(t *testing.T) {
 
 func TestConnectionsAreDurableAndReadersCannotWrite(t *testing.T) {
 	c := fresh(t)
-	for name, db := range map[string]*sql.DB{"writer": c.writer, "reader": c.reader} {
+	for name, db := range map[string]*sql.DB{"writer": file(c).writer, "reader": file(c).reader} {
 		for pragma, want := range map[string]string{"synchronous": "2", "foreign_keys": "1", "journal_mode": "wal", "trusted_schema": "0"} {
 			var got string
 			if err := db.QueryRowContext(t.Context(), "PRAGMA "+pragma).Scan(&got); err != nil || got != want {
@@ -92,7 +92,7 @@ func TestConnectionsAreDurableAndReadersCannotWrite(t *testing.T) {
 			}
 		}
 	}
-	if _, err := c.reader.ExecContext(t.Context(), "DELETE FROM secret"); err == nil {
+	if _, err := file(c).reader.ExecContext(t.Context(), "DELETE FROM secret"); err == nil {
 		t.Error("a reader wrote")
 	}
 }
@@ -107,7 +107,7 @@ func TestS07OldSQLiteIsRefused(t *testing.T) {
 
 func TestS06AnotherWriterMakesItUnavailableAndNotHang(t *testing.T) {
 	c := activated(t)
-	other := openPool(c.path, "rw", 1)
+	other := openPool(file(c).path, "rw", 1)
 	defer other.Close()
 	if _, err := other.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
@@ -143,13 +143,13 @@ func TestS06AnotherWriterMakesItUnavailableAndNotHang(t *testing.T) {
 
 func TestS08AFileThatWasMovedAwayIsNotWrittenTo(t *testing.T) {
 	c := activated(t)
-	aside := c.path + ".aside"
-	if err := os.Rename(c.path, aside); err != nil {
+	aside := file(c).path + ".aside"
+	if err := os.Rename(file(c).path, aside); err != nil {
 		t.Fatal(err)
 	}
 	for _, replace := range []bool{false, true} {
 		if replace {
-			if err := os.WriteFile(c.path, []byte("something else"), 0o600); err != nil {
+			if err := os.WriteFile(file(c).path, []byte("something else"), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -160,7 +160,7 @@ func TestS08AFileThatWasMovedAwayIsNotWrittenTo(t *testing.T) {
 			t.Errorf("replaced %v: read: %v", replace, err)
 		}
 	}
-	if err := os.Rename(aside, c.path); err != nil {
+	if err := os.Rename(aside, file(c).path); err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Remember(t.Context(), "log", 1, [32]byte{}); err != nil {
@@ -171,7 +171,7 @@ func TestS08AFileThatWasMovedAwayIsNotWrittenTo(t *testing.T) {
 func TestS08WhatIsNoCatalogIsRefusedAndLeftAlone(t *testing.T) {
 	whole := func(t *testing.T) []byte {
 		c := activated(t)
-		path := c.path
+		path := file(c).path
 		if err := c.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -258,7 +258,7 @@ func TestS08AFlippedByteIsNoticedOrDoesNotMatter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := c.path
+	path := file(c).path
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -311,40 +311,62 @@ func TestS08AFlippedByteIsNoticedOrDoesNotMatter(t *testing.T) {
 }
 
 func TestTheSchemaIsASecondLine(t *testing.T) {
-	c := activated(t)
-	step(t, c, "web", 2, keystore.Pending)
-	step(t, c, "web", 2, keystore.Published)
-	for _, statement := range []string{
-		`DELETE FROM keyset`, `DELETE FROM version`, `DELETE FROM promise`, `DELETE FROM outbox`, `DELETE FROM change`,
-		`UPDATE keyset SET purpose = 'ca'`,
-		`UPDATE keyset SET name = 'other'`,
-		`UPDATE promise SET max_age = 0`,
-		`UPDATE version SET state = 'published', activated_at = NULL WHERE number = 1`,
-		`UPDATE version SET state = 'active', activated_at = 1 WHERE number = 2`,
-		`UPDATE version SET state = 'destroyed', destroyed_at = 1 WHERE number = 1`,
-		`UPDATE version SET state = 'unheard-of' WHERE number = 1`,
-		`UPDATE version SET kid = (SELECT kid FROM version WHERE number = 1) WHERE number = 2`,
-		`UPDATE version SET key_id = x'00000000000000000000000000000000' WHERE number = 2`,
-		`UPDATE version SET algorithm = 'ES256' WHERE number = 2`,
-		`UPDATE version SET max_lifetime = -1 WHERE number = 2`,
-		`INSERT INTO version SELECT keyset, 3, algorithm, keystore, zeroblob(16), kid, spki, spki_hash, state, created_at, published_at,
-			served_at, activated_at, stopped_at, retired_at, destroyed_at, exp_horizon, max_lifetime, NULL, NULL, NULL, NULL, NULL, NULL, 0
-			FROM version WHERE number = 2`,
-		`UPDATE outbox SET record = '{}'`,
-		`UPDATE keyset SET revision = 0`,
-		`INSERT INTO certificate VALUES ('00', 'a', 'p', 'w', 1, zeroblob(32), '[]', 1, 2, 'issued', NULL, '')`,
-	} {
-		if _, err := c.writer.ExecContext(t.Context(), statement); err == nil {
-			t.Errorf("%s: was done", statement)
-		} else if err := explain("x", err); !errors.Is(err, ErrIllegal) {
-			t.Errorf("%s: %v", statement, err)
+	each(t, func(t *testing.T, at *place) {
+		c := at.activated(t)
+		step(t, c, "web", 2, keystore.Pending)
+		step(t, c, "web", 2, keystore.Published)
+		if _, err := c.Enrol(t.Context(), enrolment("a")); err != nil {
+			t.Fatal(err)
 		}
-	}
+		if _, err := c.Acknowledge(t.Context(), "a", "web", []int{1}, epoch); err != nil {
+			t.Fatal(err)
+		}
+		zeros := func(n int) string {
+			if at.url != "" {
+				return fmt.Sprintf("decode(repeat('00', %d), 'hex')", n)
+			}
+			return fmt.Sprintf("zeroblob(%d)", n)
+		}
+		for _, statement := range []string{
+			`DELETE FROM keyset`, `DELETE FROM version`, `DELETE FROM promise`, `DELETE FROM outbox`, `DELETE FROM change`,
+			`DELETE FROM node`, `DELETE FROM catalog`,
+			`UPDATE keyset SET purpose = 'ca'`,
+			`UPDATE keyset SET name = 'other'`,
+			`UPDATE promise SET max_age = 0`,
+			`UPDATE version SET state = 'published', activated_at = NULL WHERE number = 1`,
+			`UPDATE version SET state = 'active', activated_at = 1 WHERE number = 2`,
+			`UPDATE version SET state = 'destroyed', destroyed_at = 1 WHERE number = 1`,
+			`UPDATE version SET state = 'unheard-of' WHERE number = 1`,
+			`UPDATE version SET kid = (SELECT kid FROM version WHERE number = 1) WHERE number = 2`,
+			`UPDATE version SET key_id = ` + zeros(16) + ` WHERE number = 2`,
+			`UPDATE version SET algorithm = 'ES256' WHERE number = 2`,
+			`UPDATE version SET max_lifetime = -1 WHERE number = 2`,
+			`UPDATE version SET maker = 'b' WHERE number = 2`,
+			`INSERT INTO version SELECT keyset, 3, algorithm, keystore, ` + zeros(16) + `, kid, spki, spki_hash, state, created_at, published_at,
+				served_at, activated_at, stopped_at, retired_at, destroyed_at, exp_horizon, max_lifetime, NULL, NULL, NULL, NULL, NULL, NULL, 0, ''
+				FROM version WHERE number = 2`,
+			`UPDATE outbox SET record = '{}'`,
+			`UPDATE outbox SET node = 'b'`,
+			`UPDATE keyset SET revision = 0`,
+			`UPDATE change SET at = 0`,
+			`UPDATE catalog SET epochs = 0`,
+			`UPDATE node SET epoch = 0`,
+			`UPDATE node SET enrolled_at = 0`,
+			`UPDATE acknowledgement SET at = 0`,
+			`INSERT INTO certificate VALUES ('00', 'a', 'p', 'w', 1, ` + zeros(32) + `, '[]', 1, 2, 'issued', NULL, '', '', 0)`,
+		} {
+			if err := runs(t, c, statement); err == nil {
+				t.Errorf("%s: was done", statement)
+			} else if err := c.explain(t.Context(), "x", err); !errors.Is(err, ErrIllegal) {
+				t.Errorf("%s: %v", statement, err)
+			}
+		}
+	})
 }
 
 func TestAForeignReaderReadsBesideTheDaemon(t *testing.T) {
 	c := activated(t)
-	reader := openPool(c.path, "ro", 1)
+	reader := openPool(file(c).path, "ro", 1)
 	defer reader.Close()
 	var n int
 	if err := reader.QueryRowContext(t.Context(), "SELECT count(*) FROM version").Scan(&n); err != nil || n != 1 {
@@ -369,45 +391,96 @@ func TestS01ACreationThatWasCutOffIsBegunAgain(t *testing.T) {
 	}
 }
 
-// A catalog of the first schema opens, keeps what it holds, and takes what the
-// second one has.
-func TestTheFirstSchemaIsBroughtUpToDate(t *testing.T) {
-	c := activated(t)
-	want := mustView(t, c)
-	path := c.path
-	if err := c.Close(); err != nil {
-		t.Fatal(err)
+// A catalog of an older schema opens, keeps what it holds, and takes what the
+// newest one has.
+func TestOlderSchemasAreBroughtUpToDate(t *testing.T) {
+	for schema := 1; schema <= 2; schema++ {
+		t.Run(fmt.Sprint(schema), func(t *testing.T) { bringUpToDate(t, schema) })
 	}
-	db := openPool(path, "rw", 1)
-	for _, statement := range []string{"ALTER TABLE keyset DROP COLUMN announced", "PRAGMA user_version = 1"} {
-		if _, err := db.ExecContext(t.Context(), statement); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := Open(t.Context(), Config{Path: path})
+}
+
+func bringUpToDate(t *testing.T, schema int) {
+	path := filepath.Join(t.TempDir(), "catalog.db")
+	want := writeOldCatalog(t, path, schema)
+	c, err := Open(t.Context(), Config{Path: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.Close()
-	before, _ := want.KeySet("web")
-	after, ok := mustView(t, again).KeySet("web")
-	if !ok || !reflect.DeepEqual(before, after) {
-		t.Errorf("the key set was %+v and is %+v", before, after)
+	defer c.Close()
+	if diff := cmp.Diff(want, set(t, c, "web")); diff != "" {
+		t.Error(diff)
+	}
+	rows, err := c.Outbox(t.Context())
+	if err != nil || len(rows) != 1 || rows[0].Record.Action != keystore.ActKeyActivate || rows[0].Node != "" || !rows[0].At.Equal(epoch) {
+		t.Errorf("outbox: %+v, %v", rows, err)
+	}
+	if _, err := c.Enrol(t.Context(), enrolment("dev"), record(keystore.ActNodeEnrol)); err != nil {
+		t.Fatal(err)
 	}
 	algs := []keystore.Algorithm{keystore.ES256, keystore.EdDSA}
-	_, err = again.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+	_, err = c.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		ks.Announced = algs
+		v := pending(2)
+		v.Maker = "dev"
+		ks.Versions = append(ks.Versions, v)
 		return nil, nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ks, _ := mustView(t, again).KeySet("web"); !slices.Equal(ks.Announced, algs) {
-		t.Errorf("announced: %v", ks.Announced)
+	if ks := set(t, c, "web"); !slices.Equal(ks.Announced, algs) || ks.Versions[1].Maker != "dev" {
+		t.Errorf("announced %v, made by %q", ks.Announced, ks.Versions[1].Maker)
 	}
+}
+
+// writeOldCatalog makes the file of an older schema with a key set that is
+// acknowledged, and returns the set.
+func writeOldCatalog(t *testing.T, path string, schema int) *keystore.KeySet {
+	t.Helper()
+	ks := keySet("web")
+	ks.Revision, ks.ServedAt = 1, epoch
+	ks.Versions = []keystore.Version{pending(1)}
+	ks.Acks = []keystore.Ack{{Node: "dev", Version: 1, At: epoch}}
+	all, err := loadMigrations("sqlite")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db := openPool(path, "rw", 1)
+	run := func(statement string, args ...any) {
+		t.Helper()
+		if _, err := db.ExecContext(t.Context(), statement, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(fmt.Sprintf("PRAGMA application_id = %d; PRAGMA journal_mode = WAL", applicationID))
+	for _, text := range all[:schema] {
+		run(text)
+	}
+	run(fmt.Sprintf("PRAGMA user_version = %d", schema))
+	id := newID()
+	run(sqlInsertChange, 1, id, "web", epoch.UnixMicro())
+	values := func(n int) string { return "(?" + strings.Repeat(", ?", n-1) + ")" }
+	run(`INSERT INTO keyset (name, purpose, algorithm, keystore, revision, created_at, served_at, rotate_by_at, rotate_by, rotate_by_reason,
+		versions, promises, sum) VALUES `+values(13), sealed(keySetRow(ks))...)
+	run(sqlInsertPromise, sealed(promiseRow("web", 0, ks.Promises[0]))...)
+	columns := strings.TrimSuffix(versionColumns, ", maker")
+	run(`INSERT INTO version (`+columns+`) VALUES `+values(25), sealed(versionRow("web", &ks.Versions[0]))...)
+	v := &ks.Versions[0]
+	for _, to := range []keystore.State{keystore.Published, keystore.Active} {
+		advance(v, to, epoch)
+		v.ServedAt = epoch
+		run(`UPDATE version SET (`+columns+`) = `+values(25)+` WHERE number = 1`, sealed(versionRow("web", v))...)
+	}
+	run(`INSERT INTO acknowledgement (node, keyset, number, at) VALUES ('dev', 'web', 1, ?)`, epoch.UnixMicro())
+	row := []any{id, newID(), `{"action":"key.activate","outcome":"done"}`, epoch.UnixMicro()}
+	run(`INSERT INTO outbox (transition, record_id, record, at, sum) VALUES (?, ?, ?, ?, ?)`, sealed(row)...)
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return ks
 }
 
 func mustView(t *testing.T, c *Catalog) *keystore.View {

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -56,21 +55,19 @@ func (c *Catalog) AddCertificate(ctx context.Context, cert Certificate) error {
 	if err != nil {
 		return fmt.Errorf("encoding the names of a certificate: %w", err)
 	}
-	happened := func(ctx context.Context, db *sql.DB) (bool, error) {
-		found, err := scanCertificate(db.QueryRowContext(ctx, sqlCertificate, cert.Serial))
+	happened := func(tx *transaction) (bool, error) {
+		found, err := scanCertificate(tx.row(sqlCertificate, cert.Serial))
 		if isNotFound(err) {
 			return false, nil
 		}
 		return err == nil && found.Principal == cert.Principal && found.SPKIHash == cert.SPKIHash, err
 	}
-	return c.write(ctx, "recording a certificate", happened, func(tx *transaction) error {
-		if _, err := scanCertificate(tx.row(sqlCertificate, cert.Serial)); err == nil {
-			return fmt.Errorf("certificate %s: %w", cert.Serial, keystore.ErrExists)
-		} else if !isNotFound(err) {
-			return err
+	return c.write(ctx, writing, "recording a certificate", happened, func(tx *transaction) error {
+		n, err := tx.affected(sqlInsertCertificate, cert.Serial, cert.Authority, cert.Profile, cert.Principal, cert.Version,
+			cert.SPKIHash[:], string(names), micros(cert.NotBefore), micros(cert.NotAfter), StatusIntent, nil, cert.Entry, tx.node, tx.epoch)
+		if err == nil && n == 0 {
+			err = fmt.Errorf("certificate %s: %w", cert.Serial, keystore.ErrExists)
 		}
-		_, err := tx.exec(sqlInsertCertificate, cert.Serial, cert.Authority, cert.Profile, cert.Principal, cert.Version,
-			cert.SPKIHash[:], string(names), micros(cert.NotBefore), micros(cert.NotAfter), StatusIntent, nil, cert.Entry)
 		return err
 	})
 }
@@ -86,12 +83,12 @@ func (c *Catalog) FinishCertificate(ctx context.Context, serial, status string, 
 	if (status == StatusIssued) != (len(der) > 0) {
 		return illegal("a certificate has its DER when it was issued, and only then")
 	}
-	happened := func(ctx context.Context, db *sql.DB) (bool, error) {
-		found, err := scanCertificate(db.QueryRowContext(ctx, sqlCertificate, serial))
+	happened := func(tx *transaction) (bool, error) {
+		found, err := scanCertificate(tx.row(sqlCertificate, serial))
 		return err == nil && found.Status == status && bytes.Equal(found.DER, der), err
 	}
-	return c.write(ctx, "recording the outcome of a certificate", happened, func(tx *transaction) error {
-		was, err := scanCertificate(tx.row(sqlCertificate, serial))
+	return c.write(ctx, writing, "recording the outcome of a certificate", happened, func(tx *transaction) error {
+		was, err := scanCertificate(tx.row(tx.locked(sqlCertificate, forNoKeyUpdate), serial))
 		if err != nil {
 			return err
 		}
@@ -114,8 +111,8 @@ func (c *Catalog) FinishCertificate(ctx context.Context, serial, status string, 
 // Certificate returns what is known of the certificate with that serial, or an
 // error wrapping keystore.ErrNotFound.
 func (c *Catalog) Certificate(ctx context.Context, serial string) (cert Certificate, err error) {
-	err = c.read(ctx, "reading a certificate", func(tx *sql.Tx) error {
-		cert, err = scanCertificate(tx.QueryRowContext(ctx, sqlCertificate, serial))
+	err = c.read(ctx, "reading a certificate", func(tx *transaction) error {
+		cert, err = scanCertificate(tx.row(sqlCertificate, serial))
 		return err
 	})
 	return cert, err
@@ -147,8 +144,8 @@ func (c *Catalog) SetAuthorityCertificate(ctx context.Context, keyset string, ve
 	if err != nil {
 		return illegal("the certificate of key set %q version %d: %v", keyset, version, err)
 	}
-	return c.write(ctx, fmt.Sprintf("keeping the certificate of key set %q", keyset), nil, func(tx *transaction) error {
-		ks, err := loadSet(tx, keyset)
+	return c.write(ctx, writing, fmt.Sprintf("keeping the certificate of key set %q", keyset), nil, func(tx *transaction) error {
+		ks, err := loadSet(tx, keyset, nil)
 		if err != nil {
 			return err
 		}
@@ -161,15 +158,14 @@ func (c *Catalog) SetAuthorityCertificate(ctx context.Context, keyset string, ve
 		case !bytes.Equal(v.SPKI, cert.RawSubjectPublicKeyInfo):
 			return illegal("the certificate is not of the key of key set %q version %d", keyset, version)
 		}
+		if n, err := tx.affected(sqlInsertAuthorityCertificate, keyset, version, der); err != nil || n > 0 {
+			return err
+		}
 		var was []byte
-		err = tx.row(sqlAuthorityCertificate, keyset, version).Scan(&was)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-			_, err = tx.exec(sqlInsertAuthorityCertificate, keyset, version, der)
+		if err := tx.row(sqlAuthorityCertificate, keyset, version).Scan(&was); err != nil {
 			return err
-		case err != nil:
-			return err
-		case !bytes.Equal(was, der):
+		}
+		if !bytes.Equal(was, der) {
 			return fmt.Errorf("the certificate of key set %q version %d: %w", keyset, version, keystore.ErrExists)
 		}
 		return errNothing
@@ -180,8 +176,8 @@ func (c *Catalog) SetAuthorityCertificate(ctx context.Context, keyset string, ve
 // number, in DER.
 func (c *Catalog) AuthorityCertificates(ctx context.Context, keyset string) (map[int][]byte, error) {
 	certs := make(map[int][]byte)
-	err := c.read(ctx, "reading authority certificates", func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, sqlAuthorityCertificates, keyset)
+	err := c.read(ctx, "reading authority certificates", func(tx *transaction) error {
+		rows, err := tx.query(sqlAuthorityCertificates, keyset)
 		if err != nil {
 			return err
 		}
@@ -200,8 +196,8 @@ func (c *Catalog) AuthorityCertificates(ctx context.Context, keyset string) (map
 // IsOurKey reports whether a public key is that of any version of any key set,
 // whatever its state (FAULTS A10).
 func (c *Catalog) IsOurKey(ctx context.Context, spki keystore.SPKIHash) (yes bool, err error) {
-	err = c.read(ctx, "looking for a key", func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, sqlIsOurKey, spki[:]).Scan(&yes)
+	err = c.read(ctx, "looking for a key", func(tx *transaction) error {
+		return tx.row(sqlIsOurKey, spki[:]).Scan(&yes)
 	})
 	return yes, err
 }

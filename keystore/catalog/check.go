@@ -192,6 +192,9 @@ func checkVersionChange(b, a *keystore.Version) error {
 	if a.State != b.State && !b.State.MayBecome(a.State) {
 		return illegal("%v never becomes %v", b.State, a.State)
 	}
+	if a.Maker != b.Maker {
+		return illegal("who made it never changes")
+	}
 	if a.Algorithm != b.Algorithm || a.Keystore != b.Keystore || a.KeyID != b.KeyID {
 		return illegal("its algorithm, keystore and key id never change")
 	}

@@ -17,13 +17,18 @@ type IdempotencyKey struct{ Principal, Authority, Profile, Key string }
 
 func (k IdempotencyKey) columns() []any { return []any{k.Principal, k.Authority, k.Profile, k.Key} }
 
+func (k IdempotencyKey) ownColumns(tx *transaction) []any {
+	return append(k.columns(), tx.node, tx.epoch)
+}
+
 // claims are the keys whose requests this process is answering now. A row in
 // progress says that someone began; the claim says that someone will end it. A
 // row without a claim was left behind when its answer could not be kept (a full
 // disk, say): it would turn its caller away for a day although nobody answers.
 //
-// This holds while the catalog has one process. On several nodes the row has to
-// name its node, and each node's claims judge only the rows that name it.
+// A row names its node and epoch, and the claims judge only the rows of their
+// own. Another's row is free when that node's epoch is over or its lease to sign
+// has ended: whoever was answering cannot end it any more.
 type claims struct {
 	mu    sync.Mutex
 	since map[IdempotencyKey]time.Time
@@ -57,41 +62,44 @@ func (c *claims) drop(key IdempotencyKey) {
 // whose answer could not be kept is free again, for any body. Keys are forgotten
 // after 24 hours.
 func (c *Catalog) BeginIdempotent(ctx context.Context, key IdempotencyKey, body [32]byte, now time.Time) (reply []byte, err error) {
-	if key.Key == "" || len(key.Key) > 255 {
-		return nil, illegal("an idempotency key has 1 to 255 bytes")
+	if key.Key == "" || len(key.Key) > 255 || plain(key.Key) != key.Key {
+		return nil, illegal("an idempotency key has 1 to 255 bytes, of UTF-8 and none of them zero")
 	}
-	at := cut(now)
-	happened := func(ctx context.Context, db *sql.DB) (bool, error) {
-		var hash, done []byte
-		var when int64
-		err := db.QueryRowContext(ctx, sqlIdempotent, key.columns()...).Scan(&hash, &when, &done)
-		if errors.Is(err, sql.ErrNoRows) {
-			return false, nil
-		}
-		return bytes.Equal(hash, body[:]) && when == at.UnixMicro() && done == nil, err
+	var at time.Time
+	happened := func(tx *transaction) (bool, error) {
+		row, found, err := findIdempotent(tx, key)
+		return found && bytes.Equal(row.body, body[:]) && row.at.Equal(at) && row.reply == nil &&
+			row.node == tx.node && row.epoch == tx.epoch, err
 	}
 	claimed := false
-	err = c.write(ctx, "beginning a request", happened, func(tx *transaction) error {
+	err = c.write(ctx, writing, "beginning a request", happened, func(tx *transaction) error {
+		if at = cut(now); tx.db.shared() {
+			at = tx.now
+		}
 		if _, err := tx.exec(sqlForgetIdempotent, at.Add(-idempotencyKept).UnixMicro()); err != nil {
 			return err
 		}
-		var hash []byte
-		var when int64
-		err := tx.row(sqlIdempotent, key.columns()...).Scan(&hash, &when, &reply)
-		begun := !errors.Is(err, sql.ErrNoRows)
-		if begun && err != nil {
+		row, begun, err := findIdempotent(tx, key)
+		if err != nil {
 			return err
 		}
-		// Claimed in here, where no other request with the key is.
-		claimed = reply == nil && c.answering.take(key, at)
+		free := !begun
+		if begun && row.reply == nil {
+			if free, err = isFree(tx, row); err != nil {
+				return err
+			}
+		}
+		// Claimed in here, where no other request of this process with the key is.
+		claimed = free && c.answering.take(key, at)
 		switch {
 		case claimed:
 			return beginAnew(tx, key, body, at)
-		case begun && !bytes.Equal(hash, body[:]):
+		case begun && !bytes.Equal(row.body, body[:]):
 			return ErrIdempotencyMismatch
-		case reply == nil:
+		case row.reply == nil:
 			return ErrIdempotencyInProgress
 		}
+		reply = row.reply
 		return nil // and what was forgotten stays forgotten
 	})
 	if err != nil {
@@ -103,13 +111,50 @@ func (c *Catalog) BeginIdempotent(ctx context.Context, key IdempotencyKey, body 
 	return reply, nil
 }
 
+// An idempotentRow is a request that was begun.
+type idempotentRow struct {
+	body  []byte
+	at    time.Time
+	reply []byte // nil: in progress
+	node  string
+	epoch int64
+}
+
+func findIdempotent(tx *transaction, key IdempotencyKey) (row idempotentRow, found bool, err error) {
+	var at int64
+	err = tx.row(tx.locked(sqlIdempotent, forUpdate), key.columns()...).Scan(&row.body, &at, &row.reply, &row.node, &row.epoch)
+	if errors.Is(err, sql.ErrNoRows) {
+		return row, false, nil
+	}
+	row.at = time.UnixMicro(at).UTC()
+	return row, err == nil, err
+}
+
+// isFree reports whether a request in progress may be begun anew as far as its
+// node is concerned: it is this one, whose claims know, or one that cannot end
+// it.
+func isFree(tx *transaction, row idempotentRow) (bool, error) {
+	if row.node == tx.node && row.epoch == tx.epoch {
+		return true, nil
+	}
+	n, found, err := findNode(tx, row.node, forKeyShare)
+	if err != nil {
+		return false, err
+	}
+	over := !found || n.Epoch != row.epoch || n.Forgotten != nil || !n.MaySign(tx.now)
+	return over, nil
+}
+
 // beginAnew writes the row of a request in progress, in place of one that nobody
-// is answering.
+// is answering. Another node may have been first.
 func beginAnew(tx *transaction, key IdempotencyKey, body [32]byte, at time.Time) error {
-	if _, err := tx.exec(sqlReleaseIdempotent, key.columns()...); err != nil {
+	if _, err := tx.exec(sqlAbandonIdempotent, key.columns()...); err != nil {
 		return err
 	}
-	_, err := tx.exec(sqlInsertIdempotent, append(key.columns(), body[:], at.UnixMicro())...)
+	n, err := tx.affected(sqlInsertIdempotent, append(key.columns(), body[:], at.UnixMicro(), tx.node, tx.epoch)...)
+	if err == nil && n == 0 {
+		err = ErrIdempotencyInProgress
+	}
 	return err
 }
 
@@ -122,19 +167,14 @@ func (c *Catalog) FinishIdempotent(ctx context.Context, key IdempotencyKey, repl
 	if len(reply) == 0 {
 		return illegal("a reply is not empty")
 	}
-	happened := func(ctx context.Context, db *sql.DB) (bool, error) {
-		var hash, done []byte
-		var when int64
-		err := db.QueryRowContext(ctx, sqlIdempotent, key.columns()...).Scan(&hash, &when, &done)
-		return bytes.Equal(done, reply), err
+	happened := func(tx *transaction) (bool, error) {
+		row, _, err := findIdempotent(tx, key)
+		return bytes.Equal(row.reply, reply), err
 	}
-	return c.write(ctx, "keeping a reply", happened, func(tx *transaction) error {
+	return c.write(ctx, writing, "keeping a reply", happened, func(tx *transaction) error {
 		drop()
-		result, err := tx.exec(sqlFinishIdempotent, append([]any{reply}, key.columns()...)...)
-		if err != nil {
-			return err
-		}
-		if n, err := result.RowsAffected(); err != nil || n == 1 {
+		n, err := tx.affected(sqlFinishIdempotent, append([]any{reply}, key.ownColumns(tx)...)...)
+		if err != nil || n == 1 {
 			return err
 		}
 		return missing(sql.ErrNoRows, "a request in progress with idempotency key %q", key.Key)
@@ -147,9 +187,9 @@ func (c *Catalog) FinishIdempotent(ctx context.Context, key IdempotencyKey, repl
 func (c *Catalog) ReleaseIdempotent(ctx context.Context, key IdempotencyKey) error {
 	drop := c.dropOnce(key)
 	defer drop()
-	return c.write(ctx, "releasing a request", nil, func(tx *transaction) error {
+	return c.write(ctx, writing, "releasing a request", nil, func(tx *transaction) error {
 		drop()
-		_, err := tx.exec(sqlReleaseIdempotent, key.columns()...)
+		_, err := tx.exec(sqlReleaseIdempotent, key.ownColumns(tx)...)
 		return err
 	})
 }

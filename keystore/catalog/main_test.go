@@ -4,16 +4,19 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"database/sql"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"chancery/keystore"
+	"chancery/keystore/catalog/postgrestest"
 )
 
 // TestMain becomes the process that TestS01KillAtAnyMoment kills, if asked to.
@@ -26,14 +29,47 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "20"); err != nil {
 		panic(err)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		postgrestest.Stop()
+		os.Exit(code)
+	}))
 }
 
 var epoch = time.Date(2026, 11, 2, 8, 0, 0, 123456000, time.UTC)
 
-func open(t testing.TB, path string) *Catalog {
+// A place is where a catalog is, on one of the databases. Its clock, the
+// catalog's too, stands at epoch until a test moves it.
+type place struct {
+	path string // of the file on SQLite
+	url  string // on PostgreSQL
+
+	mu   sync.Mutex // guards time
+	time time.Time
+}
+
+func (p *place) now() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.time
+}
+
+func (p *place) setClock(t time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.time = t
+}
+
+func (p *place) config() Config {
+	cfg := Config{Path: p.path, Now: p.now}
+	if p.url != "" {
+		cfg = Config{Postgres: &Postgres{URL: p.url}, Now: p.now, clock: p.now}
+	}
+	return cfg
+}
+
+func (p *place) open(t testing.TB) *Catalog {
 	t.Helper()
-	c, err := Open(context.Background(), Config{Path: path, Now: func() time.Time { return epoch }})
+	c, err := Open(context.Background(), p.config())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,9 +81,91 @@ func open(t testing.TB, path string) *Catalog {
 	return c
 }
 
+// activated returns a catalog whose key set "web" has an active version 1.
+func (p *place) activated(t testing.TB) *Catalog {
+	t.Helper()
+	c := p.open(t)
+	mustCreate(t, c, keySet("web"))
+	for _, to := range []keystore.State{keystore.Pending, keystore.Published, keystore.Active} {
+		step(t, c, "web", 1, to)
+	}
+	return c
+}
+
+// acknowledge has the catalog's clock stand at a moment for an acknowledgement.
+func (p *place) acknowledge(t testing.TB, c *Catalog, node string, versions []int, at time.Time, recs ...keystore.Record) (Change, error) {
+	p.setClock(at)
+	return c.Acknowledge(t.Context(), node, "web", versions, at, recs...)
+}
+
+func inFile(t testing.TB) *place {
+	return &place{path: filepath.Join(t.TempDir(), "catalog.db"), time: epoch}
+}
+
+func inPostgres(t testing.TB) *place {
+	url, _, _ := postgrestest.Database(t)
+	return &place{url: url, time: epoch}
+}
+
+// another is a place on the same database where there is no catalog yet.
+func (p *place) another(t testing.TB) *place {
+	if p.url != "" {
+		return inPostgres(t)
+	}
+	return inFile(t)
+}
+
+// each runs a test on every database.
+func each(t *testing.T, f func(t *testing.T, at *place)) {
+	t.Run("sqlite", func(t *testing.T) { f(t, inFile(t)) })
+	t.Run("postgres", func(t *testing.T) { f(t, inPostgres(t)) })
+}
+
+func open(t testing.TB, path string) *Catalog {
+	t.Helper()
+	return (&place{path: path, time: epoch}).open(t)
+}
+
 func fresh(t testing.TB) *Catalog {
 	t.Helper()
-	return open(t, filepath.Join(t.TempDir(), "catalog.db"))
+	return inFile(t).open(t)
+}
+
+func activated(t testing.TB) *Catalog {
+	t.Helper()
+	return inFile(t).activated(t)
+}
+
+func enrolment(node string) Enrolment {
+	return Enrolment{Node: node, Identity: [16]byte([]byte(fmt.Sprintf("%-16s", node))), Signing: 30 * time.Second, Publishing: 5 * time.Minute}
+}
+
+// file is the database of a catalog in a file.
+func file(c *Catalog) *sqlite { return c.db.(*sqlite) }
+
+// blind keeps a catalog from being read.
+func blind(c *Catalog) {
+	switch db := c.db.(type) {
+	case *sqlite:
+		db.reader.Close()
+	case *postgres:
+		db.pools[reading].Close()
+	}
+}
+
+// runs executes a statement beside the catalog's own code.
+func runs(t testing.TB, c *Catalog, statement string) error {
+	t.Helper()
+	db := writerOf(c)
+	_, err := db.ExecContext(t.Context(), statement)
+	return err
+}
+
+func writerOf(c *Catalog) *sql.DB {
+	if db, ok := c.db.(*postgres); ok {
+		return db.pools[changing]
+	}
+	return file(c).writer
 }
 
 func keySet(name string) *keystore.KeySet {
@@ -127,17 +245,6 @@ func step(t testing.TB, c *Catalog, name string, number int, to keystore.State) 
 		t.Fatal(err)
 	}
 	return change
-}
-
-// activated returns a catalog whose key set "web" has an active version 1.
-func activated(t testing.TB) *Catalog {
-	t.Helper()
-	c := fresh(t)
-	mustCreate(t, c, keySet("web"))
-	for _, to := range []keystore.State{keystore.Pending, keystore.Published, keystore.Active} {
-		step(t, c, "web", 1, to)
-	}
-	return c
 }
 
 func set(t testing.TB, c *Catalog, name string) *keystore.KeySet {

@@ -21,10 +21,10 @@ type Head struct {
 // is noticed. It never goes back: a smaller size, or another root at the same
 // size, is an error wrapping keystore.ErrOvertaken.
 func (c *Catalog) Remember(ctx context.Context, origin string, size int64, root [32]byte) error {
-	return c.write(ctx, fmt.Sprintf("remembering the head of %s", origin), nil, func(tx *transaction) error {
+	return c.write(ctx, writing, fmt.Sprintf("remembering the head of %s", origin), nil, func(tx *transaction) error {
 		var was int64
 		var wasRoot []byte
-		err := tx.row(sqlHead, origin).Scan(&was, &wasRoot)
+		err := tx.row(tx.locked(sqlHead, forNoKeyUpdate), origin).Scan(&was, &wasRoot)
 		switch {
 		case errors.Is(err, sql.ErrNoRows) && (origin == "" || size < 0):
 			return illegal("a head needs its origin and a size")
@@ -45,8 +45,8 @@ func (c *Catalog) Remember(ctx context.Context, origin string, size int64, root 
 // Recall returns the head last remembered of each log, by origin.
 func (c *Catalog) Recall(ctx context.Context) (map[string]Head, error) {
 	heads := make(map[string]Head)
-	err := c.read(ctx, "recalling the heads of the logs", func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, sqlHeads)
+	err := c.read(ctx, "recalling the heads of the logs", func(tx *transaction) error {
+		rows, err := tx.query(sqlHeads)
 		if err != nil {
 			return err
 		}
@@ -67,22 +67,38 @@ func (c *Catalog) Recall(ctx context.Context) (map[string]Head, error) {
 // Secret returns the 32 random bytes of that name, which are made at the first
 // call and stay the same for ever.
 func (c *Catalog) Secret(ctx context.Context, name string) (secret [32]byte, err error) {
-	err = c.write(ctx, fmt.Sprintf("reading the secret %q", name), nil, func(tx *transaction) error {
-		var value []byte
-		err := tx.row(sqlSecret, name).Scan(&value)
-		if err == nil {
-			copy(secret[:], value)
-			return errNothing
-		}
-		if !errors.Is(err, sql.ErrNoRows) {
-			return err
+	err = c.write(ctx, writing, fmt.Sprintf("reading the secret %q", name), nil, func(tx *transaction) error {
+		found, err := readSecret(tx, name, &secret)
+		if err != nil || found {
+			return nothingIf(found, err)
 		}
 		rand.Read(secret[:]) // never fails, by its contract
-		_, err = tx.exec(sqlInsertSecret, name, secret[:])
-		return err
+		n, err := tx.affected(sqlInsertSecret, name, secret[:])
+		if err != nil || n > 0 {
+			return err
+		}
+		found, err = readSecret(tx, name, &secret) // another node was first
+		return nothingIf(found, err)
 	})
 	if err != nil {
 		return [32]byte{}, err
 	}
 	return secret, nil
+}
+
+func readSecret(tx *transaction, name string, secret *[32]byte) (found bool, err error) {
+	var value []byte
+	err = tx.row(sqlSecret, name).Scan(&value)
+	if errors.Is(err, sql.ErrNoRows) {
+		return false, nil
+	}
+	copy(secret[:], value)
+	return err == nil, err
+}
+
+func nothingIf(found bool, err error) error {
+	if err == nil && found {
+		return errNothing
+	}
+	return err
 }

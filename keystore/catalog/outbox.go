@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"chancery/keystore"
 )
@@ -15,6 +16,8 @@ import (
 type OutboxRow struct {
 	ID     int64
 	Record keystore.Record // its ID is never empty
+	Node   string          // that wrote it, and in whose log it belongs; empty: none had enrolled
+	At     time.Time       // by the catalog's clock
 }
 
 var recordIDForm = form(`^[0-9a-f]{32}$`)
@@ -34,12 +37,8 @@ func putOutbox(tx *transaction, id string, recs []keystore.Record) ([]int64, err
 			return nil, fmt.Errorf("encoding a record: %w", err)
 		}
 		row := []any{id, rec.ID, string(text), tx.now.UnixMicro()}
-		result, err := tx.exec(sqlInsertOutbox, sealed(row)...)
-		if err != nil {
-			return nil, err
-		}
-		rowID, err := result.LastInsertId()
-		if err != nil {
+		var rowID int64
+		if err := tx.row(sqlInsertOutbox, append(row, sum(withNode(row, tx.node)), tx.node)...).Scan(&rowID); err != nil {
 			return nil, err
 		}
 		ids = append(ids, rowID)
@@ -47,11 +46,11 @@ func putOutbox(tx *transaction, id string, recs []keystore.Record) ([]int64, err
 	return ids, nil
 }
 
-// Outbox returns the rows that have not been marked, in the order they were
-// written.
+// Outbox returns the rows of every node that have not been marked, in the order
+// they were written.
 func (c *Catalog) Outbox(ctx context.Context) (list []OutboxRow, err error) {
-	err = c.read(ctx, "reading the outbox", func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, sqlOutbox)
+	err = c.read(ctx, "reading the outbox", func(tx *transaction) error {
+		rows, err := tx.query(sqlOutbox)
 		if err != nil {
 			return err
 		}
@@ -65,15 +64,16 @@ func scanOutbox(s scanner) (OutboxRow, error) {
 	var row OutboxRow
 	var transition, recordID, text string
 	var at, want int64
-	if err := s.Scan(&row.ID, &transition, &recordID, &text, &at, &want); err != nil {
+	if err := s.Scan(&row.ID, &transition, &recordID, &text, &at, &want, &row.Node); err != nil {
 		return OutboxRow{}, err
 	}
-	if sum([]any{transition, recordID, text, at}) != want {
+	if sum(withNode([]any{transition, recordID, text, at}, row.Node)) != want {
 		return OutboxRow{}, damaged("outbox row %d does not fit its checksum", row.ID)
 	}
 	if err := json.Unmarshal([]byte(text), &row.Record); err != nil {
 		return OutboxRow{}, damaged("outbox row %d: %v", row.ID, err)
 	}
+	row.At = time.UnixMicro(at).UTC()
 	return row, nil
 }
 
@@ -81,9 +81,9 @@ func scanOutbox(s scanner) (OutboxRow, error) {
 // error; marking it as another entry wraps keystore.ErrExists, and there being
 // no such row keystore.ErrNotFound.
 func (c *Catalog) Mark(ctx context.Context, id int64, entry string) error {
-	return c.write(ctx, "marking the outbox", nil, func(tx *transaction) error {
+	return c.write(ctx, writing, "marking the outbox", nil, func(tx *transaction) error {
 		var was sql.NullString
-		if err := tx.row(sqlEntryOf, id).Scan(&was); err != nil {
+		if err := tx.row(tx.locked(sqlEntryOf, forNoKeyUpdate), id).Scan(&was); err != nil {
 			return missing(err, "outbox row %d", id)
 		}
 		switch {
@@ -103,8 +103,8 @@ func (c *Catalog) Mark(ctx context.Context, id int64, entry string) error {
 // lifecycle entry that came from the outbox of this catalog and is not known to
 // it tells that an older copy of the file is in its place (S08).
 func (c *Catalog) Knows(ctx context.Context, recordID string) (yes bool, err error) {
-	err = c.read(ctx, "reading the outbox", func(tx *sql.Tx) error {
-		return tx.QueryRowContext(ctx, sqlKnows, recordID).Scan(&yes)
+	err = c.read(ctx, "reading the outbox", func(tx *transaction) error {
+		return tx.row(sqlKnows, recordID).Scan(&yes)
 	})
 	return yes, err
 }

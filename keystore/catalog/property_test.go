@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -19,6 +17,7 @@ import (
 // A catalogModel is what the catalog should hold after random legal and illegal
 // changes.
 type catalogModel struct {
+	at       *place
 	c        *Catalog
 	sets     map[string]*keystore.KeySet
 	revision int64
@@ -27,34 +26,34 @@ type catalogModel struct {
 }
 
 func TestNoSequenceOfChangesBreaksTheCatalog(t *testing.T) {
-	dir := t.TempDir()
-	run := 0
-	rapid.Check(t, func(rt *rapid.T) {
-		run++
-		path := filepath.Join(dir, fmt.Sprintf("%d.db", run))
-		m := &catalogModel{sets: make(map[string]*keystore.KeySet), kids: make(map[keystore.KID]string)}
-		m.open(rt, path)
-		defer func() { _ = m.c.Close(); _ = os.Remove(path) }()
-		rt.Repeat(map[string]func(*rapid.T){
-			"":            m.check,
-			"create":      m.create,
-			"advance":     m.advance,
-			"scramble":    m.scramble,
-			"horizon":     m.horizon,
-			"acknowledge": m.acknowledge,
-			"reopen": func(rt *rapid.T) {
-				if err := m.c.Close(); err != nil {
-					rt.Fatal(err)
-				}
-				m.open(rt, path)
-			},
+	for name, place := range map[string]func(testing.TB) *place{"sqlite": inFile, "postgres": inPostgres} {
+		t.Run(name, func(t *testing.T) {
+			rapid.Check(t, func(rt *rapid.T) {
+				m := &catalogModel{at: place(t), sets: make(map[string]*keystore.KeySet), kids: make(map[keystore.KID]string)}
+				m.open(rt)
+				defer func() { _ = m.c.Close() }()
+				rt.Repeat(map[string]func(*rapid.T){
+					"":            m.check,
+					"create":      m.create,
+					"advance":     m.advance,
+					"scramble":    m.scramble,
+					"horizon":     m.horizon,
+					"acknowledge": m.acknowledge,
+					"reopen": func(rt *rapid.T) {
+						if err := m.c.Close(); err != nil {
+							rt.Fatal(err)
+						}
+						m.open(rt)
+					},
+				})
+			})
 		})
-	})
+	}
 }
 
-func (m *catalogModel) open(rt *rapid.T, path string) {
+func (m *catalogModel) open(rt *rapid.T) {
 	var err error
-	if m.c, err = Open(rt.Context(), Config{Path: path, Now: func() time.Time { return epoch }}); err != nil {
+	if m.c, err = Open(rt.Context(), m.at.config()); err != nil {
 		rt.Fatal(err)
 	}
 }
@@ -84,6 +83,13 @@ func (m *catalogModel) accept(name string, ks *keystore.KeySet, change Change, r
 	m.revision++
 	m.records += records
 	ks.Revision = change.Revision
+	ks.Acks = slices.DeleteFunc(ks.Acks, func(a keystore.Ack) bool {
+		v, _ := ks.Version(a.Version)
+		return !v.State.Known()
+	})
+	if len(ks.Acks) == 0 {
+		ks.Acks = nil
+	}
 	m.sets[name] = ks
 }
 
@@ -197,8 +203,11 @@ func (m *catalogModel) acknowledge(rt *rapid.T) {
 		numbers = append(numbers, v.Number)
 		if v.ServedAt.IsZero() {
 			v.ServedAt, isNew = at, true
+			next.Acks = append(next.Acks, keystore.Ack{Node: "dev", Version: v.Number, At: at})
 		}
 	}
+	slices.SortFunc(next.Acks, func(a, b keystore.Ack) int { return a.Version - b.Version })
+	m.at.setClock(at)
 	change, err := m.c.Acknowledge(rt.Context(), "dev", name, numbers, at, record(keystore.ActKeyServed))
 	if err != nil {
 		rt.Fatal(err)

@@ -49,10 +49,16 @@ func roundUp(t time.Time) time.Time {
 	return c
 }
 
+// cutFact makes f as it will be read back. PostgreSQL keeps no text with a zero
+// byte or of another encoding.
 func cutFact(f *keystore.Fact) {
 	if f != nil {
-		f.At = cut(f.At)
+		f.At, f.By, f.Reason = cut(f.At), plain(f.By), plain(f.Reason)
 	}
+}
+
+func plain(s string) string {
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // cutSet makes every time of ks as it will be read back.
@@ -142,6 +148,30 @@ func versionRow(keyset string, v *keystore.Version) []any {
 		micros(v.StoppedAt), micros(v.RetiredAt), micros(v.DestroyedAt), micros(v.ExpHorizon), int64(v.MaxLifetime))
 	row = append(row, factColumns(v.Suspended)...)
 	return append(row, factColumns(v.Compromised)...)
+}
+
+// sealedVersion returns every column of a version's row. Its maker came later and
+// counts like what a set has announced.
+func sealedVersion(keyset string, v *keystore.Version) []any {
+	row := versionRow(keyset, v)
+	return append(row, versionSum(row, v), v.Maker)
+}
+
+func versionSum(row []any, v *keystore.Version) int64 {
+	return sum(withNode(row, v.Maker))
+}
+
+// withNode returns the columns that count in a sum: the node too, if there is
+// one.
+func withNode(row []any, node string) []any {
+	if node == "" {
+		return row
+	}
+	return append(row[:len(row):len(row)], node)
+}
+
+func ackRow(keyset string, a keystore.Ack) []any {
+	return []any{a.Node, keyset, int64(a.Version), micros(a.At)}
 }
 
 // sum returns the checksum of a row: CRC-32C over its columns, each with its
@@ -239,7 +269,7 @@ func scanVersion(s scanner) (keyset string, v keystore.Version, err error) {
 		&created, &published, &served, &activated, &stopped, &retired, &destroyed, &horizon, &v.MaxLifetime}
 	targets = append(targets, suspended.targets()...)
 	targets = append(targets, compromised.targets()...)
-	if err := s.Scan(append(targets, &want)...); err != nil {
+	if err := s.Scan(append(targets, &want, &v.Maker)...); err != nil {
 		return "", v, err
 	}
 	whole := copy(v.KeyID[:], keyID) == len(keyID) && len(keyID) == len(v.KeyID)
@@ -252,8 +282,20 @@ func scanVersion(s scanner) (keyset string, v keystore.Version, err error) {
 	v.CreatedAt, v.PublishedAt, v.ServedAt, v.ActivatedAt = timeOf(created), timeOf(published), timeOf(served), timeOf(activated)
 	v.StoppedAt, v.RetiredAt, v.DestroyedAt, v.ExpHorizon = timeOf(stopped), timeOf(retired), timeOf(destroyed), timeOf(horizon)
 	v.Suspended, v.Compromised = suspended.fact(), compromised.fact()
-	if err != nil || !whole || sum(versionRow(keyset, &v)) != want {
+	if err != nil || !whole || versionSum(versionRow(keyset, &v), &v) != want {
 		return "", v, damaged("the row of key set %q version %d does not fit its checksum", keyset, v.Number)
 	}
 	return keyset, v, nil
+}
+
+func scanAck(s scanner) (keyset string, a keystore.Ack, err error) {
+	var at, want int64
+	if err := s.Scan(&a.Node, &keyset, &a.Version, &at, &want); err != nil {
+		return "", a, err
+	}
+	a.At = time.UnixMicro(at).UTC()
+	if sum(ackRow(keyset, a)) != want {
+		return "", a, damaged("an acknowledgement of key set %q does not fit its checksum", keyset)
+	}
+	return keyset, a, nil
 }

@@ -29,8 +29,8 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 	if err := checkNew(after); err != nil {
 		return Change{}, err
 	}
-	return c.change(ctx, fmt.Sprintf("creating key set %q", ks.Name), func(tx *transaction, id string) (Change, error) {
-		if _, err := loadSet(tx, ks.Name); err == nil {
+	return c.change(ctx, changing, fmt.Sprintf("creating key set %q", ks.Name), func(tx *transaction, id string) (Change, error) {
+		if _, err := loadSet(tx, ks.Name, nil); err == nil {
 			return Change{}, fmt.Errorf("key set %q: %w", ks.Name, keystore.ErrExists)
 		} else if !isNotFound(err) {
 			return Change{}, err
@@ -49,7 +49,7 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 			return Change{}, err
 		}
 		for i := range after.Versions {
-			if _, err := tx.exec(sqlInsertVersion, sealed(versionRow(after.Name, &after.Versions[i]))...); err != nil {
+			if _, err := tx.exec(sqlInsertVersion, sealedVersion(after.Name, &after.Versions[i])...); err != nil {
 				return Change{}, err
 			}
 		}
@@ -72,8 +72,12 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 // then nothing was changed; ErrUncertain if not even that could be found out;
 // or are f's own.
 func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (Change, error) {
-	return c.change(ctx, fmt.Sprintf("changing key set %q", name), func(tx *transaction, id string) (Change, error) {
-		before, err := loadSet(tx, name)
+	return c.change(ctx, changing, fmt.Sprintf("changing key set %q", name), func(tx *transaction, id string) (Change, error) {
+		nodes, gone, err := loadNodes(tx)
+		if err != nil {
+			return Change{}, err
+		}
+		before, err := loadSet(tx, name, gone)
 		if err != nil {
 			return Change{}, err
 		}
@@ -81,7 +85,7 @@ func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(
 			return Change{}, fmt.Errorf("key set %q is at revision %d, not %d: %w", name, before.Revision, expect, keystore.ErrOvertaken)
 		}
 		after := before.Clone()
-		recs, err := f(keystore.Moment{Now: tx.now}, after)
+		recs, err := f(keystore.Moment{Now: tx.now, Nodes: nodes}, after)
 		if err != nil {
 			return Change{}, err
 		}
@@ -102,73 +106,14 @@ func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(
 	})
 }
 
-// Acknowledge records that node serves the key set with these versions. What it
-// had said before counts no more; if anything is new, the versions' ServedAt and
-// the first time the set's become at, the revision advances, and recs go into
-// the outbox; otherwise nothing is written. Versions that have left the set
-// meanwhile are passed over.
-func (c *Catalog) Acknowledge(ctx context.Context, node, keyset string, versions []int, at time.Time, recs ...keystore.Record) (Change, error) {
-	at = cut(at)
-	if node == "" || at.IsZero() {
-		return Change{}, illegal("an acknowledgement needs its node and time")
-	}
-	return c.change(ctx, fmt.Sprintf("acknowledging key set %q", keyset), func(tx *transaction, id string) (Change, error) {
-		before, err := loadSet(tx, keyset)
-		if err != nil {
-			return Change{}, err
-		}
-		after := before.Clone()
-		fresh := false
-		for _, number := range versions {
-			v, ok := after.Version(number)
-			if !ok || v.KID == "" {
-				return Change{}, illegal("key set %q has no version %d to serve", keyset, number)
-			}
-			if !v.State.Known() {
-				continue
-			}
-			isNew, err := acknowledge(tx, node, keyset, number, at)
-			if err != nil {
-				return Change{}, err
-			}
-			if isNew && v.ServedAt.Before(at) {
-				v.ServedAt = at
-			}
-			fresh = fresh || isNew
-		}
-		if !fresh {
-			revision, err := currentRevision(tx)
-			return Change{Revision: revision}, orNothing(err)
-		}
-		if after.ServedAt.IsZero() {
-			after.ServedAt = at
-		}
-		revision, _, err := writeSet(tx, id, before, after)
-		if err != nil {
-			return Change{}, err
-		}
-		rows, err := putOutbox(tx, id, recs)
-		return Change{revision, rows}, err
-	})
-}
-
-func acknowledge(tx *transaction, node, keyset string, number int, at time.Time) (isNew bool, err error) {
-	result, err := tx.exec(sqlAcknowledge, node, keyset, number, micros(at))
-	if err != nil {
-		return false, err
-	}
-	n, err := result.RowsAffected()
-	return n > 0, err
-}
-
 // RaiseHorizon makes sure, before it returns, that the catalog knows that a
 // token signed by kid may live until to. It never lowers the horizon and leaves
 // the revision as it is. The error wraps keystore.ErrNotFound, or
 // keystore.ErrOvertaken if the version does not sign any more.
 func (c *Catalog) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Time) error {
 	to = roundUp(to)
-	return c.write(ctx, "raising a horizon", nil, func(tx *transaction) error {
-		keyset, v, err := scanVersion(tx.row(sqlVersionByKID, string(kid)))
+	return c.write(ctx, writing, "raising a horizon", nil, func(tx *transaction) error {
+		keyset, v, err := scanVersion(tx.row(tx.locked(sqlVersionByKID, forNoKeyUpdate), string(kid)))
 		if err != nil {
 			return missing(err, "key %q", kid)
 		}
@@ -179,7 +124,7 @@ func (c *Catalog) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Ti
 			return errNothing
 		}
 		v.ExpHorizon = to
-		_, err = tx.exec(sqlUpdateVersion, sealed(versionRow(keyset, &v))...)
+		_, err = tx.exec(sqlUpdateVersion, sealedVersion(keyset, &v)...)
 		return err
 	})
 }
@@ -193,8 +138,10 @@ func (c *Catalog) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Ti
 // signed for: whoever finds that assumes the worst. by is called inside the
 // transaction, with copies, and must not call the catalog's writing methods.
 func (c *Catalog) RaiseHorizons(ctx context.Context, by func(*keystore.KeySet, *keystore.Version) time.Time) error {
-	return c.write(ctx, "raising the horizons", nil, func(tx *transaction) error {
-		sets, err := loadSets(tx, sqlKeySets, sqlAllPromises, sqlAllVersions)
+	return c.write(ctx, writing, "raising the horizons", nil, func(tx *transaction) error {
+		horizons := allSets
+		horizons.versions = tx.locked(allSets.versions, forNoKeyUpdate)
+		sets, err := loadSets(tx, horizons, nil)
 		if err != nil {
 			return err
 		}
@@ -229,7 +176,7 @@ func raiseSet(tx *transaction, ks *keystore.KeySet, by func(*keystore.KeySet, *k
 			continue
 		}
 		v.ExpHorizon = to
-		if _, err := tx.exec(sqlUpdateVersion, sealed(versionRow(ks.Name, v))...); err != nil {
+		if _, err := tx.exec(sqlUpdateVersion, sealedVersion(ks.Name, v)...); err != nil {
 			return raised, err
 		}
 		raised++
@@ -239,13 +186,13 @@ func raiseSet(tx *transaction, ks *keystore.KeySet, by func(*keystore.KeySet, *k
 
 // change runs f in a transaction with a random id, by which a commit whose
 // answer was lost is found again. f returns errNothing to write nothing.
-func (c *Catalog) change(ctx context.Context, doing string, f func(tx *transaction, id string) (Change, error)) (Change, error) {
+func (c *Catalog) change(ctx context.Context, m mode, doing string, f func(tx *transaction, id string) (Change, error)) (Change, error) {
 	id := newID()
 	var done Change
-	happened := func(ctx context.Context, db *sql.DB) (yes bool, err error) {
-		return yes, db.QueryRowContext(ctx, sqlHappened, id).Scan(&yes)
+	happened := func(tx *transaction) (yes bool, err error) {
+		return yes, tx.row(sqlHappened, id).Scan(&yes)
 	}
-	err := c.write(ctx, doing, happened, func(tx *transaction) (err error) {
+	err := c.write(ctx, m, doing, happened, func(tx *transaction) (err error) {
 		done, err = f(tx, id)
 		return err
 	})
@@ -262,30 +209,23 @@ func newID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func orNothing(err error) error {
-	if err == nil {
-		return errNothing
-	}
-	return err
-}
-
-func currentRevision(tx *transaction) (revision int64, err error) {
-	return revision, tx.row(sqlRevision).Scan(&revision)
-}
-
-// nextRevision takes the next revision for a change of keyset.
+// nextRevision takes the next revision for a change of keyset; it is empty where
+// nodes change.
 func nextRevision(tx *transaction, id, keyset string) (int64, error) {
-	revision, err := currentRevision(tx)
+	next := head{revision: tx.newest.revision + 1, transition: id, at: tx.now, clock: tx.now, id: tx.newest.id}
+	_, err := tx.exec(sqlInsertChange, next.revision, id, keyset, tx.now.UnixMicro())
 	if err != nil {
 		return 0, err
 	}
-	revision++
-	_, err = tx.exec(sqlInsertChange, revision, id, keyset, tx.now.UnixMicro())
-	return revision, err
+	tx.newest = next
+	return next.revision, nil
 }
 
-func loadSet(tx *transaction, name string) (*keystore.KeySet, error) {
-	sets, err := loadSets(tx, sqlKeySet, sqlPromises, sqlVersions, name)
+// loadSet reads a key set that is about to be changed.
+func loadSet(tx *transaction, name string, gone map[string]bool) (*keystore.KeySet, error) {
+	one := oneSet
+	one.versions = tx.locked(oneSet.versions, forNoKeyUpdate) // a horizon is raised meanwhile
+	sets, err := loadSets(tx, one, gone, name)
 	if err != nil {
 		return nil, err
 	}
@@ -301,13 +241,12 @@ func writeSet(tx *transaction, id string, before, after *keystore.KeySet) (revis
 	var writes []*keystore.Version
 	for i := range after.Versions {
 		v := &after.Versions[i]
-		if i >= len(before.Versions) || !sameRow(versionRow(after.Name, &before.Versions[i]), versionRow(after.Name, v)) {
+		if i >= len(before.Versions) || !sameRow(sealedVersion(after.Name, &before.Versions[i]), sealedVersion(after.Name, v)) {
 			writes = append(writes, v)
 		}
 	}
 	if len(writes) == 0 && sameRow(sealedSet(before), sealedSet(after)) {
-		revision, err = currentRevision(tx)
-		return revision, false, err
+		return tx.newest.revision, false, nil
 	}
 	if len(after.Versions) > len(before.Versions) || slices.ContainsFunc(writes, func(v *keystore.Version) bool {
 		return v.KID != "" && before.Versions[v.Number-1].KID == ""
@@ -334,7 +273,7 @@ func writeSet(tx *transaction, id string, before, after *keystore.KeySet) (revis
 		if v.Number > len(before.Versions) {
 			statement = sqlInsertVersion
 		}
-		if _, err := tx.exec(statement, sealed(versionRow(after.Name, v))...); err != nil {
+		if _, err := tx.exec(statement, sealedVersion(after.Name, v)...); err != nil {
 			return 0, false, err
 		}
 	}

@@ -2,53 +2,51 @@ package catalog
 
 import (
 	"context"
-	"database/sql"
 
 	"chancery/keystore"
 )
 
-// View returns a snapshot of the catalog as it is now. Its ReadAt is the moment
-// before it was read. The error wraps keystore.ErrUnavailable, and ErrDamaged
-// too if what was read is not what was written.
+// View returns a snapshot of the catalog as it is now, with its nodes and what
+// the catalog's own clock says. Its ReadAt is the moment before it was read. The
+// error wraps keystore.ErrUnavailable, and ErrDamaged too if what was read is not
+// what was written.
 func (c *Catalog) View(ctx context.Context) (*keystore.View, error) {
 	readAt := c.now()
-	var revision int64
-	var sets []*keystore.KeySet
-	err := c.read(ctx, "reading the catalog", func(tx *sql.Tx) (err error) {
-		if err := tx.QueryRowContext(ctx, sqlRevision).Scan(&revision); err != nil {
+	var view *keystore.View
+	err := c.read(ctx, "reading the catalog", func(tx *transaction) error {
+		nodes, gone, err := loadNodes(tx)
+		if err != nil {
 			return err
 		}
-		sets, err = loadSets(querier{ctx, tx}, sqlKeySets, sqlAllPromises, sqlAllVersions)
-		return err
+		sets, err := loadSets(tx, allSets, gone)
+		if err != nil {
+			return err
+		}
+		view = keystore.NewView(tx.newest.revision, readAt, sets).WithNodes(tx.now, nodes)
+		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return keystore.NewView(revision, readAt, sets), nil
+	return view, nil
 }
 
-// A querier asks a *sql.Tx or a *sql.Conn under one context.
-type querier struct {
-	ctx context.Context
-	on  interface {
-		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	}
-}
+// A selection is the four statements that read key sets with all that belongs to
+// them. They take the same arguments.
+type selection struct{ keySets, promises, versions, acks string }
 
-func (q querier) query(statement string, args ...any) (*sql.Rows, error) {
-	return q.on.QueryContext(q.ctx, statement, args...)
-}
+var (
+	allSets = selection{sqlKeySets, sqlAllPromises, sqlAllVersions, sqlAllAcks}
+	oneSet  = selection{sqlKeySet, sqlPromises, sqlVersions, sqlAcks}
+)
 
-// loadSets reads key sets with all that belongs to them. The three statements
-// take the same arguments.
-func loadSets(q interface {
-	query(string, ...any) (*sql.Rows, error)
-}, keySets, promises, versions string, args ...any) ([]*keystore.KeySet, error) {
+// loadSets reads key sets. What the nodes in gone have said counts no more.
+func loadSets(tx *transaction, from selection, gone map[string]bool, args ...any) ([]*keystore.KeySet, error) {
 	type counted struct {
 		*keystore.KeySet
 		versions, promises int
 	}
-	rows, err := q.query(keySets, args...)
+	rows, err := tx.query(from.keySets, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -63,10 +61,13 @@ func loadSets(q interface {
 	for _, one := range list {
 		byName[one.Name] = one.KeySet
 	}
-	if err := loadPromises(q.query, promises, args, byName); err != nil {
+	if err := loadPromises(tx, from.promises, args, byName); err != nil {
 		return nil, err
 	}
-	if err := loadVersions(q.query, versions, args, byName); err != nil {
+	if err := loadVersions(tx, from.versions, args, byName); err != nil {
+		return nil, err
+	}
+	if err := loadAcks(tx, from.acks, args, byName, gone); err != nil {
 		return nil, err
 	}
 	sets := make([]*keystore.KeySet, len(list))
@@ -80,10 +81,8 @@ func loadSets(q interface {
 	return sets, nil
 }
 
-type queryFunc func(string, ...any) (*sql.Rows, error)
-
-func loadPromises(query queryFunc, statement string, args []any, sets map[string]*keystore.KeySet) error {
-	rows, err := query(statement, args...)
+func loadPromises(tx *transaction, statement string, args []any, sets map[string]*keystore.KeySet) error {
+	rows, err := tx.query(statement, args...)
 	if err != nil {
 		return err
 	}
@@ -102,8 +101,8 @@ func loadPromises(query queryFunc, statement string, args []any, sets map[string
 	return err
 }
 
-func loadVersions(query queryFunc, statement string, args []any, sets map[string]*keystore.KeySet) error {
-	rows, err := query(statement, args...)
+func loadVersions(tx *transaction, statement string, args []any, sets map[string]*keystore.KeySet) error {
+	rows, err := tx.query(statement, args...)
 	if err != nil {
 		return err
 	}
@@ -117,6 +116,30 @@ func loadVersions(query queryFunc, statement string, args []any, sets map[string
 			return struct{}{}, damaged("version %d of key set %q stands alone", v.Number, name)
 		}
 		ks.Versions = append(ks.Versions, v)
+		return struct{}{}, nil
+	})
+	return err
+}
+
+// loadAcks reads what was said of the versions that are known.
+func loadAcks(tx *transaction, statement string, args []any, sets map[string]*keystore.KeySet, gone map[string]bool) error {
+	rows, err := tx.query(statement, args...)
+	if err != nil {
+		return err
+	}
+	_, err = collect(rows, func(s scanner) (struct{}, error) {
+		name, a, err := scanAck(s)
+		if err != nil {
+			return struct{}{}, err
+		}
+		ks, ok := sets[name]
+		if !ok {
+			return struct{}{}, damaged("an acknowledgement of key set %q stands alone", name)
+		}
+		v, ok := ks.Version(a.Version)
+		if ok && v.State.Known() && v.Compromised == nil && !gone[a.Node] {
+			ks.Acks = append(ks.Acks, a)
+		}
 		return struct{}{}, nil
 	})
 	return err

@@ -20,14 +20,14 @@ import (
 // applicationID marks the file as ours: "Chcy".
 const applicationID = 0x43686379
 
-//go:embed migrations/*.sql
+//go:embed migrations
 var migrations embed.FS
 
 // loadMigrations returns the statements that lead from schema version i to i+1.
-// The schema version is the number of migrations that were applied, in
-// PRAGMA user_version.
-func loadMigrations() ([]string, error) {
-	names, err := fs.Glob(migrations, "migrations/*.sql")
+// The schema version is the number of migrations that were applied: in SQLite in
+// PRAGMA user_version, in PostgreSQL in the table catalog.
+func loadMigrations(database string) ([]string, error) {
+	names, err := fs.Glob(migrations, "migrations/"+database+"/*.sql")
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +81,11 @@ func build(ctx context.Context, path string) (err error) {
 	if _, err := db.ExecContext(ctx, "PRAGMA application_id = "+strconv.Itoa(applicationID)); err != nil {
 		return err
 	}
-	return migrate(ctx, db)
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(migrate(ctx, conn, nil), conn.Close())
 }
 
 func syncDir(dir string) error {
@@ -98,43 +102,52 @@ func syncDir(dir string) error {
 
 // prepare recognises the file, brings its schema up to date and checks that it
 // is whole.
-func prepare(ctx context.Context, db *sql.DB) error {
+func (s *sqlite) prepare(ctx context.Context, seen func(*transaction) error) error {
+	conn, err := s.writer.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
 	var id int
-	if err := db.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+	if err := conn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
 		return err
 	}
 	if id != applicationID {
 		return damaged("it is a database of something else (application id %#x)", id)
 	}
-	if err := migrate(ctx, db); err != nil {
+	if err := migrate(ctx, conn, func() error { return seen(&transaction{ctx: ctx, conn: conn, db: s}) }); err != nil {
 		return err
 	}
-	if err := checkSchema(ctx, db); err != nil {
+	if err := checkSchema(ctx, conn); err != nil {
 		return err
 	}
-	return checkIntegrity(ctx, db)
+	return checkIntegrity(ctx, conn)
 }
 
 // migrate applies the migrations the file has not had, each in a transaction
-// with the version number it leads to.
-func migrate(ctx context.Context, db *sql.DB) error {
-	all, err := loadMigrations()
+// with the version number it leads to. recognised is asked before the first.
+func migrate(ctx context.Context, conn *sql.Conn, recognised func() error) error {
+	all, err := loadMigrations("sqlite")
 	if err != nil {
 		return err
 	}
 	var version int
-	if err := db.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return err
 	}
 	if version > len(all) {
-		return fmt.Errorf("%w: schema %d, this program knows %d (hint: run the version of chanceryd that wrote it, or a later one)",
-			ErrNewer, version, len(all))
+		return newer(version, len(all))
 	}
 	if version < 0 {
 		return damaged("its schema version is %d", version)
 	}
+	if version > 0 {
+		if err := recognised(); err != nil {
+			return err
+		}
+	}
 	var mode string
-	if err := db.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
+	if err := conn.QueryRowContext(ctx, "PRAGMA journal_mode = WAL").Scan(&mode); err != nil {
 		return err
 	}
 	if mode != "wal" {
@@ -142,10 +155,54 @@ func migrate(ctx context.Context, db *sql.DB) error {
 			"(hint: the data directory must be on a local file system)", keystore.ErrUnavailable, mode)
 	}
 	for i := version; i < len(all); i++ {
-		step := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT;", all[i], i+1)
-		if _, err := db.ExecContext(ctx, step); err != nil {
-			_, _ = db.ExecContext(context.Background(), "ROLLBACK")
+		if err := migrateOnce(ctx, conn, all[i], i+1); err != nil {
+			_, _ = conn.ExecContext(context.Background(), "ROLLBACK")
 			return fmt.Errorf("migrating to schema %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+func newer(version, known int) error {
+	return fmt.Errorf("%w: schema %d, this program knows %d (hint: run the version of chanceryd that wrote it, or a later one)",
+		ErrNewer, version, known)
+}
+
+// sealsAcknowledgements is the schema whose acknowledgements have sums first.
+const sealsAcknowledgements = 3
+
+func migrateOnce(ctx context.Context, conn *sql.Conn, text string, version int) error {
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE; "+text); err != nil {
+		return err
+	}
+	if version == sealsAcknowledgements {
+		if err := sealAcknowledgements(ctx, conn); err != nil {
+			return err
+		}
+	}
+	_, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA user_version = %d; COMMIT", version))
+	return err
+}
+
+// sealAcknowledgements gives those of before their sums.
+func sealAcknowledgements(ctx context.Context, conn *sql.Conn) error {
+	rows, err := conn.QueryContext(ctx, `SELECT node, keyset, number, at FROM acknowledgement`)
+	if err != nil {
+		return err
+	}
+	acks, err := collect(rows, func(s scanner) ([]any, error) {
+		var node, keyset string
+		var number, at int64
+		err := s.Scan(&node, &keyset, &number, &at)
+		return []any{node, keyset, number, at}, err
+	})
+	if err != nil {
+		return err
+	}
+	for _, row := range acks {
+		_, err := conn.ExecContext(ctx, `UPDATE acknowledgement SET sum = $1 WHERE node = $2 AND keyset = $3 AND number = $4 AND at = $5`, append([]any{sum(row)}, row...)...)
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -154,8 +211,8 @@ func migrate(ctx context.Context, db *sql.DB) error {
 // checkSchema compares the file's tables, indexes and triggers with what the
 // migrations make of an empty database: no check of SQLite's finds a constraint
 // that is not there.
-func checkSchema(ctx context.Context, db *sql.DB) (err error) {
-	all, err := loadMigrations()
+func checkSchema(ctx context.Context, conn *sql.Conn) (err error) {
+	all, err := loadMigrations("sqlite")
 	if err != nil {
 		return err
 	}
@@ -171,7 +228,7 @@ func checkSchema(ctx context.Context, db *sql.DB) (err error) {
 	if err != nil {
 		return err
 	}
-	got, err := schemaOf(ctx, db)
+	got, err := schemaOf(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -181,7 +238,12 @@ func checkSchema(ctx context.Context, db *sql.DB) (err error) {
 	return nil
 }
 
-func schemaOf(ctx context.Context, db *sql.DB) ([]string, error) {
+// A querier is a *sql.DB or *sql.Conn.
+type querier interface {
+	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
+}
+
+func schemaOf(ctx context.Context, db querier) ([]string, error) {
 	rows, err := db.QueryContext(ctx, `SELECT type || ' ' || name || ' ' || tbl_name || ' ' || COALESCE(sql, '')
 		FROM sqlite_schema WHERE name NOT LIKE 'sqlite_stat%' ORDER BY type, name`)
 	if err != nil {
@@ -192,9 +254,10 @@ func schemaOf(ctx context.Context, db *sql.DB) ([]string, error) {
 
 // checkIntegrity reads the whole file once (S08), and the tables that decide
 // over keys together with their indexes.
-func checkIntegrity(ctx context.Context, db *sql.DB) error {
+func checkIntegrity(ctx context.Context, db querier) error {
 	for _, pragma := range []string{
 		"quick_check(1)", "integrity_check(keyset)", "integrity_check(promise)", "integrity_check(version)",
+		"integrity_check(node)", "integrity_check(acknowledgement)",
 	} {
 		rows, err := db.QueryContext(ctx, "PRAGMA "+pragma)
 		if err != nil {
