@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -17,11 +18,17 @@ import (
 const timelineWidth = 60
 
 func (a *app) rotationCommand() *cobra.Command {
-	steps := 0
+	steps, svg := 0, ""
 	plan := &cobra.Command{
 		Use: "plan KEYSET", Short: "Show what rotation will do, when, and what it waits for", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationPlan(ctx, args[0], steps) }),
+		RunE: does(func(ctx context.Context, args []string) error {
+			if svg != "" {
+				return a.rotationPicture(ctx, args[0], svg)
+			}
+			return a.rotationPlan(ctx, args[0], steps)
+		}),
 	}
+	plan.Flags().StringVar(&svg, "svg", "", "draw it as a picture into this file instead; -: standard output")
 	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to list; 0: all there are (the timeline has them all)")
 	return group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand())
 }
@@ -63,10 +70,43 @@ func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
 	if plan.Held != "" {
 		a.printf("next: %s\n", plan.Held)
 	}
-	if drawn := timeline(lives(ks, plan), now, timelineWidth); drawn != "" {
-		_, err = fmt.Fprintf(a.out, "\n%s", cleanLines(drawn))
+	drawn := cleanLines(timeline(lives(ks, plan, now), now, timelineWidth))
+	if a.colours() {
+		drawn = marksColoured(drawn)
+	}
+	if drawn != "" {
+		_, err = fmt.Fprintf(a.out, "\n%s", drawn)
 	}
 	return err
+}
+
+// rotationPicture draws a plan into a file, or onto standard output.
+func (a *app) rotationPicture(ctx context.Context, name, path string) error {
+	if a.json {
+		return usagef("rotation plan: --svg and --json exclude each other")
+	}
+	c, err := a.connect(roleOperator)
+	if err != nil {
+		return err
+	}
+	ks, err := c.KeySet(ctx, name)
+	if err != nil {
+		return err
+	}
+	plan, err := c.Plan(ctx, name)
+	if err != nil {
+		return err
+	}
+	drawn := drawPlan(ks, plan, time.Now())
+	if path == "-" {
+		_, err = a.out.Write(drawn)
+		return err
+	}
+	if err := os.WriteFile(path, drawn, 0o644); err != nil {
+		return fmt.Errorf("writing the picture: %w", err)
+	}
+	a.printf("%s: drawn into %s\n", name, path)
+	return nil
 }
 
 func (a *app) rotationNowCommand() *cobra.Command {

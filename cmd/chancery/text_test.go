@@ -94,7 +94,7 @@ func TestTimeline(t *testing.T) {
 		{At: *at(10), Version: 4, Step: "activate"}, {At: *at(10), Version: 3, Step: "retire"}, {At: *at(11), Version: 5, Step: "generate"},
 		{At: *at(12), Version: 5, Step: "publish"}, {At: *at(20), Version: 3, Step: "remove"},
 	}}
-	got := timeline(lives(ks, plan), now, 41)
+	got := timeline(lives(ks, plan, now), now, 41)
 	want := `
                               now
 version 2  ##########..........|....
