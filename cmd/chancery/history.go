@@ -46,11 +46,11 @@ func (a *app) rotationHistory(ctx context.Context, name string, since time.Time)
 // printHistory fits a hundred columns: an entry is told by its index, and below
 // the table by the log it is in.
 func (a *app) printHistory(events []api.Event) {
-	log, one := "", true
+	log, one, longest := "", true, len("entry")
 	for i, e := range events {
-		l, _, _ := strings.Cut(e.Entry, "#")
+		l, index, _ := strings.Cut(e.Entry, "#")
 		one = one && (i == 0 || l == log)
-		log = l
+		log, longest = l, max(longest, len("#")+len(index))
 	}
 	var rows [][]string
 	for _, e := range events {
@@ -66,7 +66,7 @@ func (a *app) printHistory(events []api.Event) {
 		}
 		rows = append(rows, []string{when(e.At), version, e.Event, by, entry})
 	}
-	widths := map[int]int{3: 12, 4: 38}
+	widths := map[int]int{3: 11, 4: 47 - min(longest, 20)}
 	if !one {
 		widths[4], widths[5] = 26, 18
 	}

@@ -28,7 +28,7 @@ const (
 // svgStyle has no variables, which not every program that draws SVG knows.
 const svgStyle = `
 text{font:13px system-ui,"Segoe UI","DejaVu Sans",sans-serif;fill:#1f2933}
-.h{font-size:18px;font-weight:600}.s{font-size:12px}.m{fill:#5b6874}.b{font-size:10px;font-weight:600;text-anchor:middle}
+.h{font-size:18px;font-weight:600}.s{font-size:12px}.m{fill:#5b6874}.b{font-size:9px;font-weight:600;text-anchor:middle}
 .page{fill:#fff}.grid{stroke:#e1e5ea}.lane{fill:#f6f8fa}.known{fill:#a9cdf2}.signs{fill:#1c62c4}
 .now{stroke:#c2255c;stroke-width:1.5;stroke-dasharray:4 3}.nowtext{fill:#c2255c;font-weight:600}
 .gate{stroke:#1f2933;stroke-width:1.2}.dot{fill:#fff;stroke:#1f2933;stroke-width:1.2}

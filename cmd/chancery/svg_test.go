@@ -146,6 +146,7 @@ func TestTicks(t *testing.T) {
 		{30 * time.Hour, "00:00 06:00 5"},
 		{14 * 24 * time.Hour, "28 Feb 2 Mar 7"},
 		{40 * 24 * time.Hour, "2 Mar 9 Mar 6"},
+		{60 * 24 * time.Hour, "2 Mar 16 Mar 5"},
 		{200 * 24 * time.Hour, "Mar Apr 7"},
 		{3000 * 24 * time.Hour, "Jan Jan 8"},
 	} {

@@ -2,13 +2,13 @@ package main
 
 import "time"
 
-// tickSpans are the distances between marks of an axis, up to a week; tickMonths
+// tickSpans are the distances between marks of an axis, up to two weeks; tickMonths
 // are the longer ones, in months.
 var (
 	tickSpans = []time.Duration{
 		time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 15 * time.Second, 30 * time.Second,
 		time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 15 * time.Minute, 30 * time.Minute,
-		time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 7 * 24 * time.Hour,
+		time.Hour, 2 * time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour, 24 * time.Hour, 48 * time.Hour, 7 * 24 * time.Hour, 14 * 24 * time.Hour,
 	}
 	tickMonths = []int{1, 2, 3, 6, 12, 24, 60, 120, 240, 600, 1200}
 )

@@ -59,7 +59,7 @@ func lives(ks *api.KeySet, plan *api.Plan, now time.Time) []life {
 			i = len(all) - 1
 		}
 		l := &all[i]
-		if s.Rule != 0 && s.Step != "retire" { // which is the activation of another
+		if s.Rule != 0 && (s.Step == "activate" || s.Step == "remove") { // the others come with one of these
 			l.gates = append(l.gates, gate{s.At, s.Rule})
 		}
 		switch s.Step {
