@@ -173,6 +173,14 @@ func TestTimelineOfACompromise(t *testing.T) {
 	if strings.Contains(got, "version 1 ") {
 		t.Errorf("version 1 is retired:\n%s", got)
 	}
+	ks.Versions[0].Compromised, ks.Versions[0].RetiresAt = true, ks.Versions[0].SignsUntil // before all that is drawn
+	if got := timeline(lives(ks, plan, now), now, 41); strings.Contains(got, "version 1 ") {
+		t.Errorf("version 1 was compromised before:\n%s", got)
+	}
+	ks.Versions = ks.Versions[:1]
+	if got := timeline(lives(ks, &api.Plan{}, now), now, 41); !strings.Contains(got, "version 1 ") {
+		t.Errorf("version 1 is all there is:\n%s", got)
+	}
 }
 
 // On a terminal the marks have colours, and nothing else has.

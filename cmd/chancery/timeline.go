@@ -31,8 +31,8 @@ type gate struct {
 }
 
 // lives joins what happened to the versions of a key set with what is planned.
-// Versions that are no longer known are left out, but for those whose key is
-// compromised: they are known no more than now.
+// Versions that are no longer known are left out, but for those whose key was
+// compromised in the time that is drawn of the others.
 func lives(ks *api.KeySet, plan *api.Plan, now time.Time) []life {
 	var all []life
 	for _, v := range ks.Versions {
@@ -73,7 +73,18 @@ func lives(ks *api.KeySet, plan *api.Plan, now time.Time) []life {
 			l.knownUntil = s.At
 		}
 	}
-	return slices.DeleteFunc(all, func(l life) bool { return l.knownFrom.IsZero() })
+	return recent(slices.DeleteFunc(all, func(l life) bool { return l.knownFrom.IsZero() }), now)
+}
+
+// recent leaves out the compromised versions that ended before what is drawn of
+// the others; where there are no others, none.
+func recent(all []life, now time.Time) []life {
+	others := slices.DeleteFunc(slices.Clone(all), func(l life) bool { return l.compromised })
+	if len(others) == 0 {
+		return all
+	}
+	from, _ := bounds(others, now)
+	return slices.DeleteFunc(all, func(l life) bool { return l.compromised && !l.knownUntil.After(from) })
 }
 
 // endBy ends what has no end, or one that is ahead.
