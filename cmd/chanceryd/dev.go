@@ -41,8 +41,9 @@ configuration in DIR, and serves them on loopback. A second start in the same
 DIR continues where the first one was.
 
 With --transit there is a second keystore, vault, in the Transit engine of that
-Vault, and a key set, vaulted, whose keys are made there. The flags are for the first
-start.`,
+Vault, and a key set, vaulted, whose keys are made there. With --postgres the catalog
+is in that database, and another node beside this one is made by --join DIR. The
+flags are for the first start.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")
@@ -50,6 +51,7 @@ start.`,
 	cmd.Flags().BoolVar(&d.fast, "fast", false, "rotate every 20 s, to watch it (first start only)")
 	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log more")
 	d.vault.flags(cmd.Flags(), " (first start only)")
+	d.cluster.flags(cmd.Flags(), " (first start only)")
 	required(cmd, "dir")
 	return cmd
 }
@@ -59,6 +61,7 @@ type devOptions struct {
 	dir, module   string
 	fast, verbose bool
 	vault         devVault
+	cluster       devCluster
 }
 
 // devState is what the first start was told, kept in DIR/dev.json.
@@ -67,6 +70,8 @@ type devState struct {
 	Module string   `json:"module"`
 	Dir    string   `json:"dir"` // where it was made: its configuration names files there
 	Vault  devVault `json:"transit,omitzero"`
+	// Cluster is what was said of several nodes.
+	Cluster devCluster `json:"cluster,omitzero"`
 }
 
 func (d devOptions) run(ctx context.Context) error {
@@ -75,6 +80,9 @@ func (d devOptions) run(ctx context.Context) error {
 		return err
 	}
 	if d.vault, err = d.vault.checked(); err != nil {
+		return err
+	}
+	if d.cluster, err = d.cluster.checked(); err != nil {
 		return err
 	}
 	log := newLogger(d.verbose)
@@ -167,6 +175,12 @@ func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) e
 	if err != nil {
 		return err
 	}
+	opts := config.DevOptions{Node: state.Cluster.Node, Dir: dir, Fast: state.Fast, Transit: state.Vault.keystore(), Postgres: state.Cluster.postgres()}
+	if joins := state.Cluster.Join != ""; joins && first {
+		if state, opts, err = state.joined(dir); err != nil {
+			return err
+		}
+	}
 	if err := devpki.Ensure(dir, time.Now()); err != nil {
 		return fmt.Errorf("making the development root: %w", err)
 	}
@@ -180,18 +194,19 @@ func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) e
 	if !first {
 		return nil
 	}
-	token, err := d.token(ctx, dir, state.Module)
-	if err != nil {
-		return err
+	if state.Cluster.Join == "" {
+		token, err := d.token(ctx, dir, state.Module)
+		if err != nil {
+			return err
+		}
+		opts.Module, opts.Token, opts.Env = token.Module, token.URI(), token.Env()
 	}
 	ports, err := freePorts(3)
 	if err != nil {
 		return err
 	}
-	text, err := config.Dev(config.DevOptions{
-		Dir: dir, Module: token.Module, Token: token.URI(), Env: token.Env(), Fast: d.fast, Transit: state.Vault.keystore(),
-		APIPort: ports[0], PublicPort: ports[1], AdminPort: ports[2],
-	})
+	opts.APIPort, opts.PublicPort, opts.AdminPort = ports[0], ports[1], ports[2]
+	text, err := config.Dev(opts)
 	if err != nil {
 		return err
 	}
@@ -245,7 +260,7 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 				return s, false, err
 			}
 		}
-		return devState{Fast: d.fast, Module: module, Dir: dir, Vault: d.vault}, true, nil
+		return devState{Fast: d.fast, Module: module, Dir: dir, Vault: d.vault, Cluster: d.cluster}, true, nil
 	}
 	if err != nil {
 		return s, false, err
@@ -266,6 +281,9 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 	}
 	if d.vault != (devVault{}) && d.vault != s.Vault {
 		return s, false, usageError{hinted{errors.New("--transit and what belongs to it are for the first start only, and this directory was started otherwise"), "use another --dir"}}
+	}
+	if d.cluster != (devCluster{}) && d.cluster != s.Cluster {
+		return s, false, usageError{hinted{errors.New("--postgres, --join and --node are for the first start only, and this directory was started otherwise"), "use another --dir"}}
 	}
 	return s, false, nil
 }
@@ -358,7 +376,7 @@ func (d devOptions) write(dir string, cfg *config.Config) error {
 	}
 	b, err := json.MarshalIndent(api.Endpoints{
 		Socket: l.Signing.Socket, Ops: l.Ops.Socket, API: "https://localhost:" + port,
-		Public: cfg.PublicURL, Admin: "http://" + l.Admin.TCP,
+		Public: "http://" + l.Public.TCP, Admin: "http://" + l.Admin.TCP,
 	}, "", "  ")
 	if err != nil {
 		return err

@@ -45,6 +45,7 @@ type node struct {
 	brake     *brake
 	audit     *audit.Log
 	providers map[string]keystore.Provider
+	leases    *leases
 	views     *views
 	horizons  *horizons
 	keys      *keyring
@@ -60,13 +61,15 @@ type node struct {
 	admin     http.Handler
 	doors     *doors
 
-	owed    *debts
-	tokenMu sync.Mutex // one state of a token entered after the other
-	told    told
-	running atomic.Bool // everything has been introduced
-	binary  chan string // the hash of this program, once
-	wg      sync.WaitGroup
-	stop    context.CancelFunc
+	enrolled  bool // the catalog knows this node
+	lostLease bool // as last told; owned by keepLeases
+	owed      *debts
+	tokenMu   sync.Mutex // one state of a token entered after the other
+	told      told
+	running   atomic.Bool // everything has been introduced
+	binary    chan string // the hash of this program, once
+	wg        sync.WaitGroup
+	stop      context.CancelFunc
 }
 
 // errLocked: another daemon serves the data directory.
@@ -124,10 +127,14 @@ func (n *node) openData(ctx context.Context) error {
 	}
 	n.clock.Open(filepath.Join(cfg.Data, "clock"), cfg.SmallestSkew())
 	n.clock.metrics(n.metrics)
-	if n.catalog, err = catalog.Open(ctx, catalog.Config{Path: filepath.Join(cfg.Data, "catalog.db"), Now: n.now}); err != nil {
+	if n.catalog, err = n.openCatalog(ctx, cfg); err != nil {
 		return fmt.Errorf("opening the catalog: %w", err)
 	}
-	n.views, n.horizons = &views{catalog: n.catalog}, newHorizons(n.catalog)
+	n.leases = &leases{
+		shared: cfg.Catalog.Shared(), publishing: cfg.Catalog.PublishingLease, apart: cfg.SmallestSkew() / 2,
+		boot: sinceBoot, now: n.now,
+	}
+	n.views, n.horizons = &views{catalog: n.catalog, leases: n.leases}, newHorizons(n.catalog)
 	if n.brake, err = openBrake(filepath.Join(cfg.Data, "brake"), n.views); err != nil {
 		return fmt.Errorf("opening the brake file: %w", err)
 	}
@@ -190,11 +197,11 @@ func (n *node) openLog(ctx context.Context) error {
 		return err
 	}
 	n.stopAgain(before.stopped)
-	n.steps = newSteps(n.catalog, n.audit, n.views, n.keys, n.metrics, n.kick)
+	n.steps = newSteps(cfg.Node, n.catalog, n.audit, n.views, n.keys, n.metrics, n.kick)
 	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
 		return fmt.Errorf("entering the start: %w", err)
 	}
-	return nil
+	return n.enrol(ctx, cfg)
 }
 
 // errCatalogOlder: the catalog does not know a step that the log has.
@@ -253,9 +260,9 @@ func (n *node) introduce(ctx context.Context) error {
 		return err
 	}
 	n.rotator = rotation.New(rotation.Config{
-		Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
+		Node: cfg.Node, Shared: n.leases.shared, Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
 		Proven: n.keys.Proven, Foreign: n.isProbe, Keystores: sortedKeys(n.providers),
-		Forget: n.keys.Forget, Hold: n.clock.Held, Elapsed: sinceBoot, Now: n.now, Log: n.log,
+		Forget: n.keys.Forget, Hold: n.clock.Held, Clock: n.rotationClock, Elapsed: sinceBoot, Now: n.steps.Now, Log: n.log,
 	})
 	n.comparing = newComparing(n.rotator, n.stops, n.keys, n.metrics, n.log)
 	tokenMetrics(n.metrics, n.providers)
@@ -276,11 +283,11 @@ func (n *node) introduce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now}
+	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now, Lease: n.leases.serve}
 	n.publisher = &publisher{
 		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,
-		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), last: make(map[string]documents),
+		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), opened: make(map[string]bool), last: make(map[string]documents),
 	}
 	return nil
 }
@@ -318,7 +325,7 @@ func (n *node) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := n.publisher.publish(view); err != nil {
+	if _, err := n.publisher.publish(ctx, view); err != nil {
 		n.log.Warn("not everything is published; it is tried again", "err", err)
 	}
 	return nil
@@ -368,6 +375,9 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
 	n.wg.Go(func() { n.horizons.Run(ctx) })
+	if n.leases.shared {
+		n.wg.Go(func() { n.keepLeases(ctx) })
+	}
 	for _, name := range sortedKeys(n.providers) {
 		n.wg.Go(func() { n.probe(ctx, name, n.providers[name]) })
 	}
@@ -397,6 +407,7 @@ func (n *node) Close() {
 		n.stop()
 	}
 	n.wg.Wait()
+	n.leave(ctx)
 	if n.rotator != nil {
 		n.rotator.Wait()
 	}

@@ -42,6 +42,7 @@ type publisher struct {
 	kick chan struct{}
 	// What follows is owned by the one who publishes: the start, then Run.
 	served  map[string]map[int]bool // acknowledged
+	opened  map[string]bool         // to be served for the first time, and recorded
 	last    map[string]documents    // by key set: what was published of it
 	written string                  // what audit.vkey holds
 	failed  string                  // what last went wrong, so that it is logged once
@@ -96,7 +97,7 @@ func (p *publisher) pass(ctx context.Context) error {
 	if p.hold() == nil {
 		p.cas.Make(ctx, view)
 	}
-	serves, buildErr := p.publish(view)
+	serves, buildErr := p.publish(ctx, view)
 	at := p.now()
 	errs := []error{viewErr, buildErr, p.writeVKeys(view)}
 	for name, versions := range serves {
@@ -112,7 +113,7 @@ func (p *publisher) acknowledge(ctx context.Context, view *keystore.View, name s
 	var recs []keystore.Record
 	for _, n := range versions {
 		v, _ := set.Version(n)
-		if p.served[name][n] || !v.ServedAt.IsZero() {
+		if _, said := set.AckOf(p.node, n); said || p.served[name][n] {
 			continue
 		}
 		fresh = append(fresh, n)
@@ -141,16 +142,25 @@ func (p *publisher) acknowledge(ctx context.Context, view *keystore.View, name s
 // publish swaps in what view says and returns, by key set, which versions are
 // served by it from now on. A key set whose documents cannot be made keeps the
 // last ones, and holds up no other.
-func (p *publisher) publish(view *keystore.View) (serves map[string][]int, err error) {
+func (p *publisher) publish(ctx context.Context, view *keystore.View) (serves map[string][]int, err error) {
 	pub, cfg := server.NewPublication(), p.config()
 	serves = make(map[string][]int)
 	var errs []error
 	for _, set := range view.KeySets() {
 		held := p.held(set) // once: what is proven meanwhile is for the next pass
 		docs, err := p.documents(cfg, set, held)
-		if err != nil {
+		switch why := p.withheld(set, held); {
+		case err != nil:
 			errs = append(errs, fmt.Errorf("key set %q: %w", set.Name, err))
 			docs, held = p.last[set.Name], nil
+		case why != "":
+			docs, held = withhold(docs, why), nil
+		default:
+			opened, err := p.open(ctx, set, held)
+			if !opened {
+				docs, held = nil, nil // 404, no-store: that is not serving
+			}
+			errs = append(errs, err)
 		}
 		p.last[set.Name] = docs
 		for path, doc := range docs {
@@ -164,11 +174,51 @@ func (p *publisher) publish(view *keystore.View) (serves map[string][]int, err e
 	return serves, errors.Join(errs...)
 }
 
+// withheld returns why a set that holds these versions is not served by this node
+// though others may serve it, or "": a version is not among them that has signed,
+// or may without another wait. Such a set is no set with fewer keys.
+func (p *publisher) withheld(set *keystore.KeySet, held []int) string {
+	for _, v := range set.Known() {
+		if set.Needs(v) && !slices.Contains(held, v.Number) && !set.ServedAt.IsZero() {
+			return fmt.Sprintf("version %d of the key set has not been seen signing by this node", v.Number)
+		}
+	}
+	return ""
+}
+
+// withhold has documents say why they are not served.
+func withhold(docs documents, why string) documents {
+	for path, doc := range docs {
+		doc.Withheld = why
+		docs[path] = doc
+	}
+	return docs
+}
+
+// open reports whether a set may be served with these versions. Before a set is
+// served for the first time by any node, that is recorded: it is then with every
+// version that is known, so that no cache ever holds less.
+func (p *publisher) open(ctx context.Context, set *keystore.KeySet, held []int) (bool, error) {
+	switch {
+	case len(held) == 0:
+		return false, nil
+	case !set.ServedAt.IsZero(), p.opened[set.Name]:
+		return true, nil
+	case len(held) < len(set.Known()):
+		return false, nil
+	}
+	if err := p.steps.Opened(ctx, set.Name, held); err != nil {
+		return false, fmt.Errorf("key set %q is to be served for the first time: %w", set.Name, err)
+	}
+	p.opened[set.Name] = true
+	return true, nil
+}
+
 // documents makes what is published of a set that holds these versions.
 func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []int) (documents, error) {
 	switch {
-	case len(held) == 0:
-		return nil, nil // 404, no-store: that is not serving
+	case len(held) == 0 && set.ServedAt.IsZero():
+		return nil, nil
 	case set.Purpose == keystore.PurposeJWT:
 		return p.jwks(cfg, set, held)
 	case set.Purpose == keystore.PurposeCA:

@@ -8,6 +8,7 @@ import (
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
+	"chancery/keystore/catalog"
 	"chancery/rotation"
 	"chancery/signer/api"
 )
@@ -102,7 +103,8 @@ func wireError(err error) error {
 		e := api.Errorf(api.CodeConflict, "another change came first; look and ask again").Because(err)
 		e.RetryAfter = 1
 		return e
-	case errors.Is(err, errCatalog), errors.Is(err, errStale):
+	case errors.Is(err, errCatalog), errors.Is(err, errStale), errors.Is(err, errLeaseOver), errors.Is(err, errClocks),
+		errors.Is(err, catalog.ErrFenced), errors.Is(err, catalog.ErrBehind):
 		e := api.Errorf(api.CodeLeaseExpired, "the key catalog cannot be read or written").Because(err)
 		e.RetryAfter = 1
 		return e

@@ -25,6 +25,7 @@ var errCatalog = errors.New("the catalog cannot be written")
 // that leaves its record in the outbox; it is in force on this node once that
 // record is a durable entry of the lifecycle log.
 type steps struct {
+	node    string
 	catalog *catalog.Catalog
 	log     *audit.Log
 	views   *views
@@ -38,8 +39,33 @@ type steps struct {
 	doubt    map[int64]bool   // rows that may have an entry already; nil before the first settle
 	unmarked map[int64]string // rows whose entry is durable and that could not be marked yet
 
-	mu    sync.Mutex       // guards moved
-	moved map[int64]string // entries of rows whose step has not asked for them yet
+	mu     sync.Mutex       // guards what follows
+	moved  map[int64]string // entries of rows whose step has not asked for them yet
+	offset time.Duration    // of the catalog's clock against this node's
+}
+
+// tick notes what the catalog's clock said when a snapshot was read. It was asked
+// between read and now; the later of the two is taken, so that this node does not
+// think it is later than it is.
+func (s *steps) tick(view *keystore.View, read instant) {
+	if !s.views.leases.shared {
+		return
+	}
+	asked := read.wall.Add(s.views.leases.boot() - read.boot)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.offset = view.Clock().Sub(asked)
+}
+
+// Now is the catalog's clock as far as this node can tell.
+func (s *steps) Now() time.Time { return s.views.leases.now().Add(s.Offset()) }
+
+// Offset returns how far the catalog's clock is ahead of this node's; zero where
+// they are one.
+func (s *steps) Offset() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offset
 }
 
 // movedMost bounds moved: rows that a crash left have no step to ask for them.
@@ -48,9 +74,9 @@ const movedMost = 1024
 // settleWithin bounds how long the outbox may take to reach the log.
 const settleWithin = 5 * time.Second
 
-func newSteps(c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed func()) *steps {
+func newSteps(node string, c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed func()) *steps {
 	return &steps{
-		catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed,
+		node: node, catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed,
 		turn: make(chan struct{}, 1), moved: make(map[int64]string), unmarked: make(map[int64]string),
 	}
 }
@@ -68,14 +94,15 @@ func (s *steps) View(ctx context.Context) (*keystore.View, error) {
 // snapshot is read before the outbox, so that when the outbox has been entered
 // every step of that snapshot has been.
 func (s *steps) advance(ctx context.Context) error {
-	view, err := s.views.Read(ctx)
+	view, read, err := s.views.Read(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.settle(ctx); err != nil {
+	s.tick(view, read)
+	if err := s.settle(ctx, view.Clock()); err != nil {
 		return err
 	}
-	before, installed := s.views.Install(view)
+	before, installed := s.views.Install(view, read)
 	switch {
 	case installed:
 	case s.views.Newer(view.Revision()): // someone has read later
@@ -94,11 +121,14 @@ func (s *steps) advance(ctx context.Context) error {
 // step's last record; with an error, the step may be in the catalog and is
 // entered later.
 func (s *steps) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (string, error) {
-	if err := s.settle(ctx); err != nil {
+	if err := s.settle(ctx, time.Time{}); err != nil {
 		return "", err
 	}
 	w := &watch{steps: s}
 	change, err := s.catalog.Update(ctx, name, expect, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+		if err := s.agree(at); err != nil {
+			return nil, err
+		}
 		recs, err := f(at, ks)
 		if err == nil {
 			w.start() // the times of the step are from now on
@@ -118,6 +148,19 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(ke
 	return s.enforce(ctx, change, w)
 }
 
+// errClocks: this node's clock and the catalog's are too far apart to say which is
+// right.
+var errClocks = errors.New("the catalog's clock and this node's do not agree")
+
+// agree returns nil if the clock that a change is decided by is near this node's:
+// one that is far ahead would end what still lives.
+func (s *steps) agree(at keystore.Moment) error {
+	if apart := at.Now.Sub(s.views.leases.now()); s.views.leases.shared && apart.Abs() > s.views.leases.apart {
+		return fmt.Errorf("%w: they are %v apart, no more than %v may be (hint: synchronise both)", errClocks, apart.Round(time.Millisecond), s.views.leases.apart)
+	}
+	return nil
+}
+
 // Create makes a key set.
 func (s *steps) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.Record) (string, error) {
 	change, err := s.catalog.Create(ctx, ks, recs...)
@@ -132,6 +175,19 @@ func (s *steps) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystor
 // Acknowledge records that this node serves a set with these versions.
 func (s *steps) Acknowledge(ctx context.Context, node, keyset string, versions []int, at time.Time, recs ...keystore.Record) error {
 	change, err := s.catalog.Acknowledge(ctx, node, keyset, versions, at, recs...)
+	if err != nil {
+		return err
+	}
+	w := &watch{steps: s}
+	w.start()
+	_, err = s.enforce(ctx, change, w)
+	return err
+}
+
+// Opened records that a set is about to be served by a node for the first time,
+// with these versions.
+func (s *steps) Opened(ctx context.Context, keyset string, versions []int) error {
+	change, err := s.catalog.Opened(ctx, keyset, versions)
 	if err != nil {
 		return err
 	}
@@ -220,10 +276,18 @@ func (s *steps) take(rows []int64) (entry string) {
 	return entry
 }
 
+// takeOverAfter is how long a step of another node may wait for that node's log
+// before this one enters it in its own. Until then the step is in force nowhere.
+const takeOverAfter = enforceWithin
+
+// errElsewhere: a step waits for the log of the node that took it.
+var errElsewhere = fmt.Errorf("%w, which is another node's", errUnentered)
+
 // settle moves the outbox into the lifecycle log, in order. A row that a crash
 // left between its entry and its mark is found by what it says and not entered
-// twice.
-func (s *steps) settle(ctx context.Context) error {
+// twice. A row of another node is that node's to enter, for a while; clock is the
+// catalog's, or zero if what others do does not matter now.
+func (s *steps) settle(ctx context.Context, clock time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
 	select {
@@ -243,6 +307,12 @@ func (s *steps) settle(ctx context.Context) error {
 		}
 	}
 	for _, row := range rows {
+		if others := row.Node != "" && row.Node != s.node; others && clock.Sub(row.At) < takeOverAfter {
+			if clock.IsZero() {
+				continue
+			}
+			return fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, row.Node, row.Record.Action, row.Record.KeySet)
+		}
 		entry, err := s.enter(ctx, row)
 		if err != nil {
 			s.doubt[row.ID] = true
@@ -277,7 +347,9 @@ func (s *steps) enter(ctx context.Context, row catalog.OutboxRow) (string, error
 		entry = receipt.Entry
 		s.metrics.Step(string(row.Record.Action))
 	}
-	if err := s.catalog.Mark(ctx, row.ID, entry); err != nil {
+	// Another node may have entered it as well, when this one was slow: it is in both
+	// logs, by one id.
+	if err := s.catalog.Mark(ctx, row.ID, entry); err != nil && !errors.Is(err, keystore.ErrExists) {
 		s.unmarked[row.ID] = entry
 		return entry, nil
 	}

@@ -16,14 +16,18 @@ var errStale = errors.New("the catalog could not be read since it last changed")
 // suspensions of the brake file laid over it, since those count even while
 // catalog and log cannot be written.
 //
-// On one node the lease lasts while the data directory's lock is held: a catalog
-// that cannot be read stops signing at the exp horizon it last recorded. A
-// snapshot that is known to be behind the catalog is not in force, though.
+// With a catalog of its own a node's lease lasts while the data directory's lock
+// is held: a catalog that cannot be read stops signing at the exp horizon it last
+// recorded. One that others write too is read again and again, and a snapshot is
+// in force only while it is younger than the signing lease. A snapshot that is
+// known to be behind the catalog is not in force.
 type views struct {
 	catalog *catalog.Catalog
+	leases  *leases
 
 	mu        sync.Mutex // guards what follows
 	base      *keystore.View
+	read      instant // before base was read
 	braked    map[keystore.KID]keystore.Fact
 	current   *keystore.View // base with braked laid over
 	published *keystore.View // the last current there was: what stays published
@@ -42,6 +46,9 @@ func (v *views) Current() (*keystore.View, error) {
 	if v.current == nil {
 		return nil, errStale
 	}
+	if err := v.leases.sign(v.read); err != nil {
+		return nil, err
+	}
 	return v.current, nil
 }
 
@@ -54,22 +61,39 @@ func (v *views) Published() *keystore.View {
 	return v.published
 }
 
-// Read returns what the catalog says now, without putting it in force.
-func (v *views) Read(ctx context.Context) (*keystore.View, error) { return v.catalog.View(ctx) }
+// Read returns what the catalog says now, without putting it in force, and a
+// moment before it was asked.
+func (v *views) Read(ctx context.Context) (*keystore.View, instant, error) {
+	at := v.leases.instant()
+	view, err := v.catalog.View(ctx)
+	return view, at, err
+}
 
 // Install puts a snapshot in force whose steps have all been entered, unless a
-// newer one is, or has to be. It returns the snapshot that was in force before,
-// or nil, and whether base has replaced it.
-func (v *views) Install(base *keystore.View) (before *keystore.View, installed bool) {
+// newer one is, or has to be; read is from before it was read. It returns the
+// snapshot that was in force before, or nil, and whether base has replaced it.
+func (v *views) Install(base *keystore.View, read instant) (before *keystore.View, installed bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	before = v.current
 	if base.Revision() < v.oldest || v.base != nil && base.Revision() < v.base.Revision() {
 		return before, false // a slower reader
 	}
-	v.base = base
+	if v.base == nil || base.Revision() > v.base.Revision() || read.boot > v.read.boot {
+		v.base, v.read = base, read
+	}
 	v.lay()
 	return before, true
+}
+
+// Revision returns that of the snapshot in force, or that was.
+func (v *views) Revision() int64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.base == nil {
+		return 0
+	}
+	return v.base.Revision()
 }
 
 // Newer reports whether a newer snapshot than of this revision was installed.
@@ -127,7 +151,7 @@ func (v *views) lay() {
 		for i, set := range sets {
 			sets[i] = v.brakedSet(set)
 		}
-		v.current = keystore.NewView(v.base.Revision(), v.base.ReadAt(), sets)
+		v.current = keystore.NewView(v.base.Revision(), v.base.ReadAt(), sets).WithNodes(v.base.Clock(), v.base.Nodes())
 	}
 	v.published = v.current
 }

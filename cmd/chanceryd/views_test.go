@@ -31,19 +31,19 @@ func wantInForce(t *testing.T, v *views, what string, want int64) {
 // taken for what is in force, so that the key that had just become active was
 // dropped.
 func TestASlowReaderPutsNothingInForce(t *testing.T) {
-	v := new(views)
-	v.Install(snapshot(7))
+	v := &views{leases: new(leases)}
+	v.Install(snapshot(7), instant{})
 	v.Stale(8)
-	if _, installed := v.Install(snapshot(7)); installed {
+	if _, installed := v.Install(snapshot(7), instant{}); installed {
 		t.Error("revision 7 was installed though 8 is in the catalog")
 	}
 	wantInForce(t, v, "after revision 7 was read again", 0)
-	before, installed := v.Install(snapshot(8))
+	before, installed := v.Install(snapshot(8), instant{})
 	if !installed || before.Revision() != 7 {
 		t.Errorf("revision 8: installed %v, after %d", installed, before.Revision())
 	}
 	wantInForce(t, v, "after revision 8 was read", 8)
-	if _, installed := v.Install(snapshot(7)); installed {
+	if _, installed := v.Install(snapshot(7), instant{}); installed {
 		t.Error("revision 7 has replaced 8")
 	}
 	wantInForce(t, v, "after revision 7 came late", 8)
@@ -52,16 +52,16 @@ func TestASlowReaderPutsNothingInForce(t *testing.T) {
 // While a change may be in the catalog and takes long, nothing that is read
 // puts a snapshot in force; a suspension does not either.
 func TestADoubtOutlastsWhatIsRead(t *testing.T) {
-	v := new(views)
-	v.Install(snapshot(7))
+	v := &views{leases: new(leases)}
+	v.Install(snapshot(7), instant{})
 	v.Doubt()
 	wantInForce(t, v, "in doubt", 0)
-	v.Install(snapshot(7))
+	v.Install(snapshot(7), instant{})
 	wantInForce(t, v, "in doubt, read again", 0)
 	v.Brake(map[keystore.KID]keystore.Fact{"k": {}})
 	wantInForce(t, v, "in doubt, braked", 0)
 	v.Settled()
-	v.Install(snapshot(8))
+	v.Install(snapshot(8), instant{})
 	wantInForce(t, v, "settled and read", 8)
 }
 
@@ -69,8 +69,8 @@ func TestADoubtOutlastsWhatIsRead(t *testing.T) {
 // meanwhile by the version that retires could outlive its key in the set.
 func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		v := new(views)
-		v.Install(snapshot(7))
+		v := &views{leases: new(leases)}
+		v.Install(snapshot(7), instant{})
 		w := &watch{steps: &steps{views: v}}
 		w.start()
 		time.Sleep(enforceWithin - time.Millisecond)
@@ -82,7 +82,7 @@ func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 		if !w.stop() {
 			t.Error("the watch does not say that it took the snapshot out of force")
 		}
-		v.Install(snapshot(8))
+		v.Install(snapshot(8), instant{})
 		wantInForce(t, v, "once the change is in force", 8)
 
 		w = &watch{steps: &steps{views: v}}

@@ -39,6 +39,7 @@ type checker struct {
 func check(c *Config, f *findings, now time.Time) {
 	k := checker{c, f, now}
 	k.general()
+	k.catalog()
 	k.keystores()
 	k.listeners()
 	k.clients()
@@ -131,6 +132,7 @@ func (k checker) keySet(path string, ks KeySet) {
 	if _, ok := k.Keystores[ks.Keystore]; !ok && ks.Keystore != "" {
 		k.errorf(path+".keystore", suggest(ks.Keystore, sorted(k.Keystores)), "there is no keystore %.40q", ks.Keystore)
 	}
+	k.caches(path, ks)
 	if ks.Purpose != keystore.PurposeJWT {
 		for _, member := range []string{"max_ttl", "default_ttl", "issuer", "algorithms"} {
 			if ks.Purpose != "" && k.has(path+"."+member) {
@@ -153,6 +155,22 @@ func (k checker) keySet(path string, ks KeySet) {
 	if ks.Issuer != "" {
 		if _, err := baseURL(strings.TrimSuffix(ks.Issuer, "/")); err != nil {
 			k.errorf(path+".issuer", "", "%v", err)
+		}
+	}
+}
+
+func (k checker) caches(path string, ks KeySet) {
+	if len(ks.Caches) > 0 && k.has(path+".cache_for") {
+		k.errorf(path+".cache_for", "remove one of the two", "it is the sum of caches, %v, where these are listed", cacheFor(ks.Caches))
+	}
+	for i, c := range ks.Caches {
+		for _, d := range []struct {
+			member string
+			value  time.Duration
+		}{{"max_age", c.MaxAge}, {"stale_while_revalidate", c.StaleWhileRevalidate}, {"stale_if_error", c.StaleIfError}} {
+			if d.value < 0 {
+				k.errorf(fmt.Sprintf("%s.caches[%d].%s", path, i, d.member), "", "%v is negative", d.value)
+			}
 		}
 	}
 }

@@ -33,6 +33,7 @@ type Config struct {
 	Node                      string               `yaml:"node,required"`
 	Data                      string               `yaml:"data,required"`
 	PublicURL                 string               `yaml:"public_url,required"`
+	Catalog                   Catalog              `yaml:"catalog"`
 	Keystores                 map[string]Keystore  `yaml:"keystores,required"`
 	Listeners                 Listeners            `yaml:"listeners,required"`
 	Clients                   []Client             `yaml:"clients,required"`
@@ -105,11 +106,30 @@ type KeySet struct {
 	RotateEvery time.Duration        `yaml:"rotate_every"`
 	MaxAge      time.Duration        `yaml:"max_age"`
 	CacheFor    time.Duration        `yaml:"cache_for"`
+	Caches      []Cache              `yaml:"caches"` // in place of cache_for: its sum
 	Skew        time.Duration        `yaml:"skew"`
 	MaxTTL      time.Duration        `yaml:"max_ttl"` // for purpose ca: the longest of its authority's profiles
 	DefaultTTL  time.Duration        `yaml:"default_ttl"`
 	Issuer      string               `yaml:"issuer"`
 	Algorithms  []keystore.Algorithm `yaml:"algorithms"`
+}
+
+// A Cache is a tier of caches between the public listener and the verifiers, the
+// verifiers' own included: how long it may go on using a set.
+type Cache struct {
+	Name                 string        `yaml:"name,required"`
+	MaxAge               time.Duration `yaml:"max_age"`
+	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate"`
+	StaleIfError         time.Duration `yaml:"stale_if_error"`
+}
+
+// cacheFor returns the longest that a set passes through all tiers: each may have
+// had it from the one before at the last moment.
+func cacheFor(tiers []Cache) (sum time.Duration) {
+	for _, t := range tiers {
+		sum += t.MaxAge + t.StaleWhileRevalidate + t.StaleIfError
+	}
+	return sum
 }
 
 // IssuerURL returns the iss of the key set's tokens.
@@ -255,6 +275,8 @@ func (c *Config) NeedsRestart(next *Config) string {
 		return "data"
 	case c.PublicURL != next.PublicURL:
 		return "public_url"
+	case !c.Catalog.equal(next.Catalog):
+		return "catalog"
 	case !maps.EqualFunc(c.Keystores, next.Keystores, Keystore.equal):
 		return "keystores"
 	case c.Listeners.addresses() != next.Listeners.addresses():
@@ -278,7 +300,7 @@ func (l Listeners) addresses() [7]string {
 
 // equal reports whether ks and o differ in nothing but their keystores.
 func (ks KeySet) equal(o KeySet) bool {
-	return slices.Equal(ks.Algorithms, o.Algorithms) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm &&
+	return slices.Equal(ks.Algorithms, o.Algorithms) && slices.Equal(ks.Caches, o.Caches) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm &&
 		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
 		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer
 }

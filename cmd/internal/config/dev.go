@@ -13,6 +13,7 @@ import (
 
 // DevOptions is what chanceryd dev found or chose.
 type DevOptions struct {
+	Node   string            // empty: dev
 	Dir    string            // absolute
 	Module string            // the PKCS#11 module
 	Token  string            // RFC 7512 URI
@@ -22,6 +23,11 @@ type DevOptions struct {
 	// Transit is a second keystore, vault, for a key set vaulted; nil: there is
 	// none. Its addresses, mount, ca and auth's method and file are written.
 	Transit *Transit
+
+	// Postgres is where the catalog is; nil: in Dir. PublicURL is that of the first
+	// node of several, which a further one serves as well; empty: this node's own.
+	Postgres  *Postgres
+	PublicURL string
 
 	APIPort, PublicPort, AdminPort int // on 127.0.0.1
 }
@@ -44,6 +50,12 @@ var (
 // Dev returns the commented configuration chanceryd dev starts with. It loads
 // without findings where the files it names are.
 func Dev(o DevOptions) ([]byte, error) {
+	if o.Node == "" {
+		o.Node = "dev"
+	}
+	if o.PublicURL == "" {
+		o.PublicURL = fmt.Sprintf("http://127.0.0.1:%d", o.PublicPort)
+	}
 	if !filepath.IsAbs(o.Dir) {
 		return nil, errors.New("the development directory is not an absolute path")
 	}

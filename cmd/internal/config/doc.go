@@ -17,6 +17,11 @@
 //	node: NAME                    # required; names this node's logs
 //	data: DIR                     # required; catalog, logs, brake file, PIN ledger
 //	public_url: URL               # required; a key set's issuer is URL/issuers/KEYSET
+//	catalog:                      # absent: a file in data, for this node alone
+//	  postgres:                   # a database that several nodes share
+//	    url: URL                  # with sslmode=verify-full; several hosts for a failover
+//	    password_file: FILE
+//	  publishing_lease: 10m       # how long a node that has lost it serves what it last knew
 //	keystores:
 //	  NAME:
 //	    pkcs11:                   # this, or transit
@@ -56,6 +61,8 @@
 //	    rotate_every: 30d         # absent: on request only
 //	    max_age: 15m              # Cache-Control of the published set
 //	    cache_for: 30m            # A, the longest any cache holds it; absent: twice max_age
+//	    caches:                   # in place of cache_for: every tier, the verifiers' own too; A is the sum
+//	      - {name: cdn, max_age: 15m, stale_while_revalidate: 1m, stale_if_error: 1h}
 //	    skew: 5m                  # S
 //	    max_ttl: 1h               # L, jwt only
 //	    default_ttl: 5m           # jwt only

@@ -95,6 +95,7 @@ func (c *Config) fill(f *findings, dir string) {
 		k.fill(name, dir)
 		c.Keystores[name] = k
 	}
+	c.Catalog.fill(dir)
 	c.fillAuthorities(f)
 	for name, ks := range c.KeySets {
 		ks.Name = name
@@ -116,6 +117,9 @@ func absolute(path *string, dir string) {
 func (ks *KeySet) fill() {
 	if ks.MaxAge == 0 {
 		ks.MaxAge = DefaultMaxAge
+	}
+	if ks.CacheFor == 0 {
+		ks.CacheFor = cacheFor(ks.Caches)
 	}
 	if ks.CacheFor == 0 {
 		ks.CacheFor = DefaultCacheFactor * ks.MaxAge

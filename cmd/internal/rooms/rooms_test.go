@@ -39,7 +39,7 @@ signer/server         : keystore keystore/audit signer signer/api signer/policy 
 signer/client         : signer/api
 rotation              : keystore keystore/audit
 cmd/internal/clock    :
-cmd/internal/config   : keystore keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
+cmd/internal/config   : keystore keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit signer/api signer/client

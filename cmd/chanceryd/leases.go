@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/keystore/catalog"
+)
+
+// errLeaseOver: this node has not read the catalog, or not been seen by it, for
+// longer than it may go on by what it knows.
+var errLeaseOver = errors.New("this node has lost the catalog, and may not be up to date")
+
+// leases are how long this node may sign and serve without having read the
+// catalog and renewed its own row there. Each is counted on boot time and on the
+// wall clock, from a moment before the catalog was asked, so that it ends here
+// before the catalog takes it to have ended.
+//
+// On a catalog of its own a node has them for as long as it holds the data
+// directory: then shared is false and they never end.
+type leases struct {
+	shared     bool
+	publishing time.Duration
+	apart      time.Duration // how far the catalog's clock and this node's may be apart
+	boot       func() time.Duration
+	now        func() time.Time
+
+	mu      sync.Mutex // guards what follows
+	renewed instant
+	fenced  error // why they can never be renewed; nil: they can
+}
+
+// An instant is a moment on both clocks.
+type instant struct {
+	boot time.Duration
+	wall time.Time
+}
+
+func (l *leases) instant() instant { return instant{l.boot(), l.now().Round(0)} }
+
+// over reports whether more than d has passed since a moment, by either clock.
+func (l *leases) over(since instant, d time.Duration) bool {
+	at := l.instant()
+	return at.boot-since.boot >= d || at.wall.Sub(since.wall) >= d
+}
+
+// sign returns nil while this node may sign by a snapshot that it began to read
+// at a moment.
+func (l *leases) sign(read instant) error {
+	if !l.shared {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.fenced != nil:
+		return l.fenced
+	case l.over(read, config.Lease), l.over(l.renewed, config.Lease):
+		return errLeaseOver
+	}
+	return nil
+}
+
+// serve returns nil while this node may serve what it has published.
+func (l *leases) serve() error {
+	if !l.shared {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.fenced != nil:
+		return l.fenced
+	case l.over(l.renewed, l.publishing):
+		return errLeaseOver
+	}
+	return nil
+}
+
+// renew has the catalog note that this node lives and by which revision it goes.
+func (l *leases) renew(ctx context.Context, c *catalog.Catalog, revision int64) error {
+	began := l.instant()
+	_, err := c.Renew(ctx, revision)
+	l.note(began, err)
+	if err != nil {
+		return fmt.Errorf("renewing the leases of this node: %w", err)
+	}
+	return nil
+}
+
+// note notes how a renewal went, or the enrolment.
+func (l *leases) note(began instant, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case err == nil:
+		l.renewed = began
+	case errors.Is(err, catalog.ErrFenced):
+		l.fenced = err
+	}
+}
+
+// Fenced returns why this node may never sign or serve again, or nil.
+func (l *leases) Fenced() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fenced
+}

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/keystore/catalog"
+)
+
+// twoClocks are a wall clock and boot time that are set apart.
+type twoClocks struct {
+	boot time.Duration
+	wall time.Time
+}
+
+func (c *twoClocks) pass(d time.Duration) { c.boot, c.wall = c.boot+d, c.wall.Add(d) }
+
+func newLeases(c *twoClocks) *leases {
+	return &leases{
+		shared: true, publishing: time.Minute,
+		boot: func() time.Duration { return c.boot }, now: func() time.Time { return c.wall },
+	}
+}
+
+// Rules 4 and 5: a node signs by a snapshot only while that is younger than its
+// signing lease, and serves while it has been seen within its publishing lease,
+// by boot time and by the wall clock.
+func TestLeases(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		read         time.Duration // how long ago, of an hour
+		renewed      time.Duration
+		step         time.Duration // of the wall clock since
+		signs, serve bool
+	}{
+		{"fresh", 0, 0, 0, true, true},
+		{"within both", config.Lease - time.Millisecond, config.Lease - time.Millisecond, 0, true, true},
+		{"a snapshot as old as the lease", config.Lease, 0, 0, false, true},
+		{"not seen by the catalog, though it could be read", 0, config.Lease, 0, false, true},
+		{"the wall clock has gone further than boot time", time.Second, time.Second, config.Lease, false, true},
+		{"set back, boot time counts", config.Lease, config.Lease, -time.Hour, false, true},
+		{"as long as it may publish", time.Minute - time.Millisecond, time.Minute - time.Millisecond, 0, false, true},
+		{"and longer", time.Minute, time.Minute, 0, false, false},
+	} {
+		clock := &twoClocks{time.Hour, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+		l := newLeases(clock)
+		ago := func(d time.Duration) instant { return instant{clock.boot - d, clock.wall.Add(-d)} }
+		read := ago(c.read)
+		l.note(ago(c.renewed), nil)
+		clock.wall = clock.wall.Add(c.step)
+		if err := l.sign(read); (err == nil) != c.signs {
+			t.Errorf("%s: signing: %v", c.name, err)
+		}
+		if err := l.serve(); (err == nil) != c.serve {
+			t.Errorf("%s: serving: %v", c.name, err)
+		}
+	}
+}
+
+// A node that was fenced is never back by itself; one that failed to renew is,
+// when it can.
+func TestLeasesFenced(t *testing.T) {
+	clock := &twoClocks{time.Hour, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	l := newLeases(clock)
+	l.note(l.instant(), nil)
+	l.note(l.instant(), errors.New("connection refused"))
+	if err := l.sign(l.instant()); err != nil {
+		t.Errorf("one renewal failed: %v", err)
+	}
+	l.note(l.instant(), fmt.Errorf("renewing: %w", catalog.ErrFenced))
+	l.note(l.instant(), nil)
+	for what, err := range map[string]error{"signing": l.sign(l.instant()), "serving": l.serve(), "it": l.Fenced()} {
+		if !errors.Is(err, catalog.ErrFenced) {
+			t.Errorf("%s: %v, want that it is fenced", what, err)
+		}
+	}
+	alone := newLeases(clock)
+	alone.shared = false
+	clock.pass(time.Hour)
+	if alone.sign(instant{}) != nil || alone.serve() != nil {
+		t.Error("a node with a catalog of its own has lost a lease")
+	}
+}
