@@ -276,7 +276,7 @@ func (n *node) introduce(ctx context.Context) error {
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
 		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
 		Tokens:       &tokens{n.providers, n.comparing},
-		Nodes:        &nodes{self: cfg.Node, read: n.views.Read, awaited: n.rotator.Awaited},
+		Nodes:        n.nodes(cfg),
 		Clock:        clockConfirmer{n.clock, n.audit, make(chan struct{}, 1)},
 		Salt:         salt, Now: n.now,
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"chancery/cmd/internal/config"
 	"chancery/keystore"
 	"chancery/rotation"
 	"chancery/signer"
@@ -19,6 +20,18 @@ type nodes struct {
 	// forget fences a node in the catalog and returns what it is then, and the entry.
 	// It is nil where a catalog has one node.
 	forget func(ctx context.Context, name string, by keystore.Fact) (keystore.Node, string, error)
+}
+
+// nodes returns the nodes of this node's catalog.
+func (n *node) nodes(cfg *config.Config) *nodes {
+	all := &nodes{self: cfg.Node, awaited: n.rotator.Awaited, read: func(ctx context.Context) (*keystore.View, error) {
+		view, _, err := n.views.Read(ctx)
+		return view, err
+	}}
+	if cfg.Catalog.Shared() {
+		all.forget = n.steps.Forget
+	}
+	return all
 }
 
 func (n *nodes) List(ctx context.Context) (signer.Fleet, error) {

@@ -197,6 +197,32 @@ func (s *steps) Opened(ctx context.Context, keyset string, versions []int) error
 	return err
 }
 
+// Forget fences a node in the catalog, and returns what it is then and where that
+// stands in the log.
+func (s *steps) Forget(ctx context.Context, name string, by keystore.Fact) (keystore.Node, string, error) {
+	change, err := s.catalog.Forget(ctx, name, by, keystore.Record{
+		Principal: by.By, Action: keystore.ActNodeForget, Outcome: keystore.OutcomeDone, Reason: by.Reason,
+		Detail: map[string]string{"node": name},
+	})
+	if err != nil {
+		return keystore.Node{}, "", err
+	}
+	w := &watch{steps: s}
+	w.start()
+	entry, err := s.enforce(ctx, change, w)
+	if err != nil {
+		return keystore.Node{}, "", err
+	}
+	view, err := s.catalog.View(ctx)
+	if err != nil {
+		return keystore.Node{}, entry, err
+	}
+	if n, ok := view.Node(name); ok {
+		return *n, entry, nil
+	}
+	return keystore.Node{Name: name, Forgotten: &by}, entry, nil // its leases were over
+}
+
 // enforceWithin is how long a change may take to be in force here, from the
 // moment its times are from. The lease that rotation allows for covers it.
 const enforceWithin = config.Lease / 2
