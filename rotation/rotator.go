@@ -145,6 +145,7 @@ const (
 	stopWithin     = 2 * time.Second // the catalog's part
 	poll           = time.Minute     // between passes, at the most
 	pollUnserved   = time.Second     // while something other than time is awaited
+	pollOvertaken  = 100 * time.Millisecond
 	retryMost      = time.Minute
 )
 
@@ -254,8 +255,11 @@ func (r *Rotator) of(name string) (*set, Spec, error) {
 func (r *Rotator) loop(ctx context.Context, name string, s *set) {
 	for ctx.Err() == nil {
 		wait, err := r.locked(ctx, name, s)
-		if errors.Is(err, keystore.ErrNotFound) && !r.configured(name) {
+		switch {
+		case errors.Is(err, keystore.ErrNotFound) && !r.configured(name):
 			wait, err = poll, nil
+		case errors.Is(err, keystore.ErrOvertaken): // by another node
+			wait, err = pollOvertaken, nil
 		}
 		if ctx.Err() != nil {
 			return

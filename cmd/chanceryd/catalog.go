@@ -106,6 +106,22 @@ func nodeIdentity(path string) (id [16]byte, err error) {
 // too. Several tries fit into a signing lease.
 const renewEvery = time.Second
 
+// firstView reads the catalog for the first time. A step that another node is
+// about to enter in its log is waited for.
+func (n *node) firstView(ctx context.Context) error {
+	for {
+		_, err := n.steps.View(ctx)
+		if !errors.Is(err, errElsewhere) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
 // keepLeases renews the leases and reads the catalog until ctx ends. Each may
 // take no longer than a signing lease, so that one that hangs is given up.
 func (n *node) keepLeases(ctx context.Context) {

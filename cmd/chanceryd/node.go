@@ -287,7 +287,7 @@ func (n *node) introduce(ctx context.Context) error {
 	n.publisher = &publisher{
 		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,
-		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), opened: make(map[string]bool), last: make(map[string]documents),
+		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), first: make(map[string]bool), last: make(map[string]documents),
 	}
 	return nil
 }
@@ -308,7 +308,7 @@ func (n *node) kick() {
 // publish has what was published before this start published again, before any
 // door opens: a key that signs must never be one that nobody can look up.
 func (n *node) publish(ctx context.Context) error {
-	if _, err := n.steps.View(ctx); err != nil {
+	if err := n.firstView(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
 	}
 	if err := n.closeIntents(ctx); err != nil {

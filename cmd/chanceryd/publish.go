@@ -42,7 +42,7 @@ type publisher struct {
 	kick chan struct{}
 	// What follows is owned by the one who publishes: the start, then Run.
 	served  map[string]map[int]bool // acknowledged
-	opened  map[string]bool         // to be served for the first time, and recorded
+	first   map[string]bool         // to be served for the first time, and recorded
 	last    map[string]documents    // by key set: what was published of it
 	written string                  // what audit.vkey holds
 	failed  string                  // what last went wrong, so that it is logged once
@@ -67,7 +67,7 @@ func (p *publisher) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if text := fmt.Sprint(err); err != nil && text != p.failed {
+		if text := fmt.Sprint(err); err != nil && text != p.failed && !errors.Is(err, keystore.ErrOvertaken) {
 			p.log.Warn("publishing is held up", "err", err)
 			p.failed = text
 		}
@@ -149,18 +149,18 @@ func (p *publisher) publish(ctx context.Context, view *keystore.View) (serves ma
 	for _, set := range view.KeySets() {
 		held := p.held(set) // once: what is proven meanwhile is for the next pass
 		docs, err := p.documents(cfg, set, held)
-		switch why := p.withheld(set, held); {
-		case err != nil:
-			errs = append(errs, fmt.Errorf("key set %q: %w", set.Name, err))
-			docs, held = p.last[set.Name], nil
-		case why != "":
-			docs, held = withhold(docs, why), nil
-		default:
-			opened, err := p.open(ctx, set, held)
-			if !opened {
+		if withheld(set, held) != "" {
+			held = nil
+		}
+		if err == nil && len(held) > 0 {
+			var served bool
+			if served, err = p.opened(ctx, set, held); !served {
 				docs, held = nil, nil // 404, no-store: that is not serving
 			}
-			errs = append(errs, err)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("key set %q: %w", set.Name, err))
+			docs, held = p.last[set.Name], nil
 		}
 		p.last[set.Name] = docs
 		for path, doc := range docs {
@@ -177,7 +177,7 @@ func (p *publisher) publish(ctx context.Context, view *keystore.View) (serves ma
 // withheld returns why a set that holds these versions is not served by this node
 // though others may serve it, or "": a version is not among them that has signed,
 // or may without another wait. Such a set is no set with fewer keys.
-func (p *publisher) withheld(set *keystore.KeySet, held []int) string {
+func withheld(set *keystore.KeySet, held []int) string {
 	for _, v := range set.Known() {
 		if set.Needs(v) && !slices.Contains(held, v.Number) && !set.ServedAt.IsZero() {
 			return fmt.Sprintf("version %d of the key set has not been seen signing by this node", v.Number)
@@ -186,38 +186,34 @@ func (p *publisher) withheld(set *keystore.KeySet, held []int) string {
 	return ""
 }
 
-// withhold has documents say why they are not served.
-func withhold(docs documents, why string) documents {
-	for path, doc := range docs {
-		doc.Withheld = why
-		docs[path] = doc
-	}
-	return docs
-}
-
-// open reports whether a set may be served with these versions. Before a set is
-// served for the first time by any node, that is recorded: it is then with every
+// opened reports whether a set may be served with these versions. That a node
+// serves it for the first time is recorded before it does: it is then with every
 // version that is known, so that no cache ever holds less.
-func (p *publisher) open(ctx context.Context, set *keystore.KeySet, held []int) (bool, error) {
+func (p *publisher) opened(ctx context.Context, set *keystore.KeySet, held []int) (bool, error) {
 	switch {
-	case len(held) == 0:
-		return false, nil
-	case !set.ServedAt.IsZero(), p.opened[set.Name]:
+	case !set.ServedAt.IsZero(), p.first[set.Name]:
 		return true, nil
 	case len(held) < len(set.Known()):
 		return false, nil
 	}
 	if err := p.steps.Opened(ctx, set.Name, held); err != nil {
-		return false, fmt.Errorf("key set %q is to be served for the first time: %w", set.Name, err)
+		return false, fmt.Errorf("it is to be served for the first time: %w", err)
 	}
-	p.opened[set.Name] = true
+	p.first[set.Name] = true
 	return true, nil
 }
 
 // documents makes what is published of a set that holds these versions.
 func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []int) (documents, error) {
+	if why := withheld(set, held); why != "" {
+		docs := make(documents)
+		for _, path := range paths(cfg, set) {
+			docs[path] = server.Document{Withheld: why}
+		}
+		return docs, nil
+	}
 	switch {
-	case len(held) == 0 && set.ServedAt.IsZero():
+	case len(held) == 0:
 		return nil, nil
 	case set.Purpose == keystore.PurposeJWT:
 		return p.jwks(cfg, set, held)
@@ -225,6 +221,29 @@ func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []i
 		return p.caCertificates(cfg, set, held), nil
 	}
 	return nil, nil
+}
+
+// paths returns where a set is published.
+func paths(cfg *config.Config, set *keystore.KeySet) []string {
+	switch set.Purpose {
+	case keystore.PurposeJWT:
+		return []string{jwksPath(set), discoveryPath(set), "/.well-known/oauth-authorization-server/issuers/" + set.Name}
+	case keystore.PurposeCA:
+		var all []string
+		for name, a := range cfg.Authorities {
+			if a.KeySet == set.Name {
+				all = append(all, "/authorities/"+name+"/ca.pem")
+			}
+		}
+		return all
+	}
+	return nil
+}
+
+func jwksPath(set *keystore.KeySet) string { return "/issuers/" + set.Name + "/jwks.json" }
+
+func discoveryPath(set *keystore.KeySet) string {
+	return "/issuers/" + set.Name + "/.well-known/openid-configuration"
 }
 
 // held returns the numbers of the versions this node makes known.
@@ -256,14 +275,12 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 	if err != nil {
 		return nil, err
 	}
-	doc := server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge(set)}
-	return documents{
-		"/issuers/" + set.Name + "/jwks.json": {
-			Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge(set),
-		},
-		"/issuers/" + set.Name + "/.well-known/openid-configuration":  doc,
-		"/.well-known/oauth-authorization-server/issuers/" + set.Name: doc,
-	}, nil
+	docs := make(documents)
+	for _, path := range paths(cfg, set) {
+		docs[path] = server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge(set)}
+	}
+	docs[jwksPath(set)] = server.Document{Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge(set)}
+	return docs, nil
 }
 
 // maxAge returns what the set's promises let caches be told at a time.
@@ -280,12 +297,8 @@ func (p *publisher) caCertificates(cfg *config.Config, set *keystore.KeySet, hel
 		}
 	}
 	docs := make(documents)
-	for name, a := range cfg.Authorities {
-		if a.KeySet == set.Name {
-			docs["/authorities/"+name+"/ca.pem"] = server.Document{
-				Body: pems, ETag: jwks.ETag(pems), ContentType: "application/pem-certificate-chain", MaxAge: maxAge(set),
-			}
-		}
+	for _, path := range paths(cfg, set) {
+		docs[path] = server.Document{Body: pems, ETag: jwks.ETag(pems), ContentType: "application/pem-certificate-chain", MaxAge: maxAge(set)}
 	}
 	return docs
 }

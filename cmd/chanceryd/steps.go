@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -306,8 +307,17 @@ func (s *steps) take(rows []int64) (entry string) {
 // before this one enters it in its own. Until then the step is in force nowhere.
 const takeOverAfter = enforceWithin
 
-// errElsewhere: a step waits for the log of the node that took it.
-var errElsewhere = fmt.Errorf("%w, which is another node's", errUnentered)
+// errElsewhere: a step waits for the log of the node that took it. It passes by
+// itself.
+var errElsewhere = fmt.Errorf("%w, by the node that took it: %w", errUnentered, keystore.ErrOvertaken)
+
+// A step of another node is in that node's log a moment after it is in the
+// catalog: it is looked at again so often, and waited for as long before
+// errElsewhere.
+const (
+	lookAgain = 20 * time.Millisecond
+	elsewhere = 300 * time.Millisecond
+)
 
 // settle moves the outbox into the lifecycle log, in order. A row that a crash
 // left between its entry and its mark is found by what it says and not entered
@@ -322,9 +332,9 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for the log: %w", errUnentered, context.Cause(ctx))
 	}
-	rows, err := s.catalog.Outbox(ctx)
+	rows, err := s.outbox(ctx, clock)
 	if err != nil {
-		return fmt.Errorf("reading the outbox: %w", err)
+		return err
 	}
 	if s.doubt == nil { // what a former process left may have been entered by it
 		s.doubt = make(map[int64]bool)
@@ -333,12 +343,6 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 		}
 	}
 	for _, row := range rows {
-		if others := row.Node != "" && row.Node != s.node; others && clock.Sub(row.At) < takeOverAfter {
-			if clock.IsZero() {
-				continue
-			}
-			return fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, row.Node, row.Record.Action, row.Record.KeySet)
-		}
 		entry, err := s.enter(ctx, row)
 		if err != nil {
 			s.doubt[row.ID] = true
@@ -348,6 +352,37 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 		s.keep(row.ID, entry)
 	}
 	return nil
+}
+
+// outbox returns the rows that this node has to enter: its own, and those that
+// others should have entered long ago. With a clock, the catalog's, it waits a
+// little for those of others.
+func (s *steps) outbox(ctx context.Context, clock time.Time) ([]catalog.OutboxRow, error) {
+	for began := time.Now(); ; {
+		rows, err := s.catalog.Outbox(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading the outbox: %w", err)
+		}
+		var others *catalog.OutboxRow
+		mine := slices.DeleteFunc(rows, func(row catalog.OutboxRow) bool {
+			wait := row.Node != "" && row.Node != s.node && (clock.IsZero() || clock.Sub(row.At) < takeOverAfter)
+			if wait && others == nil {
+				others = &row
+			}
+			return wait
+		})
+		if others == nil || clock.IsZero() {
+			return mine, nil
+		}
+		if time.Since(began) > elsewhere {
+			return nil, fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, others.Node, others.Record.Action, others.Record.KeySet)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: %w", errElsewhere, context.Cause(ctx))
+		case <-time.After(lookAgain):
+		}
+	}
 }
 
 // keep holds an entry for the step it belongs to.

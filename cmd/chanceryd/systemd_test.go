@@ -168,8 +168,8 @@ func TestS18AWedgeStopsTheWatchdog(t *testing.T) {
 	m := newManager(t)
 	t.Setenv("NOTIFY_SOCKET", m.path)
 	t.Setenv("WATCHDOG_USEC", "40000")
-	v := new(views)
-	v.Install(snapshot(1))
+	v := &views{leases: new(leases)}
+	v.Install(snapshot(1), instant{})
 	var mu sync.Mutex // guards broken
 	var broken error
 	h := &herald{log: slog.New(slog.DiscardHandler), progress: func() error {
