@@ -274,7 +274,7 @@ func (n *node) introduce(ctx context.Context) error {
 		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
-		Rotations:    &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now},
+		Rotations:    n.rotations(cfg),
 		Tokens:       &tokens{n.providers, n.comparing},
 		Nodes:        n.nodes(cfg),
 		Clock:        clockConfirmer{n.clock, n.audit, make(chan struct{}, 1)},
@@ -407,7 +407,6 @@ func (n *node) Close() {
 		n.stop()
 	}
 	n.wg.Wait()
-	n.leave(ctx)
 	if n.rotator != nil {
 		n.rotator.Wait()
 	}
@@ -420,6 +419,7 @@ func (n *node) Close() {
 	if n.audit != nil {
 		n.closeLog()
 	}
+	n.leave(ctx) // the log's memory is in the catalog
 	for name, p := range n.providers {
 		if err := p.Close(); err != nil {
 			n.log.Warn("closing a keystore failed", "keystore", name, "err", err)

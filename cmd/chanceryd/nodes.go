@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
@@ -62,4 +63,29 @@ func (n *nodes) Forget(ctx context.Context, name string, by keystore.Fact) (api.
 		reply.ServedUntil = timeOrNull(until)
 	}
 	return reply, nil
+}
+
+// rotations returns the rotation engine as signer sees it.
+func (n *node) rotations(cfg *config.Config) *rotations {
+	r := &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now}
+	if cfg.Catalog.Shared() {
+		r.elsewhere = n.enteredElsewhere
+	}
+	return r
+}
+
+// enteredElsewhere returns what other nodes have entered of a key set, as far as
+// the catalog has it: each step, and not how a key was made or proven.
+func (n *node) enteredElsewhere(ctx context.Context, keyset string) ([]rotation.Entered, error) {
+	rows, err := n.catalog.Entered(ctx, keyset, n.config.Load().Node)
+	if err != nil {
+		return nil, err
+	}
+	var entered []rotation.Entered
+	for _, row := range rows {
+		if row.Record.Outcome != keystore.OutcomeIntent { // its outcome is in the node's log alone
+			entered = append(entered, rotation.Entered{Record: row.Record, Time: row.At, Entry: row.Entry})
+		}
+	}
+	return entered, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -19,6 +20,9 @@ type rotations struct {
 	keys      *keyring
 	comparing *comparing
 	logDir    string
+	// elsewhere returns what other nodes have entered of a key set. Nil: there are
+	// none.
+	elsewhere func(ctx context.Context, keyset string) ([]rotation.Entered, error)
 	now       func() time.Time
 }
 
@@ -188,6 +192,14 @@ func (r *rotations) History(ctx context.Context, keyset string) (api.History, er
 			return api.History{}, fmt.Errorf("reading the lifecycle log: %w", err)
 		}
 		entered = append(entered, rotation.Entered{Record: at.Entry.Record, Time: at.Entry.Time, Entry: at.Name()})
+	}
+	if r.elsewhere != nil {
+		others, err := r.elsewhere(ctx, keyset)
+		if err != nil {
+			return api.History{}, fmt.Errorf("reading the steps of other nodes: %w", err)
+		}
+		entered = append(entered, others...)
+		slices.SortStableFunc(entered, func(a, b rotation.Entered) int { return a.Time.Compare(b.Time) })
 	}
 	history := api.History{Events: []api.Event{}}
 	for _, e := range rotation.History(entered, keyset) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -155,9 +156,15 @@ func tokenMetrics(m *telemetry.Metrics, providers map[string]keystore.Provider) 
 	}
 }
 
+// probeLabel begins the label of the probe key that each node has on a token.
+const probeLabel = "chancery/" + string(keystore.PurposeProbe) + "/"
+
 // isProbe reports whether an object that is no version's key belongs on a token
-// all the same: it is the probe key in use.
+// all the same: it is the probe key in use, or looks like that of another node.
 func (n *node) isProbe(keystoreName string, o keystore.Object) bool {
+	if n.leases.shared && strings.HasPrefix(o.Label, probeLabel) {
+		return true
+	}
 	p, ok := n.providers[keystoreName].(interface {
 		ProbeKey() (keystore.KeyRef, bool)
 	})

@@ -191,3 +191,10 @@ func (l *location) config() (*pgx.ConnConfig, error) {
 	}
 	return cfg, nil
 }
+
+// CheckURL returns nil if text is what Postgres.URL may be, and otherwise what is
+// wrong with it, without a password that stands in it. It is pure.
+func CheckURL(text string) error {
+	_, err := parsePostgresURL(text)
+	return err
+}
