@@ -14,8 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jedib0t/go-pretty/v6/text"
-
 	"chancery/signer/api"
 )
 
@@ -185,7 +183,6 @@ func TestTimelineOfACompromise(t *testing.T) {
 
 // On a terminal the marks have colours, and nothing else has.
 func TestMarksColoured(t *testing.T) {
-	text.EnableColors()
 	got := marksColoured("      now\nversion 1  .1#|x>\n           . known   # signs\n")
 	plain := regexp.MustCompile("\x1b\\[[0-9;]*m").ReplaceAllString(got, "")
 	if plain != "      now\nversion 1  .1#|x>\n           . known   # signs\n" {

@@ -241,7 +241,7 @@ func marksColoured(drawn string) string {
 		var b strings.Builder
 		for _, c := range marks {
 			if colour, ok := markColours[c]; ok {
-				b.WriteString(colour.Sprint(string(c)))
+				b.WriteString(colour.EscapeSeq() + string(c) + text.Reset.EscapeSeq())
 			} else {
 				b.WriteRune(c)
 			}
