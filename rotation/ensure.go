@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"chancery/keystore"
@@ -138,12 +139,44 @@ func reconfigured(ks *keystore.KeySet, spec Spec, now time.Time) (*keystore.KeyS
 	if want != last {
 		want.At = later(now, last.At)
 		next.Promises = append(next.Promises, want)
-		if v, ok := next.Active(); ok {
-			v.MaxLifetime = max(v.MaxLifetime, want.MaxLifetime)
+		for i := range next.Versions {
+			if v := &next.Versions[i]; maySign(v, spec.Schedule, now) {
+				v.MaxLifetime = max(v.MaxLifetime, want.MaxLifetime)
+			}
 		}
 		changed = true
 	}
 	return next, changed
+}
+
+// ErrDisagree: the key set was configured otherwise by another node, which is in
+// force. It wraps keystore.ErrUnavailable: it passes when both are configured alike.
+var ErrDisagree = fmt.Errorf("%w: another node has configured the key set otherwise (hint: give every node the same configuration, and start or reload them one after another)", keystore.ErrUnavailable)
+
+// agrees returns nil if what the catalog says is what this node is configured to
+// do with the key set. A node with another configuration takes no step of it, by
+// windows that are not in force.
+func agrees(ks *keystore.KeySet, spec Spec) error {
+	var differs []string
+	if n := len(ks.Promises); n > 0 && spec.Schedule.promise(ks.Promises[n-1].At) != ks.Promises[n-1] {
+		differs = append(differs, "max_age, cache_for or max_ttl")
+	}
+	if ks.Algorithm != spec.Algorithm {
+		differs = append(differs, "algorithm")
+	}
+	if ks.Keystore != spec.Keystore {
+		differs = append(differs, "keystore")
+	}
+	if len(differs) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s of key set %s: %w", strings.Join(differs, ", "), ks.Name, ErrDisagree)
+}
+
+// maySign reports whether some node may sign by v at now: it is active, or was
+// until less than a lease ago.
+func maySign(v *keystore.Version, sch Schedule, now time.Time) bool {
+	return v.State == keystore.Active || v.State == keystore.Retiring && !now.After(v.StoppedAt.Add(sch.Lease))
 }
 
 func particulars(spec Spec) map[string]string {

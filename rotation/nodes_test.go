@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -194,5 +195,75 @@ func TestASuspensionLiftedElsewhereIsLetGo(t *testing.T) {
 			t.Errorf("on a catalog that is shared (%v): suspended %v, braked %v", shared, v.Suspended, braked)
 		}
 		r.Wait()
+	}
+}
+
+// A token that a node signed by its old snapshot, within the lease of a version
+// that had just stopped, for a lifetime that had just been raised, was rejected:
+// what the version may have signed was counted by the lifetimes of before its stop.
+func TestALifetimeRaisedWithinTheLeaseCounts(t *testing.T) {
+	sch := fast
+	sch.Lease = 2 * time.Second
+	longer := sch
+	longer.Lifetime = 3 * sch.Lifetime
+	for _, c := range []struct {
+		after time.Duration // the version's stop
+		want  time.Duration
+	}{{sch.Lease, longer.Lifetime}, {sch.Lease + time.Microsecond, sch.Lifetime}} {
+		set := lives(sch, retiring(10*time.Second, at(40*time.Second)), active(10*time.Second))
+		next, changed := reconfigured(set, Spec{Name: "web", Algorithm: set.Algorithm, Keystore: set.Keystore, Schedule: longer}, at(10*time.Second+c.after))
+		if got := next.Versions[0].MaxLifetime; !changed || got != c.want {
+			t.Errorf("%v after its stop: the longest lifetime is %v, want %v", c.after, got, c.want)
+		}
+		if got := next.Versions[1].MaxLifetime; got != longer.Lifetime {
+			t.Errorf("the active one: %v", got)
+		}
+	}
+}
+
+// Two nodes that are configured differently took steps by turns, each by windows
+// that the other did not keep. The one that was started last is in force.
+func TestANodeWithAnotherConfigurationTakesNoStep(t *testing.T) {
+	now := start
+	catalog, token := newMemory(func() time.Time { return now }), newSoftware()
+	node := func(name string, change func(*Spec)) *Rotator {
+		spec := Spec{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: fast,
+			Announced: []keystore.Algorithm{keystore.ES256}}
+		change(&spec)
+		r := New(Config{Node: name, Shared: true, Catalog: catalog, Keys: token, Audit: catalog, Brake: newPedal(), Now: func() time.Time { return now }})
+		if err := r.Ensure(t.Context(), []Spec{spec}); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	pass := func(r *Rotator) error {
+		s, _, err := r.of("web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = r.locked(t.Context(), "web", s)
+		return err
+	}
+	for name, change := range map[string]func(*Spec){
+		"max_ttl":   func(s *Spec) { s.Schedule.Lifetime *= 2 },
+		"cache_for": func(s *Spec) { s.Schedule.CacheFor *= 2 },
+		"algorithm": func(s *Spec) { s.Algorithm = keystore.ES256 },
+		"keystore":  func(s *Spec) { s.Keystore = "vault" },
+	} {
+		a := node("a", func(*Spec) {})
+		if err := pass(a); err != nil {
+			t.Errorf("%s: alone: %v", name, err)
+		}
+		node("b", change)
+		if err := pass(a); !errors.Is(err, ErrDisagree) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: the node with the old configuration: %v", name, err)
+		}
+		if _, err := a.Rotate(t.Context(), Request{By: "olga", KeySet: "web", Reason: "drill"}); !errors.Is(err, ErrDisagree) {
+			t.Errorf("%s: a rotation asked of it: %v", name, err)
+		}
+		if _, err := a.Suspend(t.Context(), "olga", "web", catalog.set("web").Versions[0].KID, "doubt"); err != nil {
+			t.Errorf("%s: stopping is easier than starting: %v", name, err)
+		}
+		a.Wait()
 	}
 }

@@ -91,7 +91,7 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 	// has lost its key is left; if it comes to nothing another is made.
 	const attempts = 4
 	for range attempts {
-		ks, spec, err := r.keySet(ctx, name)
+		ks, spec, err := r.agreed(ctx, name)
 		if err != nil {
 			return Rotation{}, err
 		}
@@ -179,7 +179,7 @@ func (r *Rotator) request(ctx context.Context, ks *keystore.KeySet, spec Spec, n
 // rotateNow activates the successor in the same update that records the
 // request, if Plan would do so now. Its caller holds the set's lock.
 func (r *Rotator) rotateNow(ctx context.Context, name string, asked *keystore.Fact) (Rotation, error) {
-	ks, spec, err := r.keySet(ctx, name)
+	ks, spec, err := r.agreed(ctx, name)
 	if err != nil {
 		return Rotation{}, err
 	}

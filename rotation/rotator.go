@@ -339,7 +339,7 @@ func (r *Rotator) pass(ctx context.Context, name string) (time.Duration, error) 
 		if err := r.cfg.Hold(); err != nil {
 			return 0, err
 		}
-		ks, spec, err := r.keySet(ctx, name)
+		ks, spec, err := r.agreed(ctx, name)
 		if err != nil {
 			return 0, err
 		}
@@ -403,6 +403,15 @@ func (r *Rotator) keySet(ctx context.Context, name string) (*keystore.KeySet, Sp
 		return nil, Spec{}, fmt.Errorf("key set %q is not in the catalog: %w", name, keystore.ErrNotFound)
 	}
 	return ks, spec, nil
+}
+
+// agreed is keySet for one who is about to take a step.
+func (r *Rotator) agreed(ctx context.Context, name string) (*keystore.KeySet, Spec, error) {
+	ks, spec, err := r.keySet(ctx, name)
+	if err == nil && r.cfg.Shared {
+		err = agrees(ks, spec)
+	}
+	return ks, spec, err
 }
 
 // factsOf is facts with the nodes as they were when the catalog was last read.

@@ -64,6 +64,9 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 	if err != nil {
 		return api.SignJWTReply{}, s.refuse(act, err)
 	}
+	if most := keystore.InForce(set.Promises, now).MaxLifetime; len(set.Promises) > 0 && prepared.Exp().After(now.Add(most)) {
+		return api.SignJWTReply{}, s.refuse(act, longerThanPromised(most))
+	}
 	act.KID, act.Version, act.State = v.KID, v.Number, v.State.String()
 	act.Exp, act.JTI = prepared.Exp().Unix(), prepared.JTI()
 	if err := s.cover(ctx, v, prepared.Exp(), now, settings.MaxTTL); err != nil {
@@ -83,6 +86,13 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 		return api.SignJWTReply{}, s.refuse(act, err) // so that the log says that it never left
 	}
 	return reply, err
+}
+
+// longerThanPromised refuses a token that would outlive what the catalog knows to
+// be allowed, by which its key stays published: another node has a lower limit in
+// its configuration, and that one is in force.
+func longerThanPromised(most time.Duration) *api.Error {
+	return api.Errorf(api.CodeTTLTooLong, "no token of the key set may live longer than %v while the nodes are configured differently", most)
 }
 
 // sign redeems p under the private key of v. The kid in the header and the key

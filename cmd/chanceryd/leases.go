@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/telemetry"
 	"chancery/keystore/catalog"
 )
 
@@ -79,6 +80,22 @@ func (l *leases) serve() error {
 		return errLeaseOver
 	}
 	return nil
+}
+
+// metrics tells whether this node has its leases. m is asked only where others
+// have the catalog too.
+func (l *leases) metrics(m *telemetry.Metrics, read func() instant) {
+	holds := func(err func() error) func() float64 {
+		return func() float64 {
+			if err() != nil {
+				return 0
+			}
+			return 1
+		}
+	}
+	m.Gauge("chancery_lease_signing", "1 while this node may sign by what it knows of the shared catalog, 0 otherwise.", nil,
+		holds(func() error { return l.sign(read()) }))
+	m.Gauge("chancery_lease_publishing", "1 while this node may serve key sets by what it knows of the shared catalog, 0 otherwise.", nil, holds(l.serve))
 }
 
 // renew has the catalog note that this node lives and by which revision it goes.

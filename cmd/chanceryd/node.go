@@ -376,6 +376,7 @@ func (n *node) run(ctx context.Context) error {
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
 	n.wg.Go(func() { n.horizons.Run(ctx) })
 	if n.leases.shared {
+		n.leases.metrics(n.metrics, n.views.Began)
 		n.wg.Go(func() { n.keepLeases(ctx) })
 	}
 	for _, name := range sortedKeys(n.providers) {

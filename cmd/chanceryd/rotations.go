@@ -103,6 +103,8 @@ func wireError(err error) error {
 		return api.Errorf(api.CodeNotFound, "the key set is not in the configuration").Because(err)
 	case errors.Is(err, keystore.ErrNotFound):
 		return api.Errorf(api.CodeNotFound, "no such version in the key set").Because(err)
+	case errors.Is(err, rotation.ErrDisagree):
+		return api.Errorf(api.CodeConflict, "this node and another one are configured differently, and it takes no step (hint: give every node the same configuration, and start or reload them one after another)").Because(err)
 	case errors.Is(err, keystore.ErrOvertaken):
 		e := api.Errorf(api.CodeConflict, "another change came first; look and ask again").Because(err)
 		e.RetryAfter = 1

@@ -86,6 +86,13 @@ func (v *views) Install(base *keystore.View, read instant) (before *keystore.Vie
 	return before, true
 }
 
+// Began returns a moment before the snapshot in force was read.
+func (v *views) Began() instant {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.read
+}
+
 // Revision returns that of the snapshot in force, or that was.
 func (v *views) Revision() int64 {
 	v.mu.Lock()
