@@ -483,7 +483,7 @@ func writeOldCatalog(t *testing.T, path string, schema int) *keystore.KeySet {
 	return ks
 }
 
-func mustView(t *testing.T, c *Catalog) *keystore.View {
+func mustView(t testing.TB, c *Catalog) *keystore.View {
 	t.Helper()
 	v, err := c.View(t.Context())
 	if err != nil {
