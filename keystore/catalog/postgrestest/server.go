@@ -356,12 +356,12 @@ func (s *Server) TryExec(database, sql string) (string, error) {
 	return strings.TrimSpace(out), err
 }
 
-// Terminate ends the server's side of every other connection by pg_terminate_backend,
-// and returns how many there were.
-func (s *Server) Terminate() int {
+// Terminate ends the server's side of every connection to a database, by
+// pg_terminate_backend, and returns how many there were.
+func (s *Server) Terminate(database string) int {
 	s.t.Helper()
 	out := s.Exec("postgres", `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()`)
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = '`+database+`'`)
 	n, err := strconv.Atoi(out)
 	s.must(err)
 	return n
