@@ -237,7 +237,8 @@ func needStrace(t *testing.T) {
 }
 
 // launchTraced starts chanceryd under strace, which is its child, with a fault
-// for its syncs. It returns a channel that receives each sync.
+// for some calls: their names, a colon, and what befalls them. It returns a
+// channel that receives each of these calls when it has returned.
 func launchTraced(t *testing.T, dir, inject string, args ...string) (*chanceryd, <-chan string) {
 	t.Helper()
 	needSoftHSM(t)
@@ -261,7 +262,8 @@ func launchTraced(t *testing.T, dir, inject string, args ...string) (*chanceryd,
 			}
 		}
 	}()
-	strace := []string{"-D", "-f", "-I2", "-qqq", "-o", pipe, "-e", "trace=fsync,fdatasync", "-e", "inject=" + inject, "--", os.Args[0]}
+	calls, _, _ := strings.Cut(inject, ":")
+	strace := []string{"-D", "-f", "-y", "-I2", "-qqq", "-o", pipe, "-e", "trace=" + calls, "-e", "inject=" + inject, "--", os.Args[0]}
 	d := launchCommand(t, dir, exec.Command("strace", append(strace, args...)...))
 	t.Cleanup(func() { // before the daemon is stopped
 		out.Close()
