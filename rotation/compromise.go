@@ -43,9 +43,10 @@ type Compromise struct {
 	Entry    string // empty while it is not recorded
 
 	Exposure   Exposure
-	ExpHorizon time.Time // no token it signed on any node outlives this; zero: none is known
-	Successor  Ref       // signs in its place; zero: none does, or it was not signing
-	SignsSince time.Time // since when
+	Lifetime   time.Duration // the longest that something it signed may live; 0: for ever
+	ExpHorizon time.Time     // no token it signed on any node outlives this; zero: none is known
+	Successor  Ref           // signs in its place; zero: none does, or it was not signing
+	SignsSince time.Time     // since when
 	// RejectedUntil is until when verifiers may reject Successor's tokens, because
 	// on_gap is sign_early. Zero: none does.
 	RejectedUntil time.Time
@@ -373,6 +374,7 @@ func (r *Rotator) compromises(ctx context.Context, seen *keystore.KeySet, nodes 
 	}
 	f := r.facts(ks, nodes)
 	var all []Compromise
+	answers := recorded // a log that does not answer is asked once
 	for i := range ks.Versions {
 		v := &ks.Versions[i]
 		if v.Compromised == nil || !covered(seen, ks, v, req) {
@@ -381,11 +383,13 @@ func (r *Rotator) compromises(ctx context.Context, seen *keystore.KeySet, nodes 
 		was, ok := seen.Version(v.Number)
 		c := Compromise{
 			Ref: Ref{v.Number, v.KID}, KeySet: ks.Name, Purpose: ks.Purpose, Fact: *v.Compromised, Before: StateBefore(v),
-			Already: ok && was.Compromised != nil, Recorded: recorded, Durable: recorded || braked, ExpHorizon: v.ExpHorizon,
+			Already: ok && was.Compromised != nil, Recorded: recorded, Durable: recorded || braked,
+			Lifetime: max(v.MaxLifetime, lifetime(ks, spec.Schedule, v.Compromised.At)), ExpHorizon: v.ExpHorizon,
 			Exposure: exposure(f, spec.Schedule, v),
 		}
-		if recorded {
+		if answers {
 			c.Entry = r.entrySoon(ctx, requestID(cmp.Or(string(v.KID), v.KeyID.String()), v.Compromised))
+			answers = c.Entry != ""
 		}
 		r.cover(&c, f, spec.Schedule, v)
 		all = append(all, c)

@@ -25,12 +25,13 @@ func principal(name string) policy.Principal {
 	return policy.Principal{Anchor: "dev", Kind: policy.KindSPIFFE, Value: "spiffe://chancery.dev/" + name}
 }
 
-// The principals: wild may sign with whatever there is.
+// The principals: wild may sign with whatever there is, root end whatever there is.
 var (
 	issuer   = principal("issuer")
 	wild     = principal("wild")
 	client   = principal("ca")
 	operator = principal("operator")
+	root     = principal("root")
 	auditor  = principal("auditor")
 	nobody   = principal("nobody")
 )
@@ -43,7 +44,8 @@ func testPolicy(t testing.TB) *policy.Policy {
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
 			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
-			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web", "gone"}},
+			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Compromise, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web", "gone"}},
+			{Name: "root", Principals: []string{root.String()}, Actions: []policy.Action{policy.Compromise}, KeySets: []string{policy.Any}},
 			{Name: "auditor", Principals: []string{auditor.String()}, Actions: []policy.Action{policy.ReadAudit, policy.ReadKeySets, policy.ReadRotation}, KeySets: []string{policy.Any}},
 		},
 	})
@@ -357,6 +359,8 @@ func (c *fakeCertificates) Conclude(ctx context.Context, key IdempotencyKey, rep
 
 type fakeRotations struct {
 	err   error
+	gap   bool
+	until time.Time // of the gap
 	asked []string
 }
 
@@ -378,6 +382,13 @@ func (r *fakeRotations) Resume(_ context.Context, by, keyset string, kid keystor
 	r.did("resume", by, keyset, kid, reason)
 	return api.SuspendReply{}, r.err
 }
+
+func (r *fakeRotations) Compromise(_ context.Context, by string, scope Scope, reason string) (api.CompromiseReply, error) {
+	r.did("compromise", by, scope.KeySet, scope.KID, scope.Keystore, scope.Node, reason)
+	return api.CompromiseReply{Next: []string{"sleep"}}, r.err
+}
+
+func (r *fakeRotations) Gap(*keystore.KeySet) (time.Time, bool) { return r.until, r.gap }
 
 func (r *fakeRotations) Destroy(_ context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error) {
 	r.did("destroy", by, keyset, kid, version, reason)

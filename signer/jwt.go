@@ -140,7 +140,7 @@ func (s *Service) signing(name string, purpose keystore.Purpose) (*keystore.KeyS
 	}
 	v, ok := set.Active()
 	if !ok {
-		return nil, nil, unavailable(errors.New("no version of the key set signs yet"))
+		return nil, nil, s.silent(set)
 	}
 	if v.Suspended != nil || v.Compromised != nil {
 		return nil, nil, suspended()

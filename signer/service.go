@@ -96,6 +96,12 @@ type Rotations interface {
 	Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error)
 	Suspend(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
 	Resume(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
+	// Compromise says that the keys of a scope are in other hands.
+	Compromise(ctx context.Context, by string, scope Scope, reason string) (api.CompromiseReply, error)
+	// Gap returns when a key set without a version that signs has one again, because
+	// the one that did is compromised; zero: nobody knows. False: it has no such gap.
+	// It does not wait.
+	Gap(set *keystore.KeySet) (until time.Time, ok bool)
 	// Destroy destroys the key of the version that kid or version names.
 	Destroy(ctx context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error)
 	KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error)

@@ -113,7 +113,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.signCommand(), a.verifyCommand(),
 		a.keysCommand(), a.tokenCommand(), a.clockCommand(), a.nodesCommand(),
-		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(),
+		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(), a.compromiseCommand(),
 		a.auditCommand(), a.benchCommand(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()

@@ -259,10 +259,14 @@ func (n *node) introduce(ctx context.Context) error {
 	if err := n.gates.load(cfg, n.now); err != nil {
 		return err
 	}
+	var forget func(context.Context, string, keystore.Fact) error
+	if n.leases.shared {
+		forget = n.forgetNode
+	}
 	n.rotator = rotation.New(rotation.Config{
 		Node: cfg.Node, Shared: n.leases.shared, Catalog: n.steps, Keys: n.keys, Audit: n.audit, Brake: n.brake,
 		Proven: n.keys.Proven, Foreign: n.isProbe, Keystores: sortedKeys(n.providers),
-		Forget: n.keys.Forget, Hold: n.clock.Held, Clock: n.rotationClock, Elapsed: sinceBoot, Now: n.steps.Now, Log: n.log,
+		Forget: n.keys.Forget, Revoke: n.revoke, ForgetNode: forget, Hold: n.clock.Held, Clock: n.rotationClock, Elapsed: sinceBoot, Now: n.steps.Now, Log: n.log,
 	})
 	n.comparing = newComparing(n.rotator, n.stops, n.keys, n.metrics, n.log)
 	tokenMetrics(n.metrics, n.providers)
@@ -297,6 +301,12 @@ func (n *node) introduce(ctx context.Context) error {
 func (n *node) lost(kid keystore.KID, err error) { n.rotator.Lost(kid, err) }
 
 func (n *node) found(kid keystore.KID) { n.rotator.Found(kid) }
+
+// revoke takes a key out of everything here, before that is written anywhere.
+func (n *node) revoke(kid keystore.KID, fact keystore.Fact) {
+	n.views.Revoke(kid, fact)
+	n.kick()
+}
 
 // kick has the publisher look again; rooms call it when something changed.
 func (n *node) kick() {

@@ -35,6 +35,12 @@ func (n *node) nodes(cfg *config.Config) *nodes {
 	return all
 }
 
+// forgetNode fences a node whose keys were taken away.
+func (n *node) forgetNode(ctx context.Context, name string, by keystore.Fact) error {
+	_, _, err := n.steps.Forget(ctx, name, by)
+	return err
+}
+
 func (n *nodes) List(ctx context.Context) (signer.Fleet, error) {
 	view, err := n.read(ctx)
 	if err != nil {
@@ -67,7 +73,7 @@ func (n *nodes) Forget(ctx context.Context, name string, by keystore.Fact) (api.
 
 // rotations returns the rotation engine as signer sees it.
 func (n *node) rotations(cfg *config.Config) *rotations {
-	r := &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, logDir: filepath.Join(cfg.Data, "audit"), now: n.now}
+	r := &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, node: cfg.Node, logDir: filepath.Join(cfg.Data, "audit"), now: n.now}
 	if cfg.Catalog.Shared() {
 		r.elsewhere = n.enteredElsewhere
 	}

@@ -213,8 +213,8 @@ func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []i
 		return docs, nil
 	}
 	switch {
-	case len(held) == 0:
-		return nil, nil
+	case len(held) == 0 && !jwks.Emptied(set):
+		return nil, nil // 404, no-store: that is not serving
 	case set.Purpose == keystore.PurposeJWT:
 		return p.jwks(cfg, set, held)
 	case set.Purpose == keystore.PurposeCA:

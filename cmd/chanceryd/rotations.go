@@ -19,6 +19,7 @@ type rotations struct {
 	rotator   *rotation.Rotator
 	keys      *keyring
 	comparing *comparing
+	node      string // whose log it is
 	logDir    string
 	// elsewhere returns what other nodes have entered of a key set. Nil: there are
 	// none.

@@ -29,11 +29,12 @@ type views struct {
 	base      *keystore.View
 	read      instant // before base was read
 	braked    map[keystore.KID]keystore.Fact
-	current   *keystore.View // base with braked laid over
-	published *keystore.View // the last current there was: what stays published
-	err       error          // why current is not in force; nil if it is
-	oldest    int64          // the revision that base must have at least
-	doubts    int            // changes that may be in the catalog and take long
+	revoked   map[keystore.KID]keystore.Fact // compromised, whatever base says
+	current   *keystore.View                 // base with braked and revoked laid over
+	published *keystore.View                 // the last current there was: what stays published
+	err       error                          // why current is not in force; nil if it is
+	oldest    int64                          // the revision that base must have at least
+	doubts    int                            // changes that may be in the catalog and take long
 }
 
 // Current returns the snapshot in force.
@@ -147,34 +148,63 @@ func (v *views) Brake(braked map[keystore.KID]keystore.Fact) {
 	}
 }
 
-// lay makes current out of base and braked. The caller holds mu.
+// Revoke has a version of that kid neither sign nor be published here from now
+// on: stopping needs no catalog. It cannot be taken back.
+func (v *views) Revoke(kid keystore.KID, fact keystore.Fact) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, ok := v.revoked[kid]; ok {
+		return
+	}
+	if v.revoked == nil {
+		v.revoked = make(map[keystore.KID]keystore.Fact)
+	}
+	v.revoked[kid] = fact
+	if v.base != nil {
+		err := v.err
+		v.lay()
+		v.err = err // a stale snapshot stays out of force
+	}
+}
+
+// lay makes current out of base, braked and revoked. The caller holds mu.
 func (v *views) lay() {
 	v.current, v.err = v.base, nil
 	if v.doubts > 0 {
 		v.err = errStale
 	}
-	if len(v.braked) > 0 {
+	if len(v.braked)+len(v.revoked) > 0 {
 		sets := v.base.KeySets()
 		for i, set := range sets {
-			sets[i] = v.brakedSet(set)
+			sets[i] = v.laidOver(set)
 		}
 		v.current = keystore.NewView(v.base.Revision(), v.base.ReadAt(), sets).WithNodes(v.base.Clock(), v.base.Nodes())
 	}
 	v.published = v.current
 }
 
-func (v *views) brakedSet(set *keystore.KeySet) *keystore.KeySet {
+// laidOver returns set as it is in force here, which is a copy if the catalog
+// does not say so yet.
+func (v *views) laidOver(set *keystore.KeySet) *keystore.KeySet {
+	copied := false
 	for i := range set.Versions {
-		if _, ok := v.braked[set.Versions[i].KID]; !ok || set.Versions[i].KID == "" {
+		row := &set.Versions[i]
+		braked, stops := v.braked[row.KID]
+		revoked, gone := v.revoked[row.KID]
+		stops, gone = stops && row.Suspended == nil, gone && row.Compromised == nil
+		if row.KID == "" || !stops && !gone {
 			continue
 		}
-		set = set.Clone()
-		for j := range set.Versions {
-			if fact, ok := v.braked[set.Versions[j].KID]; ok && set.Versions[j].Suspended == nil {
-				set.Versions[j].Suspended = &fact
-			}
+		if !copied {
+			set, copied = set.Clone(), true
+			row = &set.Versions[i]
 		}
-		return set
+		if stops {
+			row.Suspended = &braked
+		}
+		if gone {
+			row.Compromised = &revoked
+		}
 	}
 	return set
 }

@@ -41,6 +41,33 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+// The bodies of a compromise, of which one decides over every key, have one
+// reading, too.
+func FuzzDecodeCompromise(f *testing.F) {
+	for _, seed := range []string{
+		`{"reason":"stolen","token":"hsm"}`, `{"reason":"stolen","node":"two"}`, `{"reason":"","token":"","node":""}`,
+		`{"reason":"a","Token":"hsm"}`, `{"token":"a","token":"b"}`, `{"reason":"\ud800","token":"\u0000"}`, `{"node":null}`,
+		`{"reason":"stolen","kid":"abc"}`, `{"token":["hsm"]}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var ours, theirs CompromiseAllRequest
+		if err := Decode(data, &ours, DefaultLimits); err != nil {
+			checkDetail(t, err)
+			return
+		}
+		dec := json.NewDecoder(bytes.NewReader(data))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&theirs); err != nil {
+			t.Fatalf("encoding/json refuses %q: %v", data, err)
+		}
+		if ours != theirs {
+			t.Fatalf("%q: %+v, encoding/json reads %+v", data, ours, theirs)
+		}
+	})
+}
+
 // Object agrees with an independent reading by encoding/json's tokens: what it
 // accepts has the same members, and what it refuses has a reason.
 func FuzzObject(f *testing.F) {

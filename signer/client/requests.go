@@ -125,6 +125,17 @@ func (c *Client) Resume(ctx context.Context, name string, req api.OperateRequest
 	return ask[api.SuspendReply](ctx, c, call{method: http.MethodPost, path: keySetPath(name, "/resume"), in: req})
 }
 
+// Compromise says that a version's key is in other hands. It cannot be taken
+// back; asking again answers the same.
+func (c *Client) Compromise(ctx context.Context, name string, req api.CompromiseRequest) (*api.CompromiseReply, error) {
+	return ask[api.CompromiseReply](ctx, c, call{method: http.MethodPost, path: keySetPath(name, "/compromise"), in: req})
+}
+
+// CompromiseAll is Compromise for every key of a token, or of a node.
+func (c *Client) CompromiseAll(ctx context.Context, req api.CompromiseAllRequest) (*api.CompromiseReply, error) {
+	return ask[api.CompromiseReply](ctx, c, call{method: http.MethodPost, path: "/v1/ops/compromise", in: req})
+}
+
 // Destroy ends the private key of a retired version, for ever. It may be asked
 // again when the answer was lost.
 func (c *Client) Destroy(ctx context.Context, name string, req api.DestroyRequest) (*api.DestroyReply, error) {

@@ -27,15 +27,15 @@ import (
 	"chancery/keystore"
 )
 
-// ErrEmpty: no version of the key set can be published. An empty set is never
-// served: a cache would hold it as long as a good one.
+// ErrEmpty: no version of the key set can be published. An empty set is not
+// served: a cache would hold it as long as a good one. One that is Emptied is.
 var ErrEmpty = errors.New("no key to publish")
 
 // Set returns the JWK set of ks and its entity tag. It has the versions that are
 // known to the world, not compromised, and proven: those whose row a signature
 // by the token has borne out on this node. The same versions give the same
-// bytes. It returns an error wrapping ErrEmpty if there are none, and another
-// if ks is not of purpose jwt or one of its rows contradicts itself.
+// bytes. It returns an error wrapping ErrEmpty if there are none and ks is not
+// Emptied, and another if ks is not of purpose jwt or one of its rows contradicts itself.
 func Set(ks *keystore.KeySet, proven func(keystore.KID) bool) (body []byte, etag string, err error) {
 	if ks.Purpose != keystore.PurposeJWT {
 		return nil, "", fmt.Errorf("key set %q is of purpose %q and has no JWK set", ks.Name, ks.Purpose)
@@ -51,10 +51,24 @@ func Set(ks *keystore.KeySet, proven func(keystore.KID) bool) (body []byte, etag
 		}
 		set.Keys = append(set.Keys, key)
 	}
-	if len(set.Keys) == 0 {
+	if len(set.Keys) == 0 && Emptied(ks) {
+		set.Keys = []jose.JSONWebKey{}
+	} else if len(set.Keys) == 0 {
 		return nil, "", fmt.Errorf("key set %q: %w", ks.Name, ErrEmpty)
 	}
 	return encode(set)
+}
+
+// Emptied reports whether every version that was served has left the set because
+// of a compromise. Then the set is served without any: whoever gets no answer
+// instead may go on with the one it has.
+func Emptied(ks *keystore.KeySet) bool {
+	for _, v := range ks.Known() {
+		if !v.ServedAt.IsZero() {
+			return false
+		}
+	}
+	return !ks.ServedAt.IsZero() && slices.ContainsFunc(ks.Versions, func(v keystore.Version) bool { return v.Compromised != nil })
 }
 
 // public returns v as a JWK, if its row agrees with itself.

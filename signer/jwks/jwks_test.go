@@ -107,6 +107,39 @@ func TestSetHasTheKnownAndProvenVersions(t *testing.T) {
 	}
 }
 
+// A set all of whose keys are compromised is served, and empty; one that was never
+// served is not.
+func TestSetWithoutAKeyThatIsNotCompromised(t *testing.T) {
+	taken := func(n int) keystore.Version {
+		v := version(t, n, keystore.Retired, keystore.ES256)
+		v.ServedAt, v.Compromised = time.Unix(1, 0), &keystore.Fact{}
+		return v
+	}
+	next := version(t, 2, keystore.Published, keystore.ES256)
+	ks := &keystore.KeySet{Name: "web", Purpose: keystore.PurposeJWT, ServedAt: time.Unix(1, 0), Versions: []keystore.Version{taken(1)}}
+	none := func(keystore.KID) bool { return false }
+	body, _, err := Set(ks, all)
+	if err != nil || string(body) != `{"keys":[]}` {
+		t.Errorf("%s, %v", body, err)
+	}
+	ks.Versions = append(ks.Versions, next) // made, and not proven here yet
+	if body, _, err = Set(ks, none); err != nil || len(kids(t, body)) != 0 {
+		t.Errorf("%s, %v", body, err)
+	}
+	if body, _, err = Set(ks, all); err != nil || len(kids(t, body)) != 1 {
+		t.Errorf("with its successor: %s, %v", body, err)
+	}
+	ks.Versions[1].ServedAt = time.Unix(2, 0)
+	if _, _, err = Set(ks, none); !errors.Is(err, ErrEmpty) {
+		t.Errorf("its successor was served and is not proven: %v", err)
+	}
+	ks.Versions = ks.Versions[:1]
+	ks.ServedAt = time.Time{}
+	if _, _, err = Set(ks, all); !errors.Is(err, ErrEmpty) {
+		t.Errorf("it was never served: %v", err)
+	}
+}
+
 func TestSetHasEveryAlgorithm(t *testing.T) {
 	ks := &keystore.KeySet{Name: "web", Purpose: keystore.PurposeJWT}
 	for i, alg := range []keystore.Algorithm{keystore.ES256, keystore.ES384, keystore.ES512, keystore.RS256, keystore.EdDSA} {

@@ -71,7 +71,7 @@ func (f *Fault) Error() string { return f.Path + ": " + f.Text }
 // cfg must not be changed afterwards.
 //
 // One principal does not hold conflicting roles: who signs neither operates
-// (rotate, suspend, resume, destroy, reconcile, manage tokens or nodes, confirm a clock) nor
+// (rotate, suspend, resume, compromise, destroy, reconcile, manage tokens or nodes, confirm a clock) nor
 // reads the log that judges it.
 func New(cfg Config) (*Policy, error) {
 	canonical, err := json.Marshal(cfg)

@@ -40,34 +40,35 @@ type Action string
 
 // The actions, and what of a Target they need.
 const (
-	SignJWT      Action = "jwt.sign"      // KeySet
-	SignCSR      Action = "csr.sign"      // Authority and Profile
-	ReadKeySets  Action = "keysets.read"  // KeySet
-	ReadRotation Action = "rotation.read" // KeySet: its plan, and its history with operators' reasons
-	Rotate       Action = "keyset.rotate" // KeySet
-	Suspend      Action = "key.suspend"   // KeySet
-	Resume       Action = "key.resume"    // KeySet
-	Destroy      Action = "key.destroy"   // KeySet
-	Reconcile    Action = "key.reconcile" // nothing: it compares every keystore
-	ReadAudit    Action = "audit.read"    // nothing
-	ManageTokens Action = "token.manage"  // nothing
-	ConfirmClock Action = "clock.confirm" // nothing
-	ManageNodes  Action = "node.manage"   // nothing
+	SignJWT      Action = "jwt.sign"       // KeySet
+	SignCSR      Action = "csr.sign"       // Authority and Profile
+	ReadKeySets  Action = "keysets.read"   // KeySet
+	ReadRotation Action = "rotation.read"  // KeySet: its plan, and its history with operators' reasons
+	Rotate       Action = "keyset.rotate"  // KeySet
+	Suspend      Action = "key.suspend"    // KeySet
+	Resume       Action = "key.resume"     // KeySet
+	Compromise   Action = "key.compromise" // KeySet; of a token or a node Any
+	Destroy      Action = "key.destroy"    // KeySet
+	Reconcile    Action = "key.reconcile"  // nothing: it compares every keystore
+	ReadAudit    Action = "audit.read"     // nothing
+	ManageTokens Action = "token.manage"   // nothing
+	ConfirmClock Action = "clock.confirm"  // nothing
+	ManageNodes  Action = "node.manage"    // nothing
 )
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
+	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Compromise, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
 }
 
 func (a Action) onKeySet() bool {
-	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Destroy
+	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy
 }
 
 func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
 
 func (a Action) operates() bool {
-	return a == Rotate || a == Suspend || a == Resume || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock || a == ManageNodes
+	return a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock || a == ManageNodes
 }
 
 // A Target is what an action is done to. Members the action does not need are

@@ -39,7 +39,7 @@ func example() Config {
 			{Name: "devices", Principals: []string{ca}, Actions: []Action{SignCSR}, Authorities: []string{"devices"},
 				Profiles: []string{"tls"}, MaxTTL: 24 * time.Hour, Names: []string{".devices.test", "hub.test"}},
 			{Name: "operators", Principals: []string{operator}, KeySets: []string{Any},
-				Actions: []Action{Rotate, Suspend, Resume, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}},
+				Actions: []Action{Rotate, Suspend, Resume, Compromise, Destroy, Reconcile, ReadKeySets, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}},
 		},
 	}
 }
@@ -84,6 +84,8 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 		{issuer, ConfirmClock, Target{}, ""},
 		{issuer, ManageNodes, Target{}, ""},
 		{operator, Destroy, Target{KeySet: "web"}, "operators"},
+		{operator, Compromise, Target{KeySet: "web"}, "operators"},
+		{issuer, Compromise, Target{KeySet: "web"}, ""},
 		{operator, Reconcile, Target{}, "operators"},
 
 		{issuer, SignJWT, Target{KeySet: "legacy"}, ""},

@@ -100,6 +100,24 @@ func operation(r *request) (req api.OperateRequest, err error) {
 	return req, nil
 }
 
+func (g *guarded) compromise(r *request) (int, any, error) {
+	var req api.CompromiseRequest
+	if err := r.decode(&req, api.DefaultLimits); err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.Compromise(r.Context(), r.who, r.PathValue("name"), req)
+	return http.StatusOK, reply, err
+}
+
+func (g *guarded) compromiseAll(r *request) (int, any, error) {
+	var req api.CompromiseAllRequest
+	if err := r.decode(&req, api.DefaultLimits); err != nil {
+		return 0, nil, &decodeError{err}
+	}
+	reply, err := g.Service.CompromiseAll(r.Context(), r.who, req)
+	return http.StatusOK, reply, err
+}
+
 func (g *guarded) destroy(r *request) (int, any, error) {
 	var req api.DestroyRequest
 	if err := r.decode(&req, api.DefaultLimits); err != nil {

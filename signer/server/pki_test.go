@@ -114,7 +114,7 @@ func testPolicy(t testing.TB, revoked policy.Revoked) *policy.Policy {
 		Anchors: []policy.Anchor{{Name: "dev", SPIFFE: []string{"chancery.dev"}}},
 		Rules: []policy.Rule{
 			{Name: "issuer", Principals: []string{principal("issuer")}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web"}, MaxTTL: time.Hour},
-			{Name: "operator", Principals: []string{principal("operator")}, Actions: []policy.Action{policy.ReadKeySets, policy.ReadRotation, policy.Rotate, policy.Suspend, policy.Resume, policy.Destroy, policy.Reconcile, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web"}},
+			{Name: "operator", Principals: []string{principal("operator")}, Actions: []policy.Action{policy.ReadKeySets, policy.ReadRotation, policy.Rotate, policy.Suspend, policy.Resume, policy.Compromise, policy.Destroy, policy.Reconcile, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web"}},
 			{Name: "auditor", Principals: []string{principal("auditor")}, Actions: []policy.Action{policy.ReadAudit}},
 		},
 		Revoked: revoked,

@@ -115,6 +115,10 @@ func (h *house) Suspend(context.Context, string, string, keystore.KID, string) (
 func (h *house) Resume(context.Context, string, string, keystore.KID, string) (r api.SuspendReply, err error) {
 	return
 }
+func (h *house) Compromise(context.Context, string, signer.Scope, string) (r api.CompromiseReply, err error) {
+	return
+}
+func (h *house) Gap(*keystore.KeySet) (until time.Time, ok bool) { return }
 func (h *house) Destroy(context.Context, string, string, keystore.KID, int, string) (r api.DestroyReply, err error) {
 	return
 }

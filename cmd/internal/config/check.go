@@ -133,6 +133,9 @@ func (k checker) keySet(path string, ks KeySet) {
 		k.errorf(path+".keystore", suggest(ks.Keystore, sorted(k.Keystores)), "there is no keystore %.40q", ks.Keystore)
 	}
 	k.caches(path, ks)
+	if ks.OnGap != "" && ks.OnGap != Stop && ks.OnGap != SignEarly {
+		k.errorf(path+".on_gap", "stop, or sign_early", "%.40q is nothing to do in a gap", string(ks.OnGap))
+	}
 	if ks.Purpose != keystore.PurposeJWT {
 		for _, member := range []string{"max_ttl", "default_ttl", "issuer", "algorithms"} {
 			if ks.Purpose != "" && k.has(path+"."+member) {

@@ -112,6 +112,7 @@ type KeySet struct {
 	DefaultTTL  time.Duration        `yaml:"default_ttl"`
 	Issuer      string               `yaml:"issuer"`
 	Algorithms  []keystore.Algorithm `yaml:"algorithms"`
+	OnGap       OnGap                `yaml:"on_gap"`
 }
 
 // A Cache is a tier of caches between the public listener and the verifiers, the
@@ -132,6 +133,18 @@ func cacheFor(tiers []Cache) (sum time.Duration) {
 	return sum
 }
 
+// OnGap is what a key set does while no version of it may sign, because the one
+// that did is compromised.
+type OnGap string
+
+// Stop, the default, signs nothing until rotation rule 1 lets a successor sign.
+// SignEarly has one sign that every node serves: verifiers may reject its tokens
+// until then.
+const (
+	Stop      OnGap = "stop"
+	SignEarly OnGap = "sign_early"
+)
+
 // IssuerURL returns the iss of the key set's tokens.
 func (ks KeySet) IssuerURL(publicURL string) string {
 	if ks.Issuer != "" {
@@ -147,6 +160,7 @@ func (ks KeySet) Spec() rotation.Spec {
 		Schedule: rotation.Schedule{
 			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
 			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose),
+			SignEarly: ks.OnGap == SignEarly,
 		},
 	}
 }
@@ -302,7 +316,7 @@ func (l Listeners) addresses() [7]string {
 func (ks KeySet) equal(o KeySet) bool {
 	return slices.Equal(ks.Algorithms, o.Algorithms) && slices.Equal(ks.Caches, o.Caches) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm &&
 		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
-		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer
+		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer && (ks.OnGap == SignEarly) == (o.OnGap == SignEarly)
 }
 
 func (a Authority) equal(o Authority) bool {

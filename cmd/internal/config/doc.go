@@ -68,6 +68,7 @@
 //	    default_ttl: 5m           # jwt only
 //	    issuer: URL               # jwt only; absent: as public_url says
 //	    algorithms: [RS256]       # jwt only; what the key set may use later: discovery lists it from the first day
+//	    on_gap: stop              # a key is compromised and no other may sign yet; or sign_early: verifiers may reject tokens
 //	authorities:
 //	  NAME:
 //	    keyset: NAME              # of purpose ca, one authority each
@@ -77,7 +78,7 @@
 //	policy:                       # the first rule that fits decides; what no rule allows is refused
 //	  - rule: NAME
 //	    principals: [ANCHOR:KIND:VALUE]
-//	    actions: [jwt.sign, csr.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
+//	    actions: [jwt.sign, csr.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.compromise, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
 //	    keysets: [NAME]           # or "*"
 //	    authorities: [NAME]
 //	    profiles: [NAME]
