@@ -256,7 +256,9 @@ func (n *node) keySetTrouble(name string) error {
 	v, ok := set.Active()
 	switch {
 	case !ok:
-		return errors.New("no version signs yet")
+		return n.silence(set)
+	case v.Compromised != nil:
+		return fmt.Errorf("%w, which is not on record yet", errCompromised)
 	case v.Suspended != nil:
 		return errSuspended
 	case !n.keys.Proven(v.KID):
@@ -272,14 +274,35 @@ func (n *node) keySetTrouble(name string) error {
 	return nil
 }
 
-// errSuspended: an operator stopped the key set.
-var errSuspended = errors.New("suspended")
+// errSuspended and errCompromised: an operator stopped the key set, or ended its
+// key when no other could sign.
+var (
+	errSuspended   = errors.New("suspended")
+	errCompromised = errors.New("its key is compromised")
+)
+
+// silence says why a key set has no version that signs.
+func (n *node) silence(set *keystore.KeySet) error {
+	gap, ok := n.rotator.Gap(set)
+	switch {
+	case !ok:
+		return errors.New("no version signs yet")
+	case gap.Until.IsZero():
+		return fmt.Errorf("%w, and nothing signs: %s", errCompromised, gap.Text)
+	}
+	return fmt.Errorf("%w, and nothing signs until about %s: %s", errCompromised, moment(gap.Until), gap.Text)
+}
+
+// stoppedByOperator reports whether that is why a key set does not sign.
+func stoppedByOperator(err error) bool {
+	return errors.Is(err, errSuspended) || errors.Is(err, errCompromised)
+}
 
 // ready reports whether every configured key set signs, or would if no operator
 // had stopped it.
 func (n *node) ready() bool {
 	for name := range n.config.Load().KeySets {
-		if err := n.keySetTrouble(name); err != nil && !errors.Is(err, errSuspended) {
+		if err := n.keySetTrouble(name); err != nil && !stoppedByOperator(err) {
 			return false
 		}
 	}
@@ -292,7 +315,11 @@ func (n *node) ready() bool {
 		if !ok {
 			return false
 		}
-		if v, ok := set.Active(); !ok || !n.cas.has(a.KeySet, v.Number) {
+		v, ok := set.Active()
+		if !ok && stoppedByOperator(n.silence(set)) {
+			continue
+		}
+		if !ok || !n.cas.has(a.KeySet, v.Number) {
 			return false
 		}
 	}
