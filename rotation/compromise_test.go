@@ -427,6 +427,7 @@ func TestGapOf(t *testing.T) {
 		{"sign_early, none", early, lives(early, taken(active(0), 2*s)), 3 * s, 3 * s, "no version to sign"},
 		{"sign_early, a served successor", early, lives(early, taken(active(0), 2*s), published(s)), 2 * s, s, "verifiers may reject its tokens until 12:00:06"},
 		{"sign_early, one that no node serves", early, lives(early, taken(active(0), 2*s), unserved()), 2 * s, -1, "no node has said"},
+		{"an authority without a successor", fast, authority(lives(fast, taken(active(0), 2*s))), 3 * s, -1, "waits for `rotation now`"},
 		{"an authority", fast, authority(lives(fast, taken(active(0), 2*s), published(s))), 9 * s, -1, "waits for `rotation now`"},
 	} {
 		gap, ok := GapOf(Facts{Set: c.set}, c.sch, at(c.now))

@@ -48,6 +48,10 @@ func GapOf(f Facts, sch Schedule, now time.Time) (Gap, bool) {
 		gap.Until, gap.Text = why.At, why.Text
 		return gap, true
 	}
+	if (planner{Facts: f, sch: sch, now: now}).askedFor() {
+		gap.Text = "rule 6: the authority's key is compromised; the next one waits for `rotation now`"
+		return gap, true
+	}
 	// A version has to be made, published, and known to every cache first.
 	for _, kind := range []Kind{Publish, Generate} {
 		if _, why, ok := find(waits, kind); ok {

@@ -1,12 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
@@ -80,7 +78,7 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 		return err
 	}
 	if !req.yes {
-		if err := a.confirmCompromise(req); err != nil {
+		if err := a.confirm(req.question()); err != nil {
 			return err
 		}
 	}
@@ -105,28 +103,18 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 	return err
 }
 
-// confirmCompromise asks whether it is meant, and returns nil if the name is typed again.
-func (a *app) confirmCompromise(req compromising) error {
-	name := cmp.Or(req.keyset, req.token, req.node)
-	what := "every key of token " + req.token
+// question is what the one at a terminal is asked.
+func (c *compromising) question() string {
+	what := "every key of token " + c.token
 	switch {
-	case req.kid != "":
-		what = "key " + req.kid + " of " + req.keyset
-	case req.keyset != "":
-		what = "the key that signs for " + req.keyset
-	case req.node != "":
-		what = "every key that node " + req.node + " could use, and the node"
+	case c.kid != "":
+		what = "key " + c.kid + " of " + c.keyset
+	case c.keyset != "":
+		what = "the key that signs for " + c.keyset
+	case c.node != "":
+		what = "every key that node " + c.node + " could use, and the node"
 	}
-	fmt.Fprintf(a.err, "This ends %s, at once and for ever: all that it signed is rejected.\nType %q to go on: ", clean(what), clean(name))
-	line, err := bufio.NewReader(a.in).ReadString('\n')
-	switch line = strings.TrimSpace(line); {
-	case errors.Is(err, io.EOF) && line == "":
-		fmt.Fprintln(a.err)
-		return usagef("compromise: nobody confirmed it, and nothing was changed: where nobody can, say --yes")
-	case line != name:
-		return errors.New("that is not the name: nothing was changed")
-	}
-	return nil
+	return "end " + what + ", at once and for ever, so that all it signed is rejected?"
 }
 
 // printCompromise tells an operator what stopped, whether it is covered, what

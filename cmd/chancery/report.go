@@ -152,7 +152,7 @@ func (a *app) problemHint(p *api.Problem) string {
 			hint = "signing and operating have a socket each: check --as or --endpoint"
 		}
 	case api.CodeKeySetSuspended:
-		hint = "an operator suspended it: `chancery keys show` tells which version, `chancery resume` takes it back"
+		hint = "an operator suspended it or ended its key: `chancery keys show` tells which version, `chancery resume` takes a suspension back"
 	case api.CodeBackendUnavailable:
 		hint = "the keystore did not do it in time, or cannot now: `chancery token list` and `chancery rotation why KEYSET` say why"
 	case api.CodeAuditUnavailable:

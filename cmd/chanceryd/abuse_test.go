@@ -334,6 +334,7 @@ func TestA29A34Doors(t *testing.T) {
 	for _, c := range []struct{ method, path, body string }{
 		{"GET", "/v1/ops/tokens", ""}, {"POST", "/v1/ops/tokens/retry", `{"token":"hsm"}`},
 		{"POST", "/v1/keysets/web/rotate", reason}, {"POST", "/v1/keysets/web/suspend", reason}, {"POST", "/v1/keysets/web/resume", reason},
+		{"POST", "/v1/keysets/web/compromise", reason}, {"POST", "/v1/ops/compromise", `{"reason":"r","token":"hsm"}`},
 		{"GET", "/v1/audit/dev/lifecycle/entries", ""}, {"GET", "/v1/audit/dev/acts/" + time.Now().UTC().Format("2006-01") + "/entries", ""},
 	} {
 		r, err := send(t, atOps, c.method, c.path, strings.NewReader(c.body))

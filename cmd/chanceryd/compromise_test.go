@@ -280,6 +280,12 @@ func TestCompromiseOfATokenSigningEarly(t *testing.T) {
 			t.Errorf("sign_early: version %d was published at %v and signs since %v only", v.Version, v.PublishedAt, v.SignsFrom)
 		}
 	}
+	d.within(60*time.Second, "the log has a key again, to prove it with", func() error {
+		if activeOf(d.keySet(ops, "audit")).KID == "" {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 // Stopping needs no log: the kid is gone at once, and the record follows. The

@@ -31,6 +31,8 @@ func (r *rotations) Compromise(ctx context.Context, by string, scope signer.Scop
 		}
 	case errors.Is(err, keystore.ErrNotFound) && scope.KeySet == "":
 		return reply, api.Errorf(api.CodeNotFound, "there is no such token or node, or it has no key of a key set").Because(err)
+	case errors.Is(err, keystore.ErrNotFound) && scope.KID == "":
+		return reply, api.Errorf(api.CodeNotFound, "no version of the key set is active: name one by its kid").Because(err)
 	case err != nil:
 		return reply, wireError(err)
 	}
@@ -144,11 +146,13 @@ func next(scope signer.Scope, all []rotation.Compromise) []string {
 			say("%s signs nothing until you say so: give those who trust the authority its new ca.pem, then `chancery rotation now %s`", c.KeySet, c.KeySet)
 		case gap.Until.IsZero():
 			say("%s signs nothing: %s", c.KeySet, gap.Text)
+		case c.Purpose == keystore.PurposeAudit:
+			say("%s signs nothing until about %s: the log goes on, and no checkpoint proves its entries before then", c.KeySet, until(gap.Until))
 		default:
-			say("%s signs nothing until about %s; callers are told when to come back", c.KeySet, moment(gap.Until))
+			say("%s signs nothing until about %s; callers are told when to come back", c.KeySet, until(gap.Until))
 		}
 		if !c.RejectedUntil.IsZero() {
-			say("%s: verifiers may reject the tokens of version %d until %s", c.KeySet, c.Successor.Version, moment(c.RejectedUntil))
+			say("%s: verifiers may reject the tokens of version %d until %s", c.KeySet, c.Successor.Version, until(c.RejectedUntil))
 		}
 	}
 	advise(say, scope, all)
@@ -159,12 +163,12 @@ func next(scope signer.Scope, all []rotation.Compromise) []string {
 func advise(say func(string, ...any), scope signer.Scope, all []rotation.Compromise) {
 	for _, c := range all {
 		switch {
-		case c.Purpose == keystore.PurposeAudit:
+		case c.Purpose == keystore.PurposeAudit && c.Before != keystore.Published:
 			say("checkpoints signed by %s version %d prove nothing after %s: rely on those that auditors had kept by then", c.KeySet, c.Version, moment(c.Fact.At))
 		case c.Purpose == keystore.PurposeCA && !c.Exposure.Caches.IsZero():
 			say("take the certificate of %s version %d from every trust store: those who hold it accept what is forged with it", c.KeySet, c.Version)
 		case !c.Exposure.Caches.IsZero():
-			say("restart verifiers that do not fetch the key set of %s again: they accept what is forged until then, the others until %s at the latest", c.KeySet, moment(c.Exposure.Caches))
+			say("restart verifiers that do not fetch the key set of %s again: they accept what is forged until then, the others until %s at the latest", c.KeySet, until(c.Exposure.Caches))
 		}
 	}
 	switch {
@@ -180,4 +184,8 @@ func advise(say func(string, ...any), scope signer.Scope, all []rotation.Comprom
 	}
 }
 
+// moment writes a time that was, and until one that is to come, to the second:
+// what is said to be over is over.
 func moment(t time.Time) string { return t.UTC().Truncate(time.Second).Format(time.RFC3339) }
+
+func until(t time.Time) string { return moment(t.Add(time.Second - time.Nanosecond)) }

@@ -126,12 +126,12 @@ func rehearse(t *testing.T) *rehearsal {
 	time.Sleep(briefCache + briefSkew)
 	d.stop()
 	r := &rehearsal{dir: d.dir, kept: filepath.Join(tempDir(t), "kept"), endpoints: d.endpoints}
-	copyAll(t, r.dir, r.kept)
+	copyTree(t, r.dir, r.kept)
 	return r
 }
 
-// copyAll copies a directory with its modes, which the daemon looks at.
-func copyAll(t *testing.T, from, to string) {
+// copyTree copies a directory with its modes, which the daemon looks at.
+func copyTree(t *testing.T, from, to string) {
 	t.Helper()
 	if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
@@ -144,7 +144,7 @@ func (r *rehearsal) restore(t *testing.T) {
 	if err := os.RemoveAll(r.dir); err != nil {
 		t.Fatal(err)
 	}
-	copyAll(t, r.kept, r.dir)
+	copyTree(t, r.kept, r.dir)
 }
 
 // count returns how many calls of a kind a whole rotation makes.
@@ -309,7 +309,7 @@ func states(t *testing.T, dir string) map[string]keystore.State {
 	copied := tempDir(t)
 	for _, name := range []string{"catalog.db", "catalog.db-wal"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			copyAll(t, filepath.Join(dir, name), copied)
+			copyTree(t, filepath.Join(dir, name), copied)
 		}
 	}
 	c, err := catalog.Open(context.Background(), catalog.Config{Path: filepath.Join(copied, "catalog.db")})

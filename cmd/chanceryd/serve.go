@@ -290,7 +290,7 @@ func (n *node) silence(set *keystore.KeySet) error {
 	case gap.Until.IsZero():
 		return fmt.Errorf("%w, and nothing signs: %s", errCompromised, gap.Text)
 	}
-	return fmt.Errorf("%w, and nothing signs until about %s: %s", errCompromised, moment(gap.Until), gap.Text)
+	return fmt.Errorf("%w, and nothing signs until about %s: %s", errCompromised, until(gap.Until), gap.Text)
 }
 
 // stoppedByOperator reports whether that is why a key set does not sign.
