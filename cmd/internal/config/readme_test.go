@@ -97,3 +97,25 @@ func TestConfinementIsChecked(t *testing.T) {
 		}
 	}
 }
+
+// So does the catalog of several nodes.
+func TestTheCatalogInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "```yaml\ncatalog:\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("README shows no catalog")
+	}
+	dir := world(t)
+	put(t, filepath.Join(dir, "db-password"), "x\n", 0o600)
+	cfg, findings := loadText(t, dir, strings.Replace(devText(t, dir, false), "\nkeystores:\n", "\ncatalog:\n"+block+"\nkeystores:\n", 1))
+	for _, f := range findings {
+		t.Error(f)
+	}
+	if cfg == nil || !cfg.Catalog.Shared() || cfg.Catalog.Postgres.PasswordFile != filepath.Join(dir, "db-password") {
+		t.Errorf("%+v", cfg)
+	}
+}
