@@ -8,22 +8,25 @@ import (
 	"chancery/keystore"
 )
 
+// eachBench runs a benchmark on every database.
+func eachBench(b *testing.B, f func(b *testing.B, at *place)) {
+	b.Run("sqlite", func(b *testing.B) { f(b, inFile(b)) })
+	b.Run("postgres", func(b *testing.B) { f(b, inPostgres(b)) })
+}
+
 func BenchmarkOpen(b *testing.B) {
-	path := filepath.Join(b.TempDir(), "catalog.db")
-	c := open(b, path)
-	mustCreate(b, c, keySet("web"))
-	if err := c.Close(); err != nil {
-		b.Fatal(err)
-	}
-	for b.Loop() {
-		c, err := Open(b.Context(), Config{Path: path})
-		if err != nil {
-			b.Fatal(err)
+	eachBench(b, func(b *testing.B, at *place) {
+		mustCreate(b, at.open(b), keySet("web"))
+		for b.Loop() {
+			c, err := Open(b.Context(), at.config())
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := c.Close(); err != nil {
+				b.Fatal(err)
+			}
 		}
-		if err := c.Close(); err != nil {
-			b.Fatal(err)
-		}
-	}
+	})
 }
 
 func BenchmarkOpenFresh(b *testing.B) {
@@ -41,45 +44,61 @@ func BenchmarkOpenFresh(b *testing.B) {
 
 // BenchmarkView reads six key sets of twelve versions each.
 func BenchmarkView(b *testing.B) {
-	c := fresh(b)
-	for _, name := range []string{"web", "legacy", "edge", "devices", "audit", "probe"} {
-		ks := keySet(name)
-		for n := range 12 {
-			ks.Versions = append(ks.Versions, pending(n+1))
+	eachBench(b, func(b *testing.B, at *place) {
+		c := at.open(b)
+		for _, name := range []string{"web", "legacy", "edge", "devices", "audit", "probe"} {
+			ks := keySet(name)
+			for n := range 12 {
+				ks.Versions = append(ks.Versions, pending(n+1))
+			}
+			mustCreate(b, c, ks)
 		}
-		mustCreate(b, c, ks)
-	}
-	for b.Loop() {
-		if _, err := c.View(b.Context()); err != nil {
-			b.Fatal(err)
+		for b.Loop() {
+			if _, err := c.View(b.Context()); err != nil {
+				b.Fatal(err)
+			}
 		}
-	}
+	})
 }
 
+// BenchmarkUpdate is by a node that has enrolled, so that it is fenced.
 func BenchmarkUpdate(b *testing.B) {
-	c := fresh(b)
-	mustCreate(b, c, keySet("web"))
-	for b.Loop() {
-		_, err := c.Update(b.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
-			ks.RotateBy = &keystore.Fact{At: epoch.Add(time.Duration(ks.Revision) * time.Second), By: "op"}
-			return []keystore.Record{record(keystore.ActRotate)}, nil
-		})
-		if err != nil {
-			b.Fatal(err)
+	eachBench(b, func(b *testing.B, at *place) {
+		c := at.open(b)
+		mustCreate(b, c, keySet("web"))
+		enrol(b, c, enrolment("a"))
+		for b.Loop() {
+			_, err := c.Update(b.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+				ks.RotateBy = &keystore.Fact{At: epoch.Add(time.Duration(ks.Revision) * time.Second), By: "op"}
+				return []keystore.Record{record(keystore.ActRotate)}, nil
+			})
+			if err != nil {
+				b.Fatal(err)
+			}
 		}
-	}
+	})
 }
 
 func BenchmarkRaiseHorizon(b *testing.B) {
-	c := activated(b)
-	view, err := c.View(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	ks, _ := view.KeySet("web")
-	for to := epoch; b.Loop(); to = to.Add(time.Second) {
-		if err := c.RaiseHorizon(b.Context(), ks.Versions[0].KID, to); err != nil {
-			b.Fatal(err)
+	eachBench(b, func(b *testing.B, at *place) {
+		c := at.activated(b)
+		kid := set(b, c, "web").Versions[0].KID
+		for to := epoch; b.Loop(); to = to.Add(time.Second) {
+			if err := c.RaiseHorizon(b.Context(), kid, to); err != nil {
+				b.Fatal(err)
+			}
 		}
-	}
+	})
+}
+
+func BenchmarkRenew(b *testing.B) {
+	eachBench(b, func(b *testing.B, at *place) {
+		c := at.open(b)
+		enrol(b, c, enrolment("a"))
+		for i := int64(0); b.Loop(); i++ {
+			if _, err := c.Renew(b.Context(), i); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

@@ -57,28 +57,46 @@ func Open(ctx context.Context, cfg Config) (*Catalog, error) {
 		c.now = time.Now
 	}
 	c.clock = c.now
-	what := cfg.Path
-	var err error
 	if cfg.Postgres != nil {
-		what = "in PostgreSQL"
-		c.clock = func() time.Time { return time.Time{} }
-		if cfg.clock != nil {
-			c.clock = cfg.clock
+		c.clock = cfg.clock
+		if c.clock == nil {
+			c.clock = func() time.Time { return time.Time{} }
 		}
-		c.db, err = newPostgres(*cfg.Postgres)
-	} else {
-		c.db, err = newSQLite(cfg.Path)
 	}
-	if err == nil {
-		c.mark, err = openMark(cfg.Mark)
+	db, err := newDatabase(cfg)
+	if err != nil {
+		return nil, c.explain(ctx, opening(cfg), err)
 	}
+	c.db = db
+	c.mark, err = openMark(cfg.Mark)
 	if err == nil {
 		err = c.open(ctx)
 	}
 	if err != nil {
-		return nil, errors.Join(c.explain(ctx, fmt.Sprintf("opening the catalog %s", what), err), c.Close())
+		return nil, errors.Join(c.explain(ctx, opening(cfg), err), c.Close())
 	}
 	return c, nil
+}
+
+func newDatabase(cfg Config) (database, error) {
+	if cfg.Postgres != nil {
+		p, err := newPostgres(*cfg.Postgres)
+		if err != nil {
+			return nil, err
+		}
+		return p, nil
+	}
+	if err := checkSQLiteLinked(); err != nil {
+		return nil, err
+	}
+	return &sqlite{path: cfg.Path}, nil
+}
+
+func opening(cfg Config) string {
+	if cfg.Postgres != nil {
+		return "opening the catalog in PostgreSQL"
+	}
+	return "opening the catalog " + cfg.Path
 }
 
 func (c *Catalog) open(ctx context.Context) error {
@@ -152,8 +170,5 @@ func (c *Catalog) Warnings() []string {
 
 // Close waits for running calls and closes the catalog.
 func (c *Catalog) Close() error {
-	if c.db == nil {
-		return nil
-	}
 	return c.db.close()
 }

@@ -329,13 +329,13 @@ func TestS05AFailoverThatLostAChangeIsNoticed(t *testing.T) {
 		t.Fatal(err)
 	}
 	primary.Caught(replica)
-	replica.Pause() // it receives nothing more
+	replica.Stop(false) // it receives nothing more
 	if _, err := addVersion(c, t.Context(), -1); err != nil {
 		t.Fatal(err)
 	}
 	revision := mustView(t, c).Revision()
 	primary.Stop(true)
-	replica.Resume()
+	replica.Restart()
 	replica.Promote()
 
 	behind := func(what string, err error) {

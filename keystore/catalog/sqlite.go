@@ -28,11 +28,9 @@ type sqlite struct {
 	reader *sql.DB // read-only
 }
 
-func newSQLite(path string) (*sqlite, error) {
-	if _, number, _ := sqlite3.Version(); checkSQLite(number) != nil {
-		return nil, checkSQLite(number)
-	}
-	return &sqlite{path: path}, nil
+func checkSQLiteLinked() error {
+	_, number, _ := sqlite3.Version()
+	return checkSQLite(number)
 }
 
 // checkSQLite refuses the SQLite versions whose write-ahead log can lose

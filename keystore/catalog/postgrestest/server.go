@@ -283,35 +283,6 @@ func (s *Server) remove() {
 	}
 }
 
-// Pause stops every process of the server where it is; Resume lets them go on.
-func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
-
-// Resume ends a Pause.
-func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig syscall.Signal) {
-	s.t.Helper()
-	out, err := exec.Command("pgrep", "-f", "-P", strconv.Itoa(s.postmaster()), ".").Output()
-	s.must(err)
-	pids := append(strings.Fields(string(out)), strconv.Itoa(s.postmaster()))
-	for _, pid := range pids {
-		n, err := strconv.Atoi(pid)
-		s.must(err)
-		if err := syscall.Kill(n, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-			s.must(err)
-		}
-	}
-}
-
-func (s *Server) postmaster() int {
-	s.t.Helper()
-	text, err := os.ReadFile(filepath.Join(s.data(), "postmaster.pid"))
-	s.must(err)
-	pid, err := strconv.Atoi(strings.SplitN(string(text), "\n", 2)[0])
-	s.must(err)
-	return pid
-}
-
 // Host is the server's directory, for a URL that goes through its socket.
 func (s *Server) Host() string { return s.dir }
 
