@@ -69,11 +69,7 @@ func (r *Rotator) adopt(specs []Spec) {
 }
 
 func (r *Rotator) create(ctx context.Context, spec Spec) error {
-	now := r.now()
-	ks := &keystore.KeySet{
-		Name: spec.Name, Purpose: spec.Purpose, Algorithm: spec.Algorithm, Keystore: spec.Keystore,
-		Announced: spec.announced(), CreatedAt: now, Promises: []keystore.Promise{spec.Schedule.promise(now)},
-	}
+	ks := NewSet(spec, r.now())
 	_, err := r.cfg.Catalog.Create(ctx, ks, keystore.Record{
 		Principal: System, Action: keystore.ActKeySetCreate, Outcome: keystore.OutcomeDone, KeySet: spec.Name,
 		Reason: "it is in the configuration", Detail: particulars(spec),
