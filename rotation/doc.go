@@ -23,7 +23,7 @@
 //  2. A version leaves the set no earlier than S after everything it may have
 //     signed has expired.
 //  3. Raising A or L counts at once, lowering it when the old one has run out
-//     (keystore.InForce).
+//     (keystore.InForce), also at nodes that have not learnt of it.
 //  4. At most one version of a key set is active.
 //  5. A node that has not said so is waited for until its publishing lease ends.
 //  6. While the active version is suspended nothing activates, unless an
@@ -33,9 +33,10 @@
 //  8. A version whose key is not there, or does not sign, is never activated,
 //     and a backend that is down empties no set.
 //  9. Steps go by recorded times, one step for each version and pass, and
-//     states only move forward. A version leaves the set, and a key is destroyed,
-//     only after as much real time, by a clock that nobody sets or one that is held
-//     against a reference, as what it signed may live.
+//     states only move forward. A version signs, or leaves the set, and a key is
+//     destroyed, only after as much real time, by a clock that nobody sets or one
+//     that is held against a reference, as caches hold a set or what it signed may
+//     live.
 //  10. A CA key is not destroyed.
 //  11. An algorithm that discovery has not listed from the set's first day is
 //     refused.

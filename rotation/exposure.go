@@ -186,7 +186,7 @@ func heir(ks *keystore.KeySet, sch Schedule, v *keystore.Version) (next *keystor
 	if next == nil || !sch.SignEarly || next.ServedAt.IsZero() {
 		return next, time.Time{}
 	}
-	if safe, first := signsFrom(ks, sch, next, next.ServedAt, next.ActivatedAt); !first && safe.After(next.ActivatedAt) {
+	if safe, first := signsFrom(Facts{Set: ks}, sch, next, next.ServedAt, next.ActivatedAt); !first && safe.After(next.ActivatedAt) {
 		return next, safe
 	}
 	return next, time.Time{}

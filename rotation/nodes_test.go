@@ -141,6 +141,45 @@ func TestRealTime(t *testing.T) {
 	}
 }
 
+// A window is over only when real time is: what a clock that was stepped says of
+// leases, acknowledgements and promises is counted anew from where it is steady.
+func TestAWindowIsRealTime(t *testing.T) {
+	const s = time.Second
+	promised := func(lowered time.Duration) *keystore.KeySet {
+		ks := acked(lives(fast, active(0), unserved()), 1, map[string]time.Duration{"a": 0, "b": 0})
+		ks.Promises[0].CacheFor = 20 * s
+		low := ks.Promises[0]
+		low.At, low.CacheFor = at(lowered), 4*s
+		ks.Promises = append(ks.Promises, low)
+		return acked(ks, 2, map[string]time.Duration{"a": 10 * s, "b": 10 * s})
+	}
+	successor := acked(lives(fast, active(0), unserved()), 2, map[string]time.Duration{"a": s})
+	successor.Acks = append(successor.Acks, keystore.Ack{Node: "b", Version: 1, At: start})
+	for _, c := range []struct {
+		name  string
+		set   *keystore.KeySet
+		nodes []keystore.Node
+		clock Clock
+		at    time.Duration
+	}{
+		{"a clock that was always steady", successor, []keystore.Node{node("a", 0)}, Clock{}, 6 * s},
+		{"one that was stepped after the acknowledgement", successor, []keystore.Node{node("a", 0)}, Clock{Steady: at(3600 * s)}, 3605 * s},
+		{"and one that is held against a reference", successor, []keystore.Node{node("a", 0)}, Clock{Steady: at(3600 * s), Synchronised: true}, 6 * s},
+		{"a lease that the step has ended has not ended", successor, []keystore.Node{node("a", 0), node("b", 10*s)}, Clock{Steady: at(3600 * s)}, 3615 * s},
+		{"a lowered A counts when the old one is over, + S", promised(0), nil, Clock{}, 21 * s},
+		{"and when no node may send the old one any more", promised(0), []keystore.Node{node("a", 30*s), node("b", 30*s)}, Clock{}, 31 * s},
+		{"in real time", promised(0), nil, Clock{Steady: at(9 * s)}, 30 * s},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := Facts{Set: c.set, Nodes: c.nodes, Self: "a", Clock: c.clock, Rotate: &keystore.Fact{At: start, By: "olga", Reason: "drill"}}
+			_, why, ok := find(Waits(f, fast, at(11*s)), Activate)
+			if !ok || !why.At.Equal(at(c.at)) {
+				t.Errorf("at %v because %q, want %v", why.At.Sub(start), why.Text, c.at)
+			}
+		})
+	}
+}
+
 // spell writes a step as the tables do.
 func spell(s Step) string {
 	if s == NoStep {

@@ -197,7 +197,7 @@ func (p planner) remove(v *keystore.Version) (Why, bool) {
 	}
 	w.At = until
 	w.Text = fmt.Sprintf("rule 2: tokens it signed may be valid until %s", p.clock(until))
-	if real := p.elapses(v.StoppedAt, until); real.After(until) {
+	if real := p.Clock.elapses(v.StoppedAt, until); real.After(until) {
 		w.At, w.Rule = real, 9
 		w.Text = fmt.Sprintf("rule 9: nobody knows whether the clock was right before %s, and it is not synchronised; as much real time is over at %s",
 			p.clock(p.Clock.Steady), p.clock(real))
@@ -209,11 +209,11 @@ func (p planner) remove(v *keystore.Version) (Why, bool) {
 // to another. The clock tells as long as it has been steady from the first one
 // on, or is held against a reference; otherwise the time is counted anew from
 // where it became steady (rule 9).
-func (p planner) elapses(from, to time.Time) time.Time {
-	if p.Clock.Synchronised || !p.Clock.Steady.After(from) {
+func (c Clock) elapses(from, to time.Time) time.Time {
+	if c.Synchronised || !c.Steady.After(from) {
 		return to
 	}
-	return p.Clock.Steady.Add(to.Sub(from))
+	return c.Steady.Add(to.Sub(from))
 }
 
 // publish ends a pending version, whose key another node may be making.
@@ -279,7 +279,7 @@ func (p planner) activation() (Why, bool) {
 		w.Rule, w.Text = rule, fmt.Sprintf("rule %d: ", rule)+fmt.Sprintf(format, args...)
 		return w, true
 	}
-	last, waits, until := evidence(p.Set, p.Nodes, v, p.now)
+	last, waits, until := evidence(p.Facts, v, p.now)
 	switch {
 	case hasActive && active.Suspended != nil && !asked:
 		return hold(6, "version %d is suspended; nothing activates until resume or rotate", active.Number)
@@ -296,11 +296,16 @@ func (p planner) activation() (Why, bool) {
 	if len(waits) > 0 {
 		return p.unacknowledged(w, v, waits, until)
 	}
-	safe, first := signsFrom(p.Set, p.sch, v, last, p.now)
+	safe, first := signsFrom(p.Facts, p.sch, v, last, p.now)
 	w.At, w.Rule = safe, 1
 	w.Text = fmt.Sprintf("rule 1: caches may hold the old set until %s", p.clock(safe))
 	if first {
 		w.Text = fmt.Sprintf("rule 1: first served at %s", p.clock(safe))
+	}
+	if real := p.Clock.elapses(last, safe); real.After(safe) {
+		safe, w.At, w.Rule = real, real, 9
+		w.Text = fmt.Sprintf("rule 9: nobody knows whether the clock was right before %s; caches may hold the old set until %s",
+			p.clock(p.Clock.Steady), p.clock(real))
 	}
 	if !hasActive {
 		w = p.early(w, last, safe)
@@ -321,7 +326,7 @@ func (p planner) unacknowledged(w Why, v *keystore.Version, waits []string, unti
 		w.Text = fmt.Sprintf("rule 1: nodes %s have not said that they serve version %d", strings.Join(waits, ", "), v.Number)
 	}
 	if !until.IsZero() {
-		w.At, _ = signsFrom(p.Set, p.sch, v, until, p.now)
+		w.At, _ = signsFrom(p.Facts, p.sch, v, until, p.now)
 		w.Text += fmt.Sprintf("; if not seen again, it serves until %s", p.clock(until))
 	}
 	return w, true

@@ -250,10 +250,10 @@ func outcome(at keystore.Moment, ks *keystore.KeySet, v *keystore.Version, kid k
 // expected returns when v may sign as far as it can be told: if no node serves
 // it yet, or not every one, a full window from now.
 func expected(f Facts, sch Schedule, v *keystore.Version, now time.Time) time.Time {
-	last, waits, _ := evidence(f.Set, f.Nodes, v, now)
+	last, waits, _ := evidence(f, v, now)
 	if v.ServedAt.IsZero() || len(waits) > 0 {
 		return now.Add(cacheFor(f.Set, sch, now) + sch.Skew)
 	}
-	at, _ := signsFrom(f.Set, sch, v, last, now)
+	at, _ := signsFrom(f, sch, v, last, now)
 	return at
 }

@@ -30,7 +30,7 @@ func Timeline(f Facts, sch Schedule, now, until time.Time) []Planned {
 		f.Set.RotateBy = f.Rotate
 	}
 	for _, v := range f.Set.Known() {
-		if last, waits, _ := evidence(f.Set, f.Nodes, v, now); !v.ServedAt.IsZero() && len(waits) == 0 {
+		if last, waits, _ := evidence(f, v, now); !v.ServedAt.IsZero() && len(waits) == 0 {
 			v.ServedAt = last
 		} else {
 			v.ServedAt = time.Time{}
@@ -173,7 +173,7 @@ func unservedBy(f Facts, v *keystore.Version, now time.Time) []string {
 	if v.ServedAt.IsZero() {
 		return []string{"no node has said that it serves it"}
 	}
-	if _, waits, _ := evidence(f.Set, f.Nodes, v, now); len(waits) > 0 {
+	if _, waits, _ := evidence(f, v, now); len(waits) > 0 {
 		return []string{"not every node has said that it serves it: not " + strings.Join(waits, ", ")}
 	}
 	return nil

@@ -26,16 +26,19 @@ func lifetime(ks *keystore.KeySet, sch Schedule, t time.Time) time.Duration {
 // acknowledged. waits are the nodes that have neither, until is the latest end of
 // their leases; zero: they have none. Without nodes the version's last
 // acknowledgement counts.
-func evidence(ks *keystore.KeySet, nodes []keystore.Node, v *keystore.Version, now time.Time) (last time.Time, waits []string, until time.Time) {
+func evidence(f Facts, v *keystore.Version, now time.Time) (last time.Time, waits []string, until time.Time) {
 	last = v.ServedAt
 	bounded := true
-	for i := range nodes {
-		n := &nodes[i]
-		if ack, ok := ks.AckOf(n.Name, v.Number); ok {
+	for i := range f.Nodes {
+		n := &f.Nodes[i]
+		if ack, ok := f.Set.AckOf(n.Name, v.Number); ok {
 			last = later(last, ack.At)
 			continue
 		}
 		end, ends := n.ServedUntil()
+		if ends && n.StoppedAt.IsZero() { // it counts its lease in real time
+			end = f.Clock.elapses(n.SeenAt, end)
+		}
 		if ends && !end.After(now) {
 			last = later(last, end)
 			continue
@@ -52,22 +55,28 @@ func evidence(ks *keystore.KeySet, nodes []keystore.Node, v *keystore.Version, n
 // signsFrom returns the earliest moment rule 1 lets v sign, given that no node
 // has served a set without it since last, as seen at now; first says that no
 // cache can hold a set without it.
-func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, last, now time.Time) (at time.Time, first bool) {
+func signsFrom(f Facts, sch Schedule, v *keystore.Version, last, now time.Time) (at time.Time, first bool) {
+	ks := f.Set
 	if ks.First(v) {
 		return last, true
 	}
+	// A node may have gone by a snapshot as old as its publishing lease is long, and
+	// have sent until last what a promise was lowered from that long before.
+	behind := snapshotAge(f.Nodes)
 	// A falls while an old promise runs out: look for the first moment t that is
 	// A(t) + S after the set with v was served everywhere. A only changes where a
 	// promise runs out, so between two such moments it is constant.
+	counted := *ks
+	counted.Promises = realPromises(f)
 	turns := []time.Time{now}
-	for i := 1; i < len(ks.Promises); i++ {
-		if t := ks.Promises[i].At.Add(ks.Promises[i-1].CacheFor + sch.Skew); t.After(now) {
+	for i := 1; i < len(counted.Promises); i++ {
+		if t := counted.Promises[i].At.Add(counted.Promises[i-1].CacheFor + sch.Skew + behind); t.After(now) {
 			turns = append(turns, t)
 		}
 	}
 	slices.SortFunc(turns, time.Time.Compare)
 	for i, from := range turns {
-		at = last.Add(cacheFor(ks, sch, from) + sch.Skew)
+		at = last.Add(cacheFor(&counted, sch, from.Add(-behind)) + sch.Skew)
 		if i == 0 && !at.After(from) {
 			return at, false // over already
 		}
@@ -77,6 +86,32 @@ func signsFrom(ks *keystore.KeySet, sch Schedule, v *keystore.Version, last, now
 		}
 	}
 	return at, false
+}
+
+// realPromises returns what was promised to caches, as if it had been when the
+// clock became steady at the earliest: nobody knows how long before that it was
+// (rule 9).
+func realPromises(f Facts) []keystore.Promise {
+	promises := f.Set.Promises
+	if f.Clock.Synchronised || len(promises) == 0 || !f.Clock.Steady.After(promises[0].At) {
+		return promises
+	}
+	promises = slices.Clone(promises)
+	for i := range promises {
+		promises[i].At = later(promises[i].At, f.Clock.Steady)
+	}
+	return promises
+}
+
+// snapshotAge returns how old the snapshot may be that a node serves.
+func snapshotAge(nodes []keystore.Node) time.Duration {
+	age := time.Duration(0)
+	for i := range nodes {
+		if n := &nodes[i]; !n.PublishesUntil.IsZero() {
+			age = max(age, n.PublishesUntil.Sub(n.SeenAt))
+		}
+	}
+	return age
 }
 
 // keptUntil returns the earliest moment rule 2 lets v, which is retiring, leave
