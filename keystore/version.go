@@ -122,7 +122,7 @@ func (ks *KeySet) First(v *Version) bool {
 			continue
 		}
 		left := u.State == Retired || u.State == Destroyed
-		if !left || !u.ServedAt.IsZero() || !u.ActivatedAt.IsZero() || !ks.ServedAt.IsZero() && u.RetiredAt.After(ks.ServedAt) {
+		if !left || !u.ServedAt.IsZero() || !u.ActivatedAt.IsZero() || !ks.ServedAt.IsZero() && !u.RetiredAt.Before(ks.ServedAt) {
 			return false
 		}
 	}

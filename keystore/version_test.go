@@ -120,6 +120,26 @@ func TestSigns(t *testing.T) {
 	}
 }
 
+// A version that left the set when it was first served may have been in it.
+func TestFirst(t *testing.T) {
+	for _, c := range []struct {
+		left time.Time
+		want bool
+	}{
+		{noon.Add(-time.Second), true},
+		{noon, false},
+		{noon.Add(time.Second), false},
+	} {
+		ks := keystore.KeySet{ServedAt: noon, Versions: []keystore.Version{
+			{Number: 1, State: keystore.Retired, PublishedAt: noon.Add(-time.Hour), RetiredAt: c.left},
+			{Number: 2, State: keystore.Published, PublishedAt: noon},
+		}}
+		if got := ks.First(&ks.Versions[1]); got != c.want {
+			t.Errorf("the one before it left %v after noon: first %t, want %t", c.left.Sub(noon), got, c.want)
+		}
+	}
+}
+
 func TestView(t *testing.T) {
 	var sets []*keystore.KeySet
 	for _, name := range []string{"web", "edge", "legacy"} {

@@ -147,15 +147,15 @@ type planner struct {
 }
 
 // asked returns the rotation an operator asked for, or nil. One that was asked
-// for before the active version was suspended does not count any more: stopping
-// is easier than starting.
+// for before the active version was suspended, or at the same moment of a clock
+// that stands still, does not count any more: stopping is easier than starting.
 func (p planner) asked() *keystore.Fact {
 	asked := p.Rotate
 	if asked == nil {
 		asked = p.Set.RotateBy
 	}
 	active, ok := p.Set.Active()
-	if asked != nil && ok && active.Suspended != nil && asked.At.Before(active.Suspended.At) {
+	if asked != nil && ok && active.Suspended != nil && !asked.At.After(active.Suspended.At) {
 		return nil
 	}
 	return asked

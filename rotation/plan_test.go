@@ -141,6 +141,7 @@ func TestPlan(t *testing.T) {
 		{"rule 6: retiring goes on", fast, lives(fast, retiring(0, start), suspended(active(0), s), published(0)), none, time.Hour, "remove 1", "", 0},
 		{"rule 6: publishing goes on", fast, lives(fast, suspended(active(0), s)), none, time.Hour, "generate 2", "", 0},
 		{"rule 6: a request from before the suspension", fast, lives(fast, suspended(active(0), 5*s), published(s)), asked(4 * s), time.Hour, "-", "rule 6", -1},
+		{"rule 6: a request of the same moment", fast, lives(fast, suspended(active(0), 5*s), published(s)), asked(5 * s), time.Hour, "-", "rule 6", -1},
 		{"rule 6: a request after the suspension", fast, lives(fast, suspended(active(0), 5*s), published(s)), asked(6 * s), time.Hour, "activate 2 after 1", "", 0},
 		{"the successor is suspended", fast, lives(fast, active(0), suspended(published(s), s)), none, time.Hour, "-", "rule 6: version 2 is suspended itself", -1},
 		{"the successor is suspended, and one is asked for", fast, lives(fast, active(0), suspended(published(s), s)), asked(2 * s), time.Hour, "generate 3", "rule 7", 0},
