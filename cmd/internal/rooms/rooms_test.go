@@ -38,11 +38,12 @@ signer                : keystore keystore/audit signer/api signer/policy signer/
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
 signer/client         : signer/api
 rotation              : keystore keystore/audit
+rotation/simulation   : keystore rotation
 cmd/internal/clock    :
 cmd/internal/config   : keystore keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
-cmd/chancery          : keystore keystore/audit signer/api signer/client
+cmd/chancery          : keystore keystore/audit signer/api signer/client rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `
