@@ -30,7 +30,7 @@ func (a *app) rotationCommand() *cobra.Command {
 	}
 	plan.Flags().StringVar(&svg, "svg", "", "draw it as a picture into this file instead; -: standard output")
 	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to list; 0: all there are (the timeline has them all)")
-	return group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand())
+	return group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand(), a.simulateCommand())
 }
 
 func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
