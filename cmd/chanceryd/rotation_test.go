@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,25 +31,37 @@ type caching struct {
 	keys   jose.JSONWebKeySet
 	until  time.Time
 	algs   []jose.SignatureAlgorithm
+
+	keeps time.Duration // 0: max-age, as it should
+	most  time.Duration // how old a set may be that cannot be fetched anew; 0: max-age
+	asked time.Time     // for keys
+}
+
+// fetch asks for the key set. If that fails, what was fetched before is as it was.
+func (c *caching) fetch(now time.Time) error {
+	resp, err := http.Get(c.url)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	age, ok := strings.CutPrefix(resp.Header.Get("Cache-Control"), "public, max-age=")
+	seconds, err := strconv.Atoi(age)
+	if resp.StatusCode != http.StatusOK || !ok || err != nil {
+		return fmt.Errorf("status %d, Cache-Control %q", resp.StatusCode, resp.Header.Get("Cache-Control"))
+	}
+	var keys jose.JSONWebKeySet
+	if err := json.NewDecoder(resp.Body).Decode(&keys); err != nil {
+		return err
+	}
+	c.keys, c.asked, c.until = keys, now, now.Add(cmp.Or(c.keeps, time.Duration(seconds)*time.Second))
+	return nil
 }
 
 func (c *caching) verify(token string, now time.Time) error {
 	if !now.Before(c.until) {
-		resp, err := http.Get(c.url)
-		if err != nil {
-			return err
+		if err := c.fetch(now); err != nil && !now.Before(c.asked.Add(c.most)) {
+			return fmt.Errorf("%w: %w", errNoKeys, err)
 		}
-		defer resp.Body.Close()
-		age, ok := strings.CutPrefix(resp.Header.Get("Cache-Control"), "public, max-age=")
-		seconds, err := strconv.Atoi(age)
-		if resp.StatusCode != http.StatusOK || !ok || err != nil {
-			return fmt.Errorf("status %d, Cache-Control %q", resp.StatusCode, resp.Header.Get("Cache-Control"))
-		}
-		c.keys = jose.JSONWebKeySet{}
-		if err := json.NewDecoder(resp.Body).Decode(&c.keys); err != nil {
-			return err
-		}
-		c.until = now.Add(time.Duration(seconds) * time.Second)
 	}
 	parsed, err := jwt.ParseSigned(token, c.algs)
 	if err != nil {
