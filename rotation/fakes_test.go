@@ -56,6 +56,7 @@ type memory struct {
 	mu       sync.Mutex
 	revision int64
 	sets     map[string]*keystore.KeySet
+	nodes    []keystore.Node
 	outbox   []keystore.Record
 	log      []Entered
 	down     error // what the catalog answers
@@ -80,7 +81,7 @@ func (m *memory) View(context.Context) (*keystore.View, error) {
 	for _, ks := range m.sets {
 		sets = append(sets, ks.Clone())
 	}
-	return keystore.NewView(m.revision, m.now(), sets), nil
+	return keystore.NewView(m.revision, m.now(), sets).WithNodes(m.now(), m.nodes), nil
 }
 
 func (m *memory) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.Record) (string, error) {
@@ -108,7 +109,7 @@ func (m *memory) Update(ctx context.Context, name string, expect int64, f func(k
 		return "", keystore.ErrOvertaken
 	}
 	after := before.Clone()
-	recs, err := f(keystore.Moment{Now: m.now()}, after)
+	recs, err := f(keystore.Moment{Now: m.now(), Nodes: m.nodes}, after)
 	if err != nil {
 		return "", err
 	}

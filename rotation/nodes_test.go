@@ -109,6 +109,42 @@ func TestAPendingVersionIsItsMakersWhileItLives(t *testing.T) {
 	}
 }
 
+// A node that started used to take a version whose key another one was making for
+// one that a crash had left: it was abandoned, and its key an orphan on the token
+// (spiffe/spire#5497). So did a node that was asked to rotate.
+func TestAKeyThatAnotherNodeMakesIsLeftAlone(t *testing.T) {
+	w := newWorld(t, fast)
+	now := start
+	w.catalog.now = func() time.Time { return now }
+	w.catalog.nodes = []keystore.Node{node("a", 5*time.Second), node("b", time.Hour)}
+	joined := func(name string) *Rotator {
+		r := New(Config{Node: name, Shared: true, Catalog: w.catalog, Keys: w.token, Audit: w.catalog, Brake: w.pedal, Now: w.catalog.now})
+		if err := r.Ensure(t.Context(), []Spec{w.spec}); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	a, b := joined("a"), joined("b")
+	w.token.generate = func() error { return keystore.ErrUncertain } // it takes long
+	s, _, _ := a.of("web")
+	if _, err := a.locked(t.Context(), "web", s); !errors.Is(err, keystore.ErrUncertain) {
+		t.Fatal(err)
+	}
+	if found, err := b.Reconcile(t.Context(), ""); err != nil || found.Err() != nil || len(found.Mismatches) != 0 {
+		t.Errorf("compared while it is made: %+v, %v", found, err)
+	}
+	if _, err := b.Rotate(t.Context(), Request{By: "olga", KeySet: "web", Reason: "drill"}); !errors.Is(err, keystore.ErrOvertaken) {
+		t.Errorf("asked to rotate while it is made: %v", err)
+	}
+	w.want(t, "1 pending")
+
+	now = at(5 * time.Second) // a may be gone
+	if found, err := b.Reconcile(t.Context(), ""); err != nil || len(found.Mismatches) != 1 || found.Mismatches[0].Kind != KeyFinished {
+		t.Errorf("compared after its lease: %+v, %v", found, err)
+	}
+	w.want(t, "1 abandoned")
+}
+
 // TestRealTime shows rule 9: what cannot be taken back waits for as much real
 // time as the clock says has passed.
 func TestRealTime(t *testing.T) {

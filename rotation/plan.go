@@ -3,6 +3,7 @@ package rotation
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -222,14 +223,19 @@ func (p planner) publish(v *keystore.Version) Why {
 		Step: Step{Kind: Publish, Version: v.Number}, At: p.now, Rule: 8,
 		Text: "rule 8: its key is found and proven first", Since: v.CreatedAt,
 	}
-	for i := range p.Nodes {
-		maker := &p.Nodes[i]
-		if maker.Name == v.Maker && v.Maker != p.Self && maker.MaySign(p.now) {
-			w.At, w.Text = time.Time{}, fmt.Sprintf("rule 8: node %s is making its key", maker.Name)
-			w.Nodes = []string{maker.Name}
-		}
+	if p.makesElsewhere(v) {
+		w.At, w.Text = time.Time{}, fmt.Sprintf("rule 8: node %s is making its key", v.Maker)
+		w.Nodes = []string{v.Maker}
 	}
 	return w
+}
+
+// makesElsewhere reports whether another node, that lives, is making the key of a
+// pending version.
+func (p planner) makesElsewhere(v *keystore.Version) bool {
+	return v.Maker != p.Self && slices.ContainsFunc(p.Nodes, func(n keystore.Node) bool {
+		return n.Name == v.Maker && n.MaySign(p.now)
+	})
 }
 
 // discard removes a published version that the configuration no longer wants,

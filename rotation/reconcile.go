@@ -158,7 +158,10 @@ func (r *Rotator) finishAll(ctx context.Context, name string, s *set, names []st
 		if !slices.Contains(names, v.Keystore) {
 			continue
 		}
-		if err := r.finish(ctx, ks, v); err != nil {
+		switch err := r.finish(ctx, ks, v); {
+		case errors.Is(err, errElsewhere):
+			continue
+		case err != nil:
 			return done, err
 		}
 		if m, ok := r.ended(ctx, name, v); ok {

@@ -110,7 +110,8 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 			}
 			continue // it has lost its key, and another one is made; or it was found
 		}
-		if err := r.prepare(ctx, ks, spec, p, asked); err != nil && !errors.Is(err, keystore.ErrOvertaken) {
+		err = r.prepare(ctx, ks, spec, p, asked)
+		if err != nil && (errors.Is(err, errElsewhere) || !errors.Is(err, keystore.ErrOvertaken)) {
 			return Rotation{}, err
 		}
 	}

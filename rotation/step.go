@@ -144,9 +144,16 @@ func named(rec keystore.Record, v *keystore.Version) keystore.Record {
 	return rec
 }
 
+// errElsewhere: a pending version's key is being made by another node.
+var errElsewhere = fmt.Errorf("another node is making the key: %w", keystore.ErrOvertaken)
+
 // finish brings a pending version that an earlier attempt left to its end: its
-// key is adopted if it is there and good, and the row abandoned if not.
+// key is adopted if it is there and good, and the row abandoned if not. One that
+// another node may be making is left alone, with an error wrapping errElsewhere.
 func (r *Rotator) finish(ctx context.Context, ks *keystore.KeySet, v *keystore.Version) error {
+	if (planner{Facts: r.factsOf(ks), now: r.now()}).makesElsewhere(v) {
+		return fmt.Errorf("version %d, by node %s: %w", v.Number, v.Maker, errElsewhere)
+	}
 	p, err := r.cfg.Keys.Provider(v.Keystore)
 	if err != nil {
 		return err
