@@ -58,6 +58,7 @@ type database interface {
 
 // The strengths of a lock on rows.
 const (
+	unlocked       = ""
 	forUpdate      = " FOR UPDATE"        // the row is about to be replaced
 	forNoKeyUpdate = " FOR NO KEY UPDATE" // it is about to be changed; what refers to it does not wait
 	forKeyShare    = " FOR KEY SHARE"     // only replacing it waits

@@ -416,7 +416,7 @@ func TestAConnectionThatGoesNowhereIsGivenUp(t *testing.T) {
 		start := time.Now()
 		err := call(ctx)
 		cancel()
-		if took := time.Since(start); took > 300*time.Millisecond+commitWithin+2*time.Second || !errors.Is(err, keystore.ErrUnavailable) {
+		if took := time.Since(start); took > 300*time.Millisecond+commitWithin+5*time.Second || !errors.Is(err, keystore.ErrUnavailable) {
 			t.Errorf("%s: after %v: %v", what, took, err)
 		}
 	}
@@ -424,7 +424,7 @@ func TestAConnectionThatGoesNowhereIsGivenUp(t *testing.T) {
 	if _, err := c.View(t.Context()); !errors.Is(err, keystore.ErrUnavailable) {
 		t.Errorf("without a deadline: %v", err)
 	}
-	if took := time.Since(start); took > callWithin+commitWithin+2*time.Second {
+	if took := time.Since(start); took > callWithin+commitWithin+5*time.Second {
 		t.Errorf("a caller without a deadline waited %v", took)
 	}
 	proxy.BlackHole(false)

@@ -137,7 +137,7 @@ func isFree(tx *transaction, row idempotentRow) (bool, error) {
 	if row.node == tx.node && row.epoch == tx.epoch {
 		return true, nil
 	}
-	n, found, err := findNode(tx, row.node, forKeyShare)
+	n, found, err := findNode(tx, row.node, unlocked)
 	if err != nil {
 		return false, err
 	}

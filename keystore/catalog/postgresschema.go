@@ -68,10 +68,10 @@ func (p *postgres) open(ctx context.Context, seen func(*transaction) error) erro
 	return err
 }
 
-// madeMeanwhile reports whether another node made at the same moment what this
-// one was about to make.
+// madeMeanwhile reports whether another node was making at the same moment what
+// this one was about to make.
 func madeMeanwhile(err error) bool {
-	return slices.Contains([]string{"23505", "42P06", "42P07", "42710", "40P01", "40001", "XX000"}, codeOf(err))
+	return slices.Contains([]string{"23505", "42P06", "42P07", "42710", "40P01", "40001", "55P03", "XX000"}, codeOf(err))
 }
 
 func (p *postgres) openOnce(ctx context.Context, seen func(*transaction) error) (err error) {

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"chancery/keystore"
+	"chancery/keystore/catalog/postgrestest"
 )
 
 // A catalogModel is what the catalog should hold after random legal and illegal
@@ -26,29 +27,38 @@ type catalogModel struct {
 }
 
 func TestNoSequenceOfChangesBreaksTheCatalog(t *testing.T) {
-	for name, place := range map[string]func(testing.TB) *place{"sqlite": inFile, "postgres": inPostgres} {
-		t.Run(name, func(t *testing.T) {
-			rapid.Check(t, func(rt *rapid.T) {
-				m := &catalogModel{at: place(t), sets: make(map[string]*keystore.KeySet), kids: make(map[keystore.KID]string)}
-				m.open(rt)
-				defer func() { _ = m.c.Close() }()
-				rt.Repeat(map[string]func(*rapid.T){
-					"":            m.check,
-					"create":      m.create,
-					"advance":     m.advance,
-					"scramble":    m.scramble,
-					"horizon":     m.horizon,
-					"acknowledge": m.acknowledge,
-					"reopen": func(rt *rapid.T) {
-						if err := m.c.Close(); err != nil {
-							rt.Fatal(err)
-						}
-						m.open(rt)
-					},
-				})
-			})
+	t.Run("sqlite", func(t *testing.T) {
+		checkSequences(t, func() *place { return inFile(t) })
+	})
+	t.Run("postgres", func(t *testing.T) {
+		url, name, s := postgrestest.Database(t)
+		checkSequences(t, func() *place {
+			s.Exec(name, "DROP SCHEMA IF EXISTS chancery CASCADE") // dearer than a schema is a database
+			return &place{url: url, time: epoch}
 		})
-	}
+	})
+}
+
+func checkSequences(t *testing.T, empty func() *place) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &catalogModel{at: empty(), sets: make(map[string]*keystore.KeySet), kids: make(map[keystore.KID]string)}
+		m.open(rt)
+		defer func() { _ = m.c.Close() }()
+		rt.Repeat(map[string]func(*rapid.T){
+			"":            m.check,
+			"create":      m.create,
+			"advance":     m.advance,
+			"scramble":    m.scramble,
+			"horizon":     m.horizon,
+			"acknowledge": m.acknowledge,
+			"reopen": func(rt *rapid.T) {
+				if err := m.c.Close(); err != nil {
+					rt.Fatal(err)
+				}
+				m.open(rt)
+			},
+		})
+	})
 }
 
 func (m *catalogModel) open(rt *rapid.T) {

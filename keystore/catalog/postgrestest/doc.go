@@ -9,7 +9,9 @@
 //	url := postgrestest.URL("postgres", s, standby)
 //	proxy := s.Proxy(t)              // on the way to it, and able to cut it
 //
-//	url := postgrestest.Database(t)  // a new database on a server all tests share
+//	url, name, s := postgrestest.Database(t) // a new database on a server all tests share
+//
+// The TestMain of a package that uses it calls Stop at the end.
 //
 // Servers listen on a Unix socket and on a port of the loopback interface, trust
 // whoever comes, except the role "secret", whose password is "open sesame", and

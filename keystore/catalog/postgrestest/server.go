@@ -35,7 +35,7 @@ type Server struct {
 	port int
 
 	guard *exec.Cmd // runs the server, and ends it when its standard input ends
-	hold  io.Closer
+	hold  io.WriteCloser
 }
 
 // Start starts a server of the test's own and stops it when the test ends.
@@ -212,18 +212,25 @@ func (s *Server) appendTo(name, text string) error {
 	return errors.Join(err, f.Close())
 }
 
-// Set changes a setting in postgresql.conf and reloads it; one that needs a
-// restart has to be followed by one.
+// Set changes a setting in postgresql.conf, reloads it, and waits until new
+// connections go by it; one that needs a restart has to be followed by one.
 func (s *Server) Set(name, value string) {
 	s.t.Helper()
 	s.must(s.appendTo("postgresql.conf", fmt.Sprintf("%s = '%s'\n", name, value)))
 	_, err := run("pg_ctl", "reload", "-D", s.data())
 	s.must(err)
-	time.Sleep(100 * time.Millisecond) // the postmaster tells the others in its own time
+	for deadline := time.Now().Add(startWithin); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if s.Exec("postgres", fmt.Sprintf("SELECT setting = '%s' OR pending_restart FROM pg_settings WHERE name = '%s'", value, name)) == "t" {
+			return
+		}
+	}
+	s.must(fmt.Errorf("%s is not %s", name, value))
 }
 
-// guard runs what follows it until that or its own standard input ends.
-const guard = `"$@" & p=$!; cat >/dev/null; kill -QUIT $p 2>/dev/null; wait $p`
+// guard runs the server, its arguments but the first, until its own standard
+// input ends. What it was not told to keep, the first, it removes: the process of
+// the test has died.
+const guard = `dir=$1; shift; "$@" & p=$!; read word; kill -QUIT $p 2>/dev/null; wait $p; [ "$word" = keep ] || rm -rf "$dir"`
 
 func (s *Server) launch() {
 	s.t.Helper()
@@ -231,14 +238,13 @@ func (s *Server) launch() {
 	s.must(err)
 	defer log.Close()
 	server := program("postgres", "-D", s.data())
-	cmd := exec.Command("/bin/sh", append([]string{"-c", guard, "sh", server.Path}, server.Args[1:]...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", guard, "sh", s.dir, server.Path}, server.Args[1:]...)...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = server.Env, server.Dir, server.SysProcAttr
 	cmd.Stdout, cmd.Stderr = log, log
 	s.hold, err = cmd.StdinPipe()
 	s.must(err)
 	s.must(cmd.Start())
 	s.guard = cmd
-	_, err = run("pg_ctl", "status", "-D", s.data())
 	for deadline := time.Now().Add(startWithin); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if _, err = run("pg_isready", "-q", "-h", s.dir, "-p", strconv.Itoa(s.port)); err == nil {
 			return
@@ -259,10 +265,16 @@ func (s *Server) Stop(immediate bool) {
 		how = "immediate"
 	}
 	_, err := run("pg_ctl", "stop", "-D", s.data(), "-m", how, "-w", "-t", strconv.Itoa(int(startWithin.Seconds())))
+	s.release()
+	s.must(err)
+}
+
+// release lets the guard end, and keeps the directory.
+func (s *Server) release() {
+	_, _ = io.WriteString(s.hold, "keep\n")
 	s.hold.Close()
 	_ = s.guard.Wait() // how postgres ended is of no interest
 	s.guard = nil
-	s.must(err)
 }
 
 // Restart starts a server that was stopped, on the same port.
@@ -274,9 +286,7 @@ func (s *Server) Restart() {
 
 func (s *Server) remove() {
 	if s.guard != nil {
-		s.hold.Close()
-		_ = s.guard.Wait()
-		s.guard = nil
+		s.release()
 	}
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.t.Error(err)

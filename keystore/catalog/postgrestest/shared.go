@@ -43,8 +43,7 @@ func Stop() {
 	shared.Lock()
 	defer shared.Unlock()
 	if shared.server != nil {
-		shared.server.hold.Close()
-		_ = shared.server.guard.Wait()
+		shared.server.release()
 		_ = os.RemoveAll(shared.server.dir)
 		shared.server = nil
 	}
