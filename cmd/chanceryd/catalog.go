@@ -54,9 +54,22 @@ func (n *node) openCatalog(ctx context.Context, cfg *config.Config) (*catalog.Ca
 	}
 }
 
-// rotationClock is what rotation may know of this node's clock.
+// rotationClock is what rotation may know of the clock that it goes by: this
+// node's, and on a shared catalog the database's, which this node has held against
+// its own since it started.
 func (n *node) rotationClock() rotation.Clock {
-	return rotation.Clock{Steady: n.clock.Steady(), Synchronised: n.clock.Unsynchronised() == nil}
+	c := rotation.Clock{Steady: n.clock.Steady(), Synchronised: n.clock.Unsynchronised() == nil}
+	if c.Steady.IsZero() { // it is in trouble
+		c.Steady = n.steps.Now()
+	}
+	if n.leases.shared {
+		since, always := n.steps.Steady()
+		c.Synchronised = c.Synchronised && always
+		if since.After(c.Steady) {
+			c.Steady = since
+		}
+	}
+	return c
 }
 
 // enrol makes this node known to the catalog, before it serves or signs. What it

@@ -66,8 +66,10 @@ func (l *leases) sign(read instant) error {
 	return nil
 }
 
-// serve returns nil while this node may serve what it has published.
-func (l *leases) serve() error {
+// serve returns nil while this node may serve what it has published, from a
+// snapshot that it began to read at a moment: nobody counts on more than the
+// publishing lease for what it sends by an older one.
+func (l *leases) serve(read instant) error {
 	if !l.shared {
 		return nil
 	}
@@ -76,7 +78,7 @@ func (l *leases) serve() error {
 	switch {
 	case l.fenced != nil:
 		return l.fenced
-	case l.over(l.renewed, l.publishing):
+	case l.over(read, l.publishing), l.over(l.renewed, l.publishing):
 		return errLeaseOver
 	}
 	return nil
@@ -95,7 +97,8 @@ func (l *leases) metrics(m *telemetry.Metrics, read func() instant) {
 	}
 	m.Gauge("chancery_lease_signing", "1 while this node may sign by what it knows of the shared catalog, 0 otherwise.", nil,
 		holds(func() error { return l.sign(read()) }))
-	m.Gauge("chancery_lease_publishing", "1 while this node may serve key sets by what it knows of the shared catalog, 0 otherwise.", nil, holds(l.serve))
+	m.Gauge("chancery_lease_publishing", "1 while this node may serve key sets by what it knows of the shared catalog, 0 otherwise.", nil,
+		holds(func() error { return l.serve(read()) }))
 }
 
 // renew has the catalog note that this node lives and by which revision it goes.

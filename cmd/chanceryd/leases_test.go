@@ -44,6 +44,7 @@ func TestLeases(t *testing.T) {
 		{"set back, boot time counts", config.Lease, config.Lease, -time.Hour, false, true},
 		{"as long as it may publish", time.Minute - time.Millisecond, time.Minute - time.Millisecond, 0, false, true},
 		{"and longer", time.Minute, time.Minute, 0, false, false},
+		{"seen by the catalog, of which nothing newer could be installed", time.Minute, 0, 0, false, false},
 	} {
 		clock := &twoClocks{time.Hour, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
 		l := newLeases(clock)
@@ -54,7 +55,7 @@ func TestLeases(t *testing.T) {
 		if err := l.sign(read); (err == nil) != c.signs {
 			t.Errorf("%s: signing: %v", c.name, err)
 		}
-		if err := l.serve(); (err == nil) != c.serve {
+		if err := l.serve(read); (err == nil) != c.serve {
 			t.Errorf("%s: serving: %v", c.name, err)
 		}
 	}
@@ -72,7 +73,7 @@ func TestLeasesFenced(t *testing.T) {
 	}
 	l.note(l.instant(), fmt.Errorf("renewing: %w", catalog.ErrFenced))
 	l.note(l.instant(), nil)
-	for what, err := range map[string]error{"signing": l.sign(l.instant()), "serving": l.serve(), "it": l.Fenced()} {
+	for what, err := range map[string]error{"signing": l.sign(l.instant()), "serving": l.serve(l.instant()), "it": l.Fenced()} {
 		if !errors.Is(err, catalog.ErrFenced) {
 			t.Errorf("%s: %v, want that it is fenced", what, err)
 		}
@@ -80,7 +81,37 @@ func TestLeasesFenced(t *testing.T) {
 	alone := newLeases(clock)
 	alone.shared = false
 	clock.pass(time.Hour)
-	if alone.sign(instant{}) != nil || alone.serve() != nil {
+	if alone.sign(instant{}) != nil || alone.serve(instant{}) != nil {
 		t.Error("a node with a catalog of its own has lost a lease")
+	}
+}
+
+// Rule 9 on a shared catalog: the database's clock counts from where it was last
+// heard to have been stepped.
+func TestRateOfTheCatalogsClock(t *testing.T) {
+	noon := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	type answer struct {
+		asked, answered time.Duration // boot time
+		clock           time.Duration // after noon
+	}
+	for _, c := range []struct {
+		name    string
+		answers []answer
+		since   time.Duration
+		stepped bool
+	}{
+		{"as fast as boot time", []answer{{0, 0, 0}, {time.Second, time.Second, time.Second}, {time.Hour, time.Hour, time.Hour}}, 0, false},
+		{"an answer that took long", []answer{{0, 0, 0}, {time.Second, 4 * time.Second, 3 * time.Second}}, 0, false},
+		{"a little off", []answer{{0, 0, 0}, {time.Second, time.Second, 1400 * time.Millisecond}}, 0, false},
+		{"stepped forward", []answer{{0, 0, 0}, {time.Second, time.Second, time.Hour}, {2 * time.Second, 2 * time.Second, time.Hour + time.Second}}, time.Hour, true},
+		{"set back", []answer{{0, 0, 0}, {time.Hour, time.Hour, time.Second}}, time.Second, true},
+	} {
+		var r rate
+		for _, a := range c.answers {
+			r.note(noon.Add(a.clock), a.asked, a.answered, 500*time.Millisecond)
+		}
+		if !r.since.Equal(noon.Add(c.since)) || r.stepped != c.stepped {
+			t.Errorf("%s: steady since %v, stepped %v", c.name, r.since.Sub(noon), r.stepped)
+		}
 	}
 }

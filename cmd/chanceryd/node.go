@@ -287,7 +287,7 @@ func (n *node) introduce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now, Lease: n.leases.serve}
+	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now, Lease: func() error { return n.leases.serve(n.views.Began()) }}
 	n.publisher = &publisher{
 		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,

@@ -43,19 +43,49 @@ type steps struct {
 	mu     sync.Mutex       // guards what follows
 	moved  map[int64]string // entries of rows whose step has not asked for them yet
 	offset time.Duration    // of the catalog's clock against this node's
+	rate   rate             // of the catalog's clock against boot time
 }
 
 // tick notes what the catalog's clock said when a snapshot was read. It was asked
 // between read and now; the later of the two is taken, so that this node does not
 // think it is later than it is.
 func (s *steps) tick(view *keystore.View, read instant) {
-	if !s.views.leases.shared {
+	l := s.views.leases
+	if !l.shared {
 		return
 	}
-	asked := read.wall.Add(s.views.leases.boot() - read.boot)
+	boot := l.boot()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.offset = view.Clock().Sub(asked)
+	s.offset = view.Clock().Sub(read.wall.Add(boot - read.boot))
+	s.rate.note(view.Clock(), read.boot, boot, l.apart)
+}
+
+// A rate is how steadily another machine's clock has gone against boot time.
+type rate struct {
+	since   time.Time // by that clock: when it was first heard, or heard to have been stepped
+	stepped bool
+	last    time.Time
+	boot    time.Duration // when last was heard
+}
+
+// note notes what the clock said when it was asked between two moments of boot
+// time. It may go as much too fast or slow as apart says between two answers.
+func (r *rate) note(clock time.Time, asked, answered, apart time.Duration) {
+	if r.since.IsZero() {
+		r.since = clock
+	} else if went := clock.Sub(r.last); went < asked-r.boot-apart || went > answered-r.boot+apart {
+		r.since, r.stepped = clock, true
+	}
+	r.last, r.boot = clock, answered
+}
+
+// Steady returns since when the catalog's clock has gone as fast as boot time, and
+// whether it always has, as far as this process knows.
+func (s *steps) Steady() (since time.Time, always bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rate.since, !s.rate.stepped
 }
 
 // Now is the catalog's clock as far as this node can tell.

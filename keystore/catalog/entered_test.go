@@ -33,7 +33,7 @@ func TestEnteredByOtherNodes(t *testing.T) {
 	if err != nil || len(rows) < 4 {
 		t.Fatalf("%d rows wait, %v", len(rows), err)
 	}
-	rows = rows[len(rows)-4:] // behind those of the creations
+	rows = rows[len(rows)-4:]      // behind those of the creations
 	for i, row := range rows[:3] { // the last one is not entered yet
 		if err := a.Mark(t.Context(), row.ID, "log#"+string(rune('0'+i))); err != nil {
 			t.Fatal(err)
