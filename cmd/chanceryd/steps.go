@@ -1,10 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -286,6 +286,13 @@ func (w *watch) fire() {
 	}
 }
 
+// late reports whether the watch took the snapshot out of force.
+func (w *watch) late() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.fired
+}
+
 // stop ends the watch. It reports whether it took the snapshot out of force;
 // the next one that is installed is in force again.
 func (w *watch) stop() (fired bool) {
@@ -307,6 +314,9 @@ func (s *steps) enforce(ctx context.Context, change catalog.Change, w *watch) (s
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	err := s.advance(ctx)
+	for errors.Is(err, errElsewhere) && !w.late() { // what is in force may be so for as long
+		err = s.advance(ctx)
+	}
 	fired := w.stop()
 	entry := s.take(change.Outbox)
 	if err != nil {
@@ -351,8 +361,9 @@ const (
 
 // settle moves the outbox into the lifecycle log, in order. A row that a crash
 // left between its entry and its mark is found by what it says and not entered
-// twice. A row of another node is that node's to enter, for a while; clock is the
-// catalog's, or zero if what others do does not matter now.
+// twice. A row of another node is that node's to enter, for a while, and is waited
+// for when all that is this node's has been entered: that node may wait for this
+// one. clock is the catalog's, or zero if what others do does not matter now.
 func (s *steps) settle(ctx context.Context, clock time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
@@ -362,9 +373,31 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for the log: %w", errUnentered, context.Cause(ctx))
 	}
-	rows, err := s.outbox(ctx, clock)
+	for began := time.Now(); ; {
+		others, err := s.enterOurs(ctx, clock)
+		switch {
+		case err != nil:
+			return err
+		case others == nil || clock.IsZero():
+			return nil
+		case time.Since(began) > elsewhere:
+			return fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, others.Node, others.Record.Action, others.Record.KeySet)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", errElsewhere, context.Cause(ctx))
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+// enterOurs enters the rows that this node has to enter: its own, and by the
+// catalog's clock, if it is given, those that others should have entered long ago.
+// It returns the first of the others, or nil. Its caller has the turn.
+func (s *steps) enterOurs(ctx context.Context, clock time.Time) (others *catalog.OutboxRow, err error) {
+	rows, err := s.catalog.Outbox(ctx)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	if s.doubt == nil { // what a former process left may have been entered by it
 		s.doubt = make(map[int64]bool)
@@ -373,46 +406,19 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 		}
 	}
 	for _, row := range rows {
+		if row.Node != "" && row.Node != s.node && (clock.IsZero() || clock.Sub(row.At) < takeOverAfter) {
+			others = cmp.Or(others, &row)
+			continue
+		}
 		entry, err := s.enter(ctx, row)
 		if err != nil {
 			s.doubt[row.ID] = true
-			return fmt.Errorf("%w: %w", errUnentered, err)
+			return nil, fmt.Errorf("%w: %w", errUnentered, err)
 		}
 		delete(s.doubt, row.ID)
 		s.keep(row.ID, entry)
 	}
-	return nil
-}
-
-// outbox returns the rows that this node has to enter: its own, and those that
-// others should have entered long ago. With a clock, the catalog's, it waits a
-// little for those of others.
-func (s *steps) outbox(ctx context.Context, clock time.Time) ([]catalog.OutboxRow, error) {
-	for began := time.Now(); ; {
-		rows, err := s.catalog.Outbox(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("reading the outbox: %w", err)
-		}
-		var others *catalog.OutboxRow
-		mine := slices.DeleteFunc(rows, func(row catalog.OutboxRow) bool {
-			wait := row.Node != "" && row.Node != s.node && (clock.IsZero() || clock.Sub(row.At) < takeOverAfter)
-			if wait && others == nil {
-				others = &row
-			}
-			return wait
-		})
-		if others == nil || clock.IsZero() {
-			return mine, nil
-		}
-		if time.Since(began) > elsewhere {
-			return nil, fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, others.Node, others.Record.Action, others.Record.KeySet)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%w: %w", errElsewhere, context.Cause(ctx))
-		case <-time.After(lookAgain):
-		}
-	}
+	return others, nil
 }
 
 // keep holds an entry for the step it belongs to.
