@@ -161,6 +161,9 @@ func (n *node) keepLease(ctx context.Context) error {
 		return err
 	}
 	_, err := n.steps.View(within)
+	if n.leases.outdated() {
+		n.kick()
+	}
 	return err
 }
 

@@ -33,6 +33,11 @@ type leases struct {
 	mu      sync.Mutex // guards what follows
 	renewed instant
 	fenced  error // why they can never be renewed; nil: they can
+	failed  error // why the last renewal failed; nil: it did not
+	// begun is when the publishing lease began anew, since the one before had ended:
+	// others may have gone on without this node meanwhile, so nothing is served that
+	// is not from a snapshot read later. made is when that was read, or before.
+	begun, made time.Duration // of boot
 }
 
 // An instant is a moment on both clocks.
@@ -61,9 +66,17 @@ func (l *leases) sign(read instant) error {
 	case l.fenced != nil:
 		return l.fenced
 	case l.over(read, config.Lease), l.over(l.renewed, config.Lease):
-		return errLeaseOver
+		return l.lost()
 	}
 	return nil
+}
+
+// lost says that a lease is over, and as far as is known why. The caller holds mu.
+func (l *leases) lost() error {
+	if l.failed == nil {
+		return errLeaseOver
+	}
+	return fmt.Errorf("%w: %w", errLeaseOver, l.failed)
 }
 
 // serve returns nil while this node may serve what it has published, from a
@@ -78,10 +91,25 @@ func (l *leases) serve(read instant) error {
 	switch {
 	case l.fenced != nil:
 		return l.fenced
-	case l.over(read, l.publishing), l.over(l.renewed, l.publishing):
-		return errLeaseOver
+	case l.over(read, l.publishing), l.over(l.renewed, l.publishing), l.made < l.begun:
+		return l.lost()
 	}
 	return nil
+}
+
+// published notes that all that is served from now on is from a snapshot that was
+// read no earlier than at a moment.
+func (l *leases) published(read instant) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.made = max(l.made, read.boot)
+}
+
+// outdated reports whether what is served has to be made anew before it may be.
+func (l *leases) outdated() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.made < l.begun
 }
 
 // metrics tells whether this node has its leases. m is asked only where others
@@ -116,8 +144,12 @@ func (l *leases) renew(ctx context.Context, c *catalog.Catalog, revision int64) 
 func (l *leases) note(began instant, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.failed = err
 	switch {
 	case err == nil:
+		if l.over(l.renewed, l.publishing) {
+			l.begun = l.boot()
+		}
 		l.renewed = began
 	case errors.Is(err, catalog.ErrFenced):
 		l.fenced = err

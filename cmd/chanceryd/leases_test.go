@@ -51,6 +51,7 @@ func TestLeases(t *testing.T) {
 		ago := func(d time.Duration) instant { return instant{clock.boot - d, clock.wall.Add(-d)} }
 		read := ago(c.read)
 		l.note(ago(c.renewed), nil)
+		l.published(l.instant())
 		clock.wall = clock.wall.Add(c.step)
 		if err := l.sign(read); (err == nil) != c.signs {
 			t.Errorf("%s: signing: %v", c.name, err)
@@ -59,6 +60,41 @@ func TestLeases(t *testing.T) {
 			t.Errorf("%s: serving: %v", c.name, err)
 		}
 	}
+}
+
+// A node that was cut off for longer than its publishing lease used to serve what it
+// had before as soon as it could renew that: a set without the key that the others
+// had begun to sign with. Now it makes the set anew first.
+func TestALeaseThatBeganAnewIsNoneForWhatWasServedBefore(t *testing.T) {
+	clock := &twoClocks{time.Hour, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+	l := newLeases(clock)
+	renew := func() { l.note(l.instant(), nil) }
+	serves := func(what string, want bool) {
+		t.Helper()
+		if err := l.serve(l.instant()); (err == nil) != want || l.outdated() && want {
+			t.Errorf("%s: serving: %v, outdated %v", what, err, l.outdated())
+		}
+	}
+	renew()
+	serves("enrolled, and nothing made yet", false)
+	first := l.instant()
+	l.published(first)
+	serves("made", true)
+	clock.pass(time.Minute - 1)
+	renew()
+	serves("renewed in time", true)
+
+	clock.pass(time.Minute)
+	serves("over", false)
+	before := l.instant()
+	clock.pass(time.Second)
+	renew()
+	serves("begun anew", false)
+	l.published(before)
+	serves("made from what was read before that", false)
+	renew()
+	l.published(l.instant())
+	serves("made from what was read since", true)
 }
 
 // A node that was fenced is never back by itself; one that failed to renew is,

@@ -331,6 +331,7 @@ func (n *node) publish(ctx context.Context) error {
 	if err := n.assumeTheWorst(ctx); err != nil {
 		return err
 	}
+	_, read := n.views.Published()
 	view, err := n.views.Current()
 	if err != nil {
 		return err
@@ -338,6 +339,7 @@ func (n *node) publish(ctx context.Context) error {
 	if _, err := n.publisher.publish(ctx, view); err != nil {
 		n.log.Warn("not everything is published; it is tried again", "err", err)
 	}
+	n.leases.published(read)
 	return nil
 }
 

@@ -75,7 +75,7 @@ func (p *publisher) Run(ctx context.Context) {
 		if err == nil {
 			p.failed = ""
 		}
-		if view := p.views.Published(); err != nil || view != nil && p.keys.Unproven(view) {
+		if view, _ := p.views.Published(); err != nil || view != nil && p.keys.Unproven(view) {
 			wait = time.Second
 		}
 		select {
@@ -89,7 +89,7 @@ func (p *publisher) Run(ctx context.Context) {
 
 func (p *publisher) pass(ctx context.Context) error {
 	_, viewErr := p.steps.View(ctx) // enters what waits, and heals a stale snapshot
-	view := p.views.Published()
+	view, read := p.views.Published()
 	if view == nil {
 		return viewErr
 	}
@@ -98,6 +98,9 @@ func (p *publisher) pass(ctx context.Context) error {
 		p.cas.Make(ctx, view)
 	}
 	serves, buildErr := p.publish(ctx, view)
+	if buildErr == nil { // otherwise something is served that is from before
+		p.views.leases.published(read)
+	}
 	at := p.now()
 	errs := []error{viewErr, buildErr, p.writeVKeys(view)}
 	for name, versions := range serves {

@@ -41,25 +41,25 @@ type views struct {
 func (v *views) Current() (*keystore.View, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.err != nil {
-		return nil, v.err
-	}
 	if v.current == nil {
 		return nil, errStale
 	}
-	if err := v.leases.sign(v.read); err != nil {
+	if err := v.leases.sign(v.read); err != nil { // it says more than v.err
 		return nil, err
+	}
+	if v.err != nil {
+		return nil, v.err
 	}
 	return v.current, nil
 }
 
-// Published returns the last snapshot that was installed, or nil. Publishing
-// has a longer lease than signing: a catalog that cannot be read leaves the key
-// sets published.
-func (v *views) Published() *keystore.View {
+// Published returns the last snapshot that was installed, or nil, and a moment
+// before it was last read. Publishing has a longer lease than signing: a catalog
+// that cannot be read leaves the key sets published.
+func (v *views) Published() (*keystore.View, instant) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.published
+	return v.published, v.read
 }
 
 // Read returns what the catalog says now, without putting it in force, and a

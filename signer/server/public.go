@@ -80,10 +80,10 @@ func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
 		return
 	}
-	p.serveDocument(w, r, doc)
+	p.serveDocument(w, r, pub, doc)
 }
 
-func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, doc Document) {
+func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, pub *Publication, doc Document) {
 	if doc.Withheld != "" {
 		writeProblem(w, later(api.Errorf(api.CodeBackendUnavailable, "%s", doc.Withheld)))
 		return
@@ -91,6 +91,10 @@ func (p *Public) serveDocument(w http.ResponseWriter, r *http.Request, doc Docum
 	if p.Lease != nil {
 		if err := p.Lease(); err != nil {
 			writeProblem(w, later(api.Errorf(api.CodeLeaseExpired, "this node may not be up to date, so it serves no keys").Because(err)))
+			return
+		}
+		if p.current.Load() != pub { // the process may have been stopped, and the lease be one for what is served now
+			p.ServeHTTP(w, r)
 			return
 		}
 	}

@@ -100,6 +100,29 @@ func TestPublicDocument(t *testing.T) {
 	problem(t, "taken back", get(p, "GET", "/issuers/web/jwks.json"), api.CodeNotFound)
 }
 
+// A process that was stopped between the look at what is published and the look at
+// its lease could serve a set from before by a lease that had begun anew since.
+func TestALeaseIsAskedOfWhatIsServed(t *testing.T) {
+	p := newPublic()
+	publish := func(body string) {
+		pub := NewPublication()
+		pub.Add("/issuers/web/jwks.json", Document{Body: []byte(body)})
+		p.Publish(pub)
+	}
+	publish("before")
+	stopped := true
+	p.Lease = func() error {
+		if stopped {
+			stopped = false
+			publish("since")
+		}
+		return nil
+	}
+	if w := get(p, "GET", "/issuers/web/jwks.json"); w.Code != 200 || w.Body.String() != "since" {
+		t.Errorf("%d %q", w.Code, w.Body)
+	}
+}
+
 func TestPublicDoorIsForReading(t *testing.T) {
 	p := newPublic()
 	for _, method := range []string{"POST", "PUT", "DELETE", "OPTIONS", "PATCH"} {
