@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"chancery/keystore/audit"
+	"chancery/keystore/catalog/postgrestest"
 	"chancery/signer/api"
 	"chancery/signer/client"
 	"chancery/softhsm"
@@ -37,7 +38,9 @@ func TestMain(m *testing.M) {
 		os.Exit(run(os.Args[1:], testClocks()))
 	}
 	go launchAll() // until the process ends
-	os.Exit(m.Run())
+	code := m.Run()
+	postgrestest.Stop()
+	os.Exit(code)
 }
 
 // launches are the commands to be started by launchAll.
