@@ -120,17 +120,30 @@ func nodeIdentity(path string) (id [16]byte, err error) {
 const renewEvery = time.Second
 
 // firstView reads the catalog for the first time. A step that another node is
-// about to enter in its log is waited for.
+// about to enter in its log is waited for, and so are clocks that agree: a node
+// whose clock is not right yet neither serves nor holds up the others for longer
+// than the leases it got when it enrolled.
 func (n *node) firstView(ctx context.Context) error {
-	for {
+	for told := false; ; {
 		_, err := n.steps.View(ctx)
-		if !errors.Is(err, errElsewhere) {
+		wait := lookAgain
+		switch {
+		case errors.Is(err, errClocks):
+			if wait = time.Second; !told {
+				n.log.Error("nothing is served or signed until the clock is right; it is looked at each second", "err", err)
+				told = true
+			}
+		case errors.Is(err, errLeaseOver) && told:
+			if err := n.leases.renew(ctx, n.catalog, n.views.Revision()); err != nil {
+				return err
+			}
+		case !errors.Is(err, errElsewhere):
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(lookAgain):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -174,7 +187,8 @@ func (n *node) tellLease(ctx context.Context, cause error) {
 		return
 	}
 	_, err := n.views.Current()
-	over := err != nil && (errors.Is(err, errLeaseOver) || errors.Is(err, catalog.ErrFenced))
+	apart := errors.Is(err, errClocks)
+	over := apart || errors.Is(err, errLeaseOver) || errors.Is(err, catalog.ErrFenced)
 	if over == n.lostLease {
 		return
 	}
@@ -184,6 +198,9 @@ func (n *node) tellLease(ctx context.Context, cause error) {
 	case over && n.leases.Fenced() != nil:
 		rec.Action, rec.Outcome, rec.Reason = keystore.ActNodeFenced, keystore.OutcomeFailed, n.leases.Fenced().Error()
 		n.log.Error("this node was fenced: it neither signs nor serves until it is started again", "err", n.leases.Fenced())
+	case apart:
+		rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
+		n.log.Error("nothing is signed by a clock that may be wrong", "err", err)
 	case over:
 		rec.Outcome, rec.Reason = keystore.OutcomeFailed, "the signing lease is over"
 		if cause != nil {

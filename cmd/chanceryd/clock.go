@@ -257,7 +257,13 @@ func (n *node) signable() (*keystore.View, error) {
 	if err := n.clock.Look(); err != nil {
 		return nil, err
 	}
-	return n.views.Current()
+	view, err := n.views.Current()
+	if errors.Is(err, errClocks) {
+		e := api.Errorf(api.CodeLeaseExpired, "the clocks of this node and of the key catalog do not agree, so nothing is signed").Because(err)
+		e.RetryAfter = 1
+		return nil, e
+	}
+	return view, err
 }
 
 // unsynchronised is a condition of readiness, unless the configuration says that

@@ -34,6 +34,7 @@ type leases struct {
 	renewed instant
 	fenced  error // why they can never be renewed; nil: they can
 	failed  error // why the last renewal failed; nil: it did not
+	clocks  error // that the catalog's clock and this node's are apart; nil: as far as is known they are not
 	// begun is when the publishing lease began anew, since the one before had ended:
 	// others may have gone on without this node meanwhile, so nothing is served that
 	// is not from a snapshot read later. made is when that was read, or before.
@@ -65,10 +66,36 @@ func (l *leases) sign(read instant) error {
 	switch {
 	case l.fenced != nil:
 		return l.fenced
+	case l.clocks != nil:
+		return l.clocks
 	case l.over(read, config.Lease), l.over(l.renewed, config.Lease):
 		return l.lost()
 	}
 	return nil
+}
+
+// compare notes what the catalog's clock said between a moment and now. Clocks are
+// apart only if they are however long the answer took.
+func (l *leases) compare(clock time.Time, asked instant) {
+	least, most := clock.Sub(l.now().Round(0)), clock.Sub(asked.wall)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case least > l.apart:
+		l.clocks = l.disagree(least)
+	case most < -l.apart:
+		l.clocks = l.disagree(most)
+	default:
+		l.clocks = nil
+	}
+}
+
+// errClocks: this node's clock and the catalog's are too far apart to say which is
+// right.
+var errClocks = errors.New("the catalog's clock and this node's do not agree")
+
+func (l *leases) disagree(by time.Duration) error {
+	return fmt.Errorf("%w: they are %v apart, no more than %v may be (hint: synchronise both)", errClocks, by.Round(time.Millisecond), l.apart)
 }
 
 // lost says that a lease is over, and as far as is known why. The caller holds mu.

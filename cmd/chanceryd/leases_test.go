@@ -97,6 +97,39 @@ func TestALeaseThatBeganAnewIsNoneForWhatWasServedBefore(t *testing.T) {
 	serves("made from what was read since", true)
 }
 
+// S15: a node whose clock was an hour ahead of the catalog's took no step, and signed
+// tokens an hour ahead of their time all the same. An answer that took long is no
+// sign of it.
+func TestClocksThatDoNotAgree(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		ahead  time.Duration // the catalog's clock, when it was read
+		took   time.Duration // until it was read, and again until that was known
+		agrees bool
+	}{
+		{"the same", 0, 0, true},
+		{"as far as they may be", time.Second, 0, true},
+		{"ahead", time.Second + 1, 0, false},
+		{"behind", -time.Second - 1, 0, false},
+		{"an hour behind", -time.Hour, 3 * time.Second, false},
+		{"the same, by an answer that took long", 0, 2 * time.Second, true},
+		{"it may be the answer", 3 * time.Second, 2 * time.Second, true},
+	} {
+		clock := &twoClocks{time.Hour, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)}
+		l := newLeases(clock)
+		l.apart = time.Second
+		l.note(l.instant(), nil)
+		asked := l.instant()
+		clock.pass(c.took)
+		said := clock.wall.Add(c.ahead)
+		clock.pass(c.took)
+		l.compare(said, asked)
+		if err := l.sign(l.instant()); errors.Is(err, errClocks) == c.agrees || err != nil && c.agrees {
+			t.Errorf("%s: signing: %v", c.name, err)
+		}
+	}
+}
+
 // A node that was fenced is never back by itself; one that failed to renew is,
 // when it can.
 func TestLeasesFenced(t *testing.T) {

@@ -54,6 +54,7 @@ func (s *steps) tick(view *keystore.View, read instant) {
 	if !l.shared {
 		return
 	}
+	l.compare(view.Clock(), read)
 	boot := l.boot()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -179,15 +180,11 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(ke
 	return s.enforce(ctx, change, w)
 }
 
-// errClocks: this node's clock and the catalog's are too far apart to say which is
-// right.
-var errClocks = errors.New("the catalog's clock and this node's do not agree")
-
 // agree returns nil if the clock that a change is decided by is near this node's:
 // one that is far ahead would end what still lives.
 func (s *steps) agree(at keystore.Moment) error {
-	if apart := at.Now.Sub(s.views.leases.now()); s.views.leases.shared && apart.Abs() > s.views.leases.apart {
-		return fmt.Errorf("%w: they are %v apart, no more than %v may be (hint: synchronise both)", errClocks, apart.Round(time.Millisecond), s.views.leases.apart)
+	if l := s.views.leases; l.shared && at.Now.Sub(l.now()).Abs() > l.apart {
+		return l.disagree(at.Now.Sub(l.now()))
 	}
 	return nil
 }
