@@ -149,7 +149,9 @@ func (c *cluster) wantCalm(since time.Time, within time.Duration) time.Duration 
 		}
 		return nil
 	})
-	return time.Since(since)
+	took := time.Since(since).Round(time.Millisecond)
+	c.t.Attr("recovered", took.String())
+	return took
 }
 
 // same returns nil if all nodes serve the same set and sign with a version of it.
@@ -211,7 +213,8 @@ func (c *cluster) end() {
 	for i, crowd := range c.crowds {
 		c.nodes[i].wantRecorded(crowd.replies())
 	}
-	c.t.Logf("%d tokens", tokens)
+	c.t.Attr("promises", "I3 I4")
+	c.t.Attr("seen", fmt.Sprintf("%d tokens, none that a verifier could reject or that is not entered", tokens))
 }
 
 // wantNoOrphans compares catalog and token at every node: both have the same keys,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -188,10 +189,18 @@ func (j *judge) statuses(node, keyset string, since time.Time) (all []int) {
 	return slices.Compact(all)
 }
 
-// wantAccepted fails for each token that a verifier could reject while it lives:
-// its key is missing in a set that some node served and a cache may still hold.
+// wantAccepted fails for each token that a verifier could reject while it lives.
 func (j *judge) wantAccepted(answers []answer) {
 	j.t.Helper()
+	for _, why := range j.rejected(answers) {
+		j.t.Error(why)
+	}
+}
+
+// rejected tells of tokens that a verifier could reject while they live: the key is
+// missing in a set that some node served and a cache may still hold. Each set is told
+// of once for each key.
+func (j *judge) rejected(answers []answer) (all []string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	told := make(map[string]bool)
@@ -205,11 +214,12 @@ func (j *judge) wantAccepted(answers []answer) {
 					continue
 				}
 				told[line] = true
-				j.t.Errorf("a token of %s by %s, received at %s and valid until %s: node %s served %v from %s until %s, so a cache may miss its key from %s until %s",
-					a.keyset, a.reply.KID, clockOf(a.answered), clockOf(exp), s.node, s.kids, clockOf(s.first), clockOf(s.last), clockOf(from), clockOf(until))
+				all = append(all, fmt.Sprintf("a token of %s by %s, received at %s and valid until %s: node %s served %v until %s, so a cache may miss its key from %s until %s",
+					a.keyset, a.reply.KID, clockOf(a.answered), clockOf(exp), s.node, s.kids, clockOf(s.last), clockOf(from), clockOf(until)))
 			}
 		}
 	}
+	return all
 }
 
 // wantInWindow fails for each token that was received before its version could
@@ -226,6 +236,9 @@ func (j *judge) wantInWindow(sets []api.KeySet, answers []answer) {
 				j.t.Errorf("key set %s: version %d has the key of %d", set.Name, v.Version, other.Version)
 			}
 			versions[v.KID] = v
+			if v.Version > 1 && v.SignsFrom != nil && v.PublishedAt != nil && v.SignsFrom.Sub(*v.PublishedAt) < fastCaches+fastSkew {
+				j.t.Errorf("key set %s version %d signs %v after it was published", set.Name, v.Version, v.SignsFrom.Sub(*v.PublishedAt))
+			}
 		}
 	}
 	told := make(map[string]bool)
@@ -254,4 +267,38 @@ func earlier(a, b time.Time) time.Time {
 		return a
 	}
 	return b
+}
+
+// The judge finds a key that signed before every cache had it, and one that left a
+// set while its tokens lived, and nothing else.
+func TestTheJudgeFindsWhatACacheWouldMiss(t *testing.T) {
+	began := time.Now().Truncate(time.Second)
+	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+	j := &judge{t: t, runs: map[string][]*served{
+		"a web": {
+			{"a", "web", 200, []string{"one"}, at(0), at(10)},
+			{"a", "web", 200, []string{"one", "two"}, at(11), at(40)},
+			{"a", "web", 503, nil, at(41), at(50)},
+			{"a", "web", 200, []string{"two"}, at(51), at(60)},
+		},
+		"a edge": {{"a", "edge", 200, []string{"other"}, at(0), at(60)}},
+	}}
+	for _, c := range []struct {
+		kid           string
+		received, exp int
+		want          int
+	}{
+		{"two", 15, 25, 0},
+		{"two", 14, 24, 1}, // caches may hold the first set until then
+		{"one", 40, 50, 0}, // and while nothing is served
+		{"one", 41, 51, 1},
+		{"two", 3, 4, 1},
+		{"two", 50, 90, 0},
+	} {
+		claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"exp":%d}`, at(c.exp).Unix()))
+		a := answer{keyset: "web", answered: at(c.received), reply: &api.SignJWTReply{Token: "h." + claims + ".s", KID: c.kid}}
+		if got := j.rejected([]answer{a, a}); len(got) != c.want {
+			t.Errorf("a token by %s received at %d and valid until %d: %q, want %d", c.kid, c.received, c.exp, got, c.want)
+		}
+	}
 }
