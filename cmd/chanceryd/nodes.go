@@ -46,7 +46,12 @@ func (n *nodes) List(ctx context.Context) (signer.Fleet, error) {
 	if err != nil {
 		return signer.Fleet{}, fmt.Errorf("reading the nodes: %w", err)
 	}
-	fleet := signer.Fleet{Self: n.self, Clock: view.Clock(), Nodes: view.Nodes()}
+	fleet := signer.Fleet{Self: n.self, Clock: view.Clock()}
+	for _, one := range view.Nodes() {
+		if one.Forgotten == nil || one.MayServe(view.Clock()) { // what was forgotten before counts for caches alone
+			fleet.Nodes = append(fleet.Nodes, one)
+		}
+	}
 	for _, a := range n.awaited(view) {
 		fleet.Awaited = append(fleet.Awaited, signer.Awaited(a))
 	}

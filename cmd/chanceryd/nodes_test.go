@@ -20,7 +20,7 @@ func TestNodesOfACatalog(t *testing.T) {
 		self: "a",
 		read: func(context.Context) (*keystore.View, error) {
 			view := keystore.NewView(1, noon.Add(time.Minute), nil)
-			return view.WithNodes(noon, []keystore.Node{{Name: "a"}, {Name: "b"}}), unread
+			return view.WithNodes(noon, []keystore.Node{{Name: "a"}, {Name: "b"}, {Name: "c", Forgotten: &by, PublishesUntil: noon}}), unread
 		},
 		awaited: func(*keystore.View) []rotation.Awaited {
 			return []rotation.Awaited{{Node: "b", KeySet: "web", Version: 3}}

@@ -245,10 +245,11 @@ func (s *steps) Forget(ctx context.Context, name string, by keystore.Fact) (keys
 	if err != nil {
 		return keystore.Node{}, entry, err
 	}
-	if n, ok := view.Node(name); ok {
-		return *n, entry, nil
+	n, ok := view.Node(name)
+	if !ok {
+		return keystore.Node{}, entry, fmt.Errorf("node %q: %w", name, keystore.ErrNotFound)
 	}
-	return keystore.Node{Name: name, Forgotten: &by}, entry, nil // its leases were over
+	return *n, entry, nil
 }
 
 // enforceWithin is how long a change may take to be in force here, from the

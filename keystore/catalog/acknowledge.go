@@ -15,7 +15,7 @@ import (
 // this moment: caches would keep a set without the others.
 func (c *Catalog) Opened(ctx context.Context, keyset string, versions []int) (Change, error) {
 	return c.change(ctx, changing, fmt.Sprintf("opening key set %q", keyset), func(tx *transaction, id string) (Change, error) {
-		before, err := loadSet(tx, keyset, nil)
+		before, err := loadSet(tx, keyset)
 		if err != nil {
 			return Change{}, err
 		}
@@ -60,7 +60,7 @@ func (c *Catalog) Acknowledge(ctx context.Context, node, keyset string, versions
 		if tx.db.shared() {
 			at = tx.now
 		}
-		before, err := loadSet(tx, keyset, nil)
+		before, err := loadSet(tx, keyset)
 		if err != nil {
 			return Change{}, err
 		}

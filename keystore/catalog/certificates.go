@@ -145,7 +145,7 @@ func (c *Catalog) SetAuthorityCertificate(ctx context.Context, keyset string, ve
 		return illegal("the certificate of key set %q version %d: %v", keyset, version, err)
 	}
 	return c.write(ctx, writing, fmt.Sprintf("keeping the certificate of key set %q", keyset), nil, func(tx *transaction) error {
-		ks, err := loadSet(tx, keyset, nil)
+		ks, err := loadSet(tx, keyset)
 		if err != nil {
 			return err
 		}

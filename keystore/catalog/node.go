@@ -111,12 +111,11 @@ func mayTake(was nodeRow, e Enrolment, now time.Time) error {
 	same := was.Identity == e.Identity
 	switch {
 	case same && was.Forgotten != nil:
-		return fmt.Errorf("node %q was forgotten by %s: %w (hint: give it another name, or a new data directory)",
+		return fmt.Errorf("node %q was forgotten by %s: %w (hint: give it another name and a new data directory)",
 			e.Node, was.Forgotten.By, keystore.ErrExists)
-	case !same && was.Forgotten == nil && was.MayServe(now):
-		return fmt.Errorf("node %q is enrolled from another data directory, and may serve until %s: %w "+
-			"(hint: choose another name, or say that the other does not come back: `chancery nodes forget %s`)",
-			e.Node, was.PublishesUntil.Format(time.RFC3339), keystore.ErrExists, e.Node)
+	case !same && was.MayServe(now): // also one that was forgotten: only its row says so
+		return fmt.Errorf("node %q is enrolled from another data directory, and may serve until %s: %w (hint: choose another name)",
+			e.Node, was.PublishesUntil.Format(time.RFC3339), keystore.ErrExists)
 	}
 	return nil
 }
@@ -151,7 +150,7 @@ func endOpenOf(tx *transaction, node string) error {
 // withdraw takes back what the node has said of versions that it does not hold
 // any more: it would serve sets without them.
 func withdraw(tx *transaction, e Enrolment) error {
-	sets, err := loadSets(tx, allSets, nil)
+	sets, err := loadSets(tx, allSets)
 	if err != nil {
 		return err
 	}
@@ -303,7 +302,7 @@ func own(tx *transaction, e *enrolled, strength string) (nodeRow, error) {
 	case !found, n.Epoch != e.epoch:
 		return n, fmt.Errorf("node %q: %w: another has enrolled with its name (hint: it reads the catalog anew when it starts)", e.name, ErrFenced)
 	case n.Forgotten != nil:
-		return n, fmt.Errorf("node %q: %w: %s said that it does not come back (hint: give it another name, or a new data directory)",
+		return n, fmt.Errorf("node %q: %w: %s said that it does not come back (hint: give it another name and a new data directory)",
 			e.name, ErrFenced, n.Forgotten.By)
 	case !n.StoppedAt.IsZero():
 		return n, fmt.Errorf("node %q: %w: it has stopped", e.name, ErrFenced)
@@ -357,22 +356,18 @@ func allNodes(tx *transaction) ([]nodeRow, error) {
 	return collect(rows, scanNode)
 }
 
-// loadNodes returns the nodes by name, but for those that were forgotten and
-// whose lease to publish is over: they are gone, and so is what they said.
-func loadNodes(tx *transaction) (nodes []keystore.Node, gone map[string]bool, err error) {
+// loadNodes returns the nodes by name. Those that were forgotten are among them
+// for ever: what caches hold counts from when they last may have served.
+func loadNodes(tx *transaction) ([]keystore.Node, error) {
 	all, err := allNodes(tx)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	gone = make(map[string]bool)
+	var nodes []keystore.Node
 	for _, n := range all {
-		if n.Forgotten != nil && !n.MayServe(tx.now) {
-			gone[n.Name] = true
-			continue
-		}
 		nodes = append(nodes, n.Node)
 	}
-	return nodes, gone, nil
+	return nodes, nil
 }
 
 // cutLease cuts a lease to the microseconds a row keeps.

@@ -30,7 +30,7 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 		return Change{}, err
 	}
 	return c.change(ctx, changing, fmt.Sprintf("creating key set %q", ks.Name), func(tx *transaction, id string) (Change, error) {
-		if _, err := loadSet(tx, ks.Name, nil); err == nil {
+		if _, err := loadSet(tx, ks.Name); err == nil {
 			return Change{}, fmt.Errorf("key set %q: %w", ks.Name, keystore.ErrExists)
 		} else if !isNotFound(err) {
 			return Change{}, err
@@ -73,11 +73,11 @@ func (c *Catalog) Create(ctx context.Context, ks *keystore.KeySet, recs ...keyst
 // or are f's own.
 func (c *Catalog) Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (Change, error) {
 	return c.change(ctx, changing, fmt.Sprintf("changing key set %q", name), func(tx *transaction, id string) (Change, error) {
-		nodes, gone, err := loadNodes(tx)
+		nodes, err := loadNodes(tx)
 		if err != nil {
 			return Change{}, err
 		}
-		before, err := loadSet(tx, name, gone)
+		before, err := loadSet(tx, name)
 		if err != nil {
 			return Change{}, err
 		}
@@ -141,7 +141,7 @@ func (c *Catalog) RaiseHorizons(ctx context.Context, by func(*keystore.KeySet, *
 	return c.write(ctx, writing, "raising the horizons", nil, func(tx *transaction) error {
 		horizons := allSets
 		horizons.versions = tx.locked(allSets.versions, forNoKeyUpdate)
-		sets, err := loadSets(tx, horizons, nil)
+		sets, err := loadSets(tx, horizons)
 		if err != nil {
 			return err
 		}
@@ -222,10 +222,10 @@ func nextRevision(tx *transaction, id, keyset string) (int64, error) {
 }
 
 // loadSet reads a key set that is about to be changed.
-func loadSet(tx *transaction, name string, gone map[string]bool) (*keystore.KeySet, error) {
+func loadSet(tx *transaction, name string) (*keystore.KeySet, error) {
 	one := oneSet
 	one.versions = tx.locked(oneSet.versions, forNoKeyUpdate) // a horizon is raised meanwhile
-	sets, err := loadSets(tx, one, gone, name)
+	sets, err := loadSets(tx, one, name)
 	if err != nil {
 		return nil, err
 	}

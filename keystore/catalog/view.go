@@ -14,11 +14,11 @@ func (c *Catalog) View(ctx context.Context) (*keystore.View, error) {
 	readAt := c.now()
 	var view *keystore.View
 	err := c.read(ctx, "reading the catalog", func(tx *transaction) error {
-		nodes, gone, err := loadNodes(tx)
+		nodes, err := loadNodes(tx)
 		if err != nil {
 			return err
 		}
-		sets, err := loadSets(tx, allSets, gone)
+		sets, err := loadSets(tx, allSets)
 		if err != nil {
 			return err
 		}
@@ -40,8 +40,8 @@ var (
 	oneSet  = selection{sqlKeySet, sqlPromises, sqlVersions, sqlAcks}
 )
 
-// loadSets reads key sets. What the nodes in gone have said counts no more.
-func loadSets(tx *transaction, from selection, gone map[string]bool, args ...any) ([]*keystore.KeySet, error) {
+// loadSets reads key sets.
+func loadSets(tx *transaction, from selection, args ...any) ([]*keystore.KeySet, error) {
 	type counted struct {
 		*keystore.KeySet
 		versions, promises int
@@ -67,7 +67,7 @@ func loadSets(tx *transaction, from selection, gone map[string]bool, args ...any
 	if err := loadVersions(tx, from.versions, args, byName); err != nil {
 		return nil, err
 	}
-	if err := loadAcks(tx, from.acks, args, byName, gone); err != nil {
+	if err := loadAcks(tx, from.acks, args, byName); err != nil {
 		return nil, err
 	}
 	sets := make([]*keystore.KeySet, len(list))
@@ -122,7 +122,7 @@ func loadVersions(tx *transaction, statement string, args []any, sets map[string
 }
 
 // loadAcks reads what was said of the versions that are known.
-func loadAcks(tx *transaction, statement string, args []any, sets map[string]*keystore.KeySet, gone map[string]bool) error {
+func loadAcks(tx *transaction, statement string, args []any, sets map[string]*keystore.KeySet) error {
 	rows, err := tx.query(statement, args...)
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ func loadAcks(tx *transaction, statement string, args []any, sets map[string]*ke
 			return struct{}{}, damaged("an acknowledgement of key set %q stands alone", name)
 		}
 		v, ok := ks.Version(a.Version)
-		if ok && v.State.Known() && v.Compromised == nil && !gone[a.Node] {
+		if ok && v.State.Known() && v.Compromised == nil {
 			ks.Acks = append(ks.Acks, a)
 		}
 		return struct{}{}, nil
