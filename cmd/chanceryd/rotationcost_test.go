@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -13,6 +14,9 @@ import (
 // the second after, in which its successor is activated and the next key is made,
 // proven and published. No request fails for it.
 func TestWhatARotationCosts(t *testing.T) {
+	if os.Getenv("CHANCERY_SOAK") != "1" {
+		t.Parallel() // in the soak it is alone, for figures that mean something
+	}
 	r := rehearse(t)
 	rounds := soak(t, 2, 20, "rotations of each key set")
 	d := startDev(t, r.dir)
