@@ -145,7 +145,7 @@ func (a *authorities) Load(ctx context.Context, keysets []string) error {
 }
 
 // Make has the self-signed certificate issued of each proven CA key version
-// that has none. It does not wait: a token that hangs keeps nothing else from
+// that has none, or takes the one that another node has issued. It does not wait: a token that hangs keeps nothing else from
 // being published. A certificate that could not be made is tried again after a
 // second, two, four, … up to a minute, since each try is in the log.
 func (a *authorities) Make(ctx context.Context, view *keystore.View) {
@@ -178,7 +178,10 @@ func (a *authorities) makeAll(ctx context.Context, view *keystore.View) (made bo
 			if a.has(set.Name, v.Number) || !a.keys.Proven(v.KID) || a.early(set.Name, v.Number) {
 				continue
 			}
-			err := a.make(ctx, authority, set, v)
+			err := a.Load(ctx, []string{set.Name}) // another node may have made it
+			if err == nil && !a.has(set.Name, v.Number) {
+				err = a.make(ctx, authority, set, v)
+			}
 			a.tried(set.Name, v.Number, err)
 			made = made || err == nil
 			if err != nil && ctx.Err() == nil {
@@ -252,7 +255,11 @@ func (a *authorities) make(ctx context.Context, authority config.Authority, set 
 	if _, lerr := a.log.Lifecycle(ctx, rec); lerr != nil || err != nil {
 		return errors.Join(err, lerr)
 	}
-	if err := a.catalog.SetAuthorityCertificate(ctx, set.Name, v.Number, der); err != nil {
+	err = a.catalog.SetAuthorityCertificate(ctx, set.Name, v.Number, der)
+	switch {
+	case errors.Is(err, keystore.ErrExists): // another node's, which is the one for ever
+		return a.Load(ctx, []string{set.Name})
+	case err != nil:
 		return err
 	}
 	a.mu.Lock()
