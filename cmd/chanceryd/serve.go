@@ -49,8 +49,8 @@ func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, 
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
-	n, err := startNode(ctx, cfg, o)
-	if err != nil {
+	n, err := startUnlessStopped(ctx, cfg, o)
+	if n == nil {
 		return err
 	}
 	defer n.Close()
@@ -93,6 +93,19 @@ func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, 
 			return nil
 		}
 	}
+}
+
+// startUnlessStopped is startNode, which may wait for long, as for a database that
+// is away. It returns neither node nor error if SIGTERM or SIGINT comes meanwhile.
+func startUnlessStopped(ctx context.Context, cfg *config.Config, o nodeOptions) (*node, error) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	n, err := startNode(ctx, cfg, o)
+	if err != nil && ctx.Err() != nil {
+		o.log.Info("stopping before it has started", "held up by", err)
+		return nil, nil
+	}
+	return n, err
 }
 
 // openDoors listens and serves. Every listener is opened before any is served.
