@@ -33,13 +33,7 @@ func (r *Rotator) Ensure(ctx context.Context, specs []Spec) error {
 			errs = append(errs, context.Cause(ctx))
 			break
 		}
-		ks, ok := view.KeySet(spec.Name)
-		if !ok {
-			err = r.create(ctx, spec)
-		} else {
-			err = r.configure(ctx, ks, spec)
-		}
-		if err != nil {
+		if err := r.ensure(ctx, view, spec); err != nil {
 			errs = append(errs, fmt.Errorf("key set %s: %w", spec.Name, err))
 		}
 	}
@@ -48,6 +42,25 @@ func (r *Rotator) Ensure(ctx context.Context, specs []Spec) error {
 	}
 	r.adopt(specs)
 	return nil
+}
+
+// ensure is Ensure for one key set, as a snapshot has it.
+func (r *Rotator) ensure(ctx context.Context, view *keystore.View, spec Spec) error {
+	ks, ok := view.KeySet(spec.Name)
+	if ok {
+		return r.configure(ctx, ks, spec)
+	}
+	err := r.create(ctx, spec)
+	if !errors.Is(err, keystore.ErrExists) {
+		return err
+	}
+	if view, err = r.view(ctx); err != nil { // another node has made it since
+		return err
+	}
+	if ks, ok = view.KeySet(spec.Name); !ok {
+		return fmt.Errorf("the catalog has it, and does not show it: %w", keystore.ErrOvertaken)
+	}
+	return r.configure(ctx, ks, spec)
 }
 
 // adopt makes specs the ones to look after.

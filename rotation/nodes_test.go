@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -340,5 +341,40 @@ func TestANodeWithAnotherConfigurationTakesNoStep(t *testing.T) {
 			t.Errorf("%s: stopping is easier than starting: %v", name, err)
 		}
 		a.Wait()
+	}
+}
+
+// An earlier is a catalog that once shows what it was before.
+type earlier struct {
+	*memory
+	view *keystore.View
+}
+
+func (e *earlier) View(ctx context.Context) (*keystore.View, error) {
+	if v := e.view; v != nil {
+		e.view = nil
+		return v, nil
+	}
+	return e.memory.View(ctx)
+}
+
+// Of two nodes that were started on an empty catalog the one that came second did
+// not start: the key sets were there.
+func TestTwoNodesMakeTheSameKeySetsAtOnce(t *testing.T) {
+	catalog := newMemory(time.Now)
+	empty, err := catalog.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := Spec{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: fast}
+	for i, c := range []Catalog{catalog, &earlier{catalog, empty}} {
+		name := fmt.Sprint("node ", i+1)
+		r := New(Config{Node: name, Shared: true, Catalog: c, Keys: newSoftware(), Audit: catalog, Brake: newPedal()})
+		if err := r.Ensure(t.Context(), []Spec{spec}); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if set := catalog.set("web"); set == nil || len(set.Promises) != 1 {
+		t.Errorf("the key set: %+v", set)
 	}
 }
