@@ -284,13 +284,6 @@ func (w *watch) fire() {
 	}
 }
 
-// late reports whether the watch took the snapshot out of force.
-func (w *watch) late() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.fired
-}
-
 // stop ends the watch. It reports whether it took the snapshot out of force;
 // the next one that is installed is in force again.
 func (w *watch) stop() (fired bool) {
@@ -312,7 +305,7 @@ func (s *steps) enforce(ctx context.Context, change catalog.Change, w *watch) (s
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	err := s.advance(ctx)
-	for errors.Is(err, errElsewhere) && !w.late() { // what is in force may be so for as long
+	for errors.Is(err, errElsewhere) && ctx.Err() == nil { // that one is entered by this node before long
 		err = s.advance(ctx)
 	}
 	fired := w.stop()

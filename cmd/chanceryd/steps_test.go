@@ -1,0 +1,85 @@
+package main
+
+import (
+	"context"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/telemetry"
+	"chancery/keystore"
+	"chancery/keystore/audit"
+	"chancery/keystore/catalog"
+	"chancery/keystore/catalog/postgrestest"
+)
+
+// enrolledSteps is the catalog at url as rotation sees it on a node that has
+// enrolled, with a log of its own.
+func enrolledSteps(t *testing.T, url, node string) *steps {
+	t.Helper()
+	c, err := catalog.Open(t.Context(), catalog.Config{Postgres: &catalog.Postgres{URL: url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	log, err := audit.Open(t.Context(), audit.Config{
+		Dir: filepath.Join(t.TempDir(), "audit"), Host: "localhost", Node: node, Now: time.Now,
+		Key: func(context.Context) (keystore.Key, error) { return nil, audit.ErrNoKey },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close(context.WithoutCancel(t.Context())) })
+	l := &leases{shared: true, publishing: time.Minute, apart: time.Minute, boot: sinceBoot, now: time.Now}
+	began := l.instant()
+	enrolment := catalog.Enrolment{Node: node, Identity: [16]byte{node[0]}, Signing: config.Lease, Publishing: time.Minute}
+	if _, err := c.Enrol(t.Context(), enrolment); err != nil {
+		t.Fatal(err)
+	}
+	l.note(began, nil)
+	return newSteps(node, c, log, &views{catalog: c, leases: l}, &keyring{}, telemetry.New("test"), func() {})
+}
+
+func newKeySet(name string) *keystore.KeySet {
+	return &keystore.KeySet{
+		Name: name, Purpose: keystore.PurposeJWT, Algorithm: keystore.ES256, Keystore: "hsm", CreatedAt: time.Now(),
+		Promises: []keystore.Promise{{At: time.Now()}},
+	}
+}
+
+// Two nodes that took a step at the same time each waited for the other's entry
+// before making its own, and neither signed until one of them took over.
+func TestNodesDoNotWaitForEachOther(t *testing.T) {
+	url, _, _ := postgrestest.Database(t)
+	a, b := enrolledSteps(t, url, "a"), enrolledSteps(t, url, "b")
+	for name, s := range map[string]*steps{"web": a, "edge": b} {
+		if _, err := s.catalog.Create(t.Context(), newKeySet(name), keystore.Record{Action: keystore.ActKeySetCreate, KeySet: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, _ = a.View(t.Context()) // it may have to wait for b longer than it does
+	if _, err := b.View(t.Context()); err != nil {
+		t.Errorf("b, when a has looked: %v", err)
+	}
+	if _, err := a.View(t.Context()); err != nil {
+		t.Errorf("a, when b has looked: %v", err)
+	}
+}
+
+// A step that was taken while another node's waited to be entered was answered
+// with a conflict, and whoever had asked for it asked again.
+func TestAStepBehindAnotherNodesIsAnswered(t *testing.T) {
+	url, _, _ := postgrestest.Database(t)
+	a, b := enrolledSteps(t, url, "a"), enrolledSteps(t, url, "b")
+	if _, err := b.catalog.Create(t.Context(), newKeySet("edge"), keystore.Record{Action: keystore.ActKeySetCreate, KeySet: "edge"}); err != nil {
+		t.Fatal(err)
+	}
+	entry, err := a.Create(t.Context(), newKeySet("web"), keystore.Record{Action: keystore.ActKeySetCreate, KeySet: "web"})
+	if err != nil || entry == "" {
+		t.Errorf("%q, %v", entry, err)
+	}
+	if view, _ := a.views.Published(); view == nil || len(view.KeySets()) != 2 {
+		t.Errorf("in force: %v", view)
+	}
+}
