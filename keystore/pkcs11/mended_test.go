@@ -213,3 +213,28 @@ func TestAProbeWaitsForASearch(t *testing.T) {
 		t.Errorf("%d restarts", n)
 	}
 }
+
+// What it was: a worker that logged in while another daemon did so to the same SoftHSM
+// token found its object half written, took that for a PIN that was refused, and
+// waited for an operator.
+func TestP10ALoginMeetsAnotherDaemons(t *testing.T) {
+	for _, answer := range []string{"CKR_GENERAL_ERROR", "CKR_USER_PIN_NOT_INITIALIZED"} {
+		cfg, _, m := faulty(t)
+		p := open(t, cfg)
+		_, k := newKey(t, p, keystore.ES256)
+		order(t, m, "C_Login rv "+answer+" times=2")
+		if err := syscall.Kill(p.WorkerPID(), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it signs again", func() bool {
+			if s := p.Status()[0]; s.State == keystore.TokenPINRejected {
+				t.Fatalf("%s: %+v", answer, s)
+			}
+			_, err := k.Sign(t.Context(), message)
+			return err == nil
+		})
+		if n := m.Count("C_Login"); n < 4 {
+			t.Errorf("%s: C_Login was called %d times: the fault was not met", answer, n)
+		}
+	}
+}

@@ -162,7 +162,8 @@ func (m *module) open(t tokenInfo, pin string) error {
 	if err := m.openDesk(t); err != nil {
 		return err
 	}
-	switch err := m.ctx.Login(m.desk, pkcs11.CKU_USER, pin); cause(err) {
+	err := m.whole(func() error { return m.ctx.Login(m.desk, pkcs11.CKU_USER, pin) })
+	switch cause(err) {
 	case pkcs11.CKR_OK, pkcs11.CKR_USER_ALREADY_LOGGED_IN:
 		return nil
 	case pkcs11.CKR_PIN_LOCKED:
@@ -170,6 +171,29 @@ func (m *module) open(t tokenInfo, pin string) error {
 	default:
 		return fmt.Errorf("%w: C_Login: %w", keystore.ErrPINRejected, err)
 	}
+}
+
+// A login that finds the token torn by another process's is tried again so often.
+const (
+	tornMost  = 20
+	tornPause = 10 * time.Millisecond
+)
+
+// whole logs in, and again while the answer is that of a token that another process
+// is writing: nodes that share a token log in as each sees fit.
+func (m *module) whole(login func() error) error {
+	err := login()
+	for n := 0; n < tornMost && m.tornBy(err); n++ {
+		time.Sleep(tornPause)
+		err = login()
+	}
+	return err
+}
+
+// tornBy reports whether err is such an answer. An error that has no code is none.
+func (m *module) tornBy(err error) bool {
+	code := pkcs11.Error(pkcs11.CKR_OK)
+	return errors.As(err, &code) && slices.Contains(m.quirks.torn, code)
 }
 
 func (m *module) openDesk(t tokenInfo) (err error) {
@@ -201,8 +225,11 @@ func (m *module) openToMake(t tokenInfo, pin string) error {
 	if err := m.ctx.Finalize(); err != nil {
 		return fmt.Errorf("C_Finalize: %w", err)
 	}
-	var err error
-	if m.c11, err = crypto11.Configure(cfg); err != nil {
+	err := m.whole(func() (err error) {
+		m.c11, err = crypto11.Configure(cfg)
+		return err
+	})
+	if err != nil {
 		return loginError(err)
 	}
 	if err := m.initialize(); err != nil {

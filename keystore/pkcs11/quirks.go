@@ -58,6 +58,9 @@ type quirks struct {
 	linger time.Duration
 	// local is that nothing of a process that has gone is left in the device.
 	local bool
+	// torn are what C_Login answers while another process logs in, for which the
+	// token's object is emptied and written anew. They say nothing of the PIN.
+	torn []pkcs11.Error
 	// throttled are the codes by which C_GetAttributeValue says "later".
 	throttled []pkcs11.Error
 }
@@ -67,6 +70,7 @@ var profiles = []quirks{
 		vendor: "SoftHSM", manufacturer: "SoftHSM project",
 		source: "measured with 2.6.1: it reopens and locks two files for each signature by a token object",
 		local:  true, // it has no device
+		torn:   []pkcs11.Error{pkcs11.CKR_GENERAL_ERROR, pkcs11.CKR_USER_PIN_NOT_INITIALIZED},
 		// Copies are made for JWT keys only: CA and audit keys sign seldom.
 		copyable: keystore.PurposeJWT,
 	},
