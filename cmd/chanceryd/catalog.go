@@ -148,6 +148,22 @@ func (n *node) firstView(ctx context.Context) error {
 	}
 }
 
+// ensure has the key sets be as configured. As at every start, a step that another
+// node is about to enter in its log is waited for.
+func (n *node) ensure(ctx context.Context, cfg *config.Config) error {
+	for {
+		err := n.rotator.Ensure(ctx, specs(cfg))
+		if !errors.Is(err, errElsewhere) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
 // keepLeases renews the leases and reads the catalog until ctx ends. Each may
 // take no longer than a signing lease, so that one that hangs is given up.
 func (n *node) keepLeases(ctx context.Context) {

@@ -325,7 +325,7 @@ func (n *node) publish(ctx context.Context) error {
 		return err
 	}
 	n.warnOfLeftSets()
-	if err := n.rotator.Ensure(ctx, specs(n.config.Load())); err != nil {
+	if err := n.ensure(ctx, n.config.Load()); err != nil {
 		return err
 	}
 	if err := n.assumeTheWorst(ctx); err != nil {

@@ -105,13 +105,13 @@ func (n *node) moveKeySets(ctx context.Context, before, next *config.Config) err
 	}) {
 		return nil // also after a move that could not be taken back
 	}
-	err := n.rotator.Ensure(ctx, specs(next))
+	err := n.ensure(ctx, next)
 	if err == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), reloadWithin)
 	defer cancel()
-	if undone := n.rotator.Ensure(ctx, specs(before)); undone != nil {
+	if undone := n.ensure(ctx, before); undone != nil {
 		return fmt.Errorf("moving key sets to other keystores: %w; taking it back: %w", err, undone)
 	}
 	return fmt.Errorf("moving key sets to other keystores: %w", err)
