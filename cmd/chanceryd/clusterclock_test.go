@@ -68,7 +68,7 @@ func TestS16RotationIsOverdue(t *testing.T) {
 	for _, m := range c.nodes {
 		m.kill()
 	}
-	down := time.Duration(soak(t, 45, 300, "seconds")) * time.Second
+	down := time.Duration(soak(t, 25, 300, "seconds")) * time.Second
 	time.Sleep(down)
 	for _, m := range c.nodes {
 		m.restart()

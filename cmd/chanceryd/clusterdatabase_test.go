@@ -146,7 +146,7 @@ func TestS05ASynchronousStandbyIsPromoted(t *testing.T) {
 	if v := c.versions("web")[kept.Version-1]; v.KID != kept.KID || v.State == "published" {
 		t.Errorf("after the failover version %d is %+v, and was granted with kid %s", kept.Version, v, kept.KID)
 	}
-	c.awaitRotation("edge") // on the new server
+	c.rotateNow(c.nodes[1], "web", 3*againWithin) // on the new server
 	for _, crowd := range c.crowds {
 		wantUnavailable(t, crowd.problems(false), whileAway...)
 	}
@@ -162,7 +162,7 @@ func newReplicated(t *testing.T) (*cluster, *postgrestest.Server) {
 	for range 2 {
 		c.join(nil, postgrestest.URL(clusterDatabase, c.server, replica))
 	}
-	c.judge = c.watch("web", "edge")
+	c.observe()
 	c.issuers(2)
 	return c, replica
 }

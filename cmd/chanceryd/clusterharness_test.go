@@ -54,8 +54,15 @@ func newCluster(t *testing.T, n int) *cluster {
 		proxy := c.server.Proxy(t)
 		c.join(proxy, proxy.URL(clusterDatabase))
 	}
-	c.judge = c.watch("web", "edge")
+	c.observe()
 	return c
+}
+
+// observe starts the judge, once all nodes serve and sign.
+func (c *cluster) observe() {
+	c.t.Helper()
+	c.wantCalm(time.Now(), againWithin)
+	c.judge = c.watch("web", "edge")
 }
 
 // startDatabase starts a cluster's database, and no node.
