@@ -119,6 +119,26 @@ func nodeIdentity(path string) (id [16]byte, err error) {
 // too. Several tries fit into a signing lease.
 const renewEvery = time.Second
 
+// renewWhileStarting renews the leases, and does no more, until n.started is called:
+// a start may take longer than they last.
+func (n *node) renewWhileStarting(ctx context.Context) {
+	if !n.leases.shared {
+		return
+	}
+	ctx, n.started = context.WithCancel(ctx)
+	n.wg.Go(func() {
+		for ctx.Err() == nil {
+			within, cancel := context.WithTimeout(ctx, config.Lease/2)
+			_ = n.leases.renew(within, n.catalog, n.views.Revision()) // what is refused without them says why
+			cancel()
+			select {
+			case <-ctx.Done():
+			case <-time.After(renewEvery):
+			}
+		}
+	})
+}
+
 // firstView reads the catalog for the first time. A step that another node is
 // about to enter in its log is waited for, and so are clocks that agree: a node
 // whose clock is not right yet neither serves nor holds up the others for longer
@@ -133,7 +153,7 @@ func (n *node) firstView(ctx context.Context) error {
 				n.log.Error("nothing is served or signed until the clock is right; it is looked at each second", "err", err)
 				told = true
 			}
-		case errors.Is(err, errLeaseOver) && told:
+		case errors.Is(err, errLeaseOver): // this took long, and the clocks agree
 			if err := n.leases.renew(ctx, n.catalog, n.views.Revision()); err != nil {
 				return err
 			}

@@ -61,8 +61,9 @@ type node struct {
 	admin     http.Handler
 	doors     *doors
 
-	enrolled  bool // the catalog knows this node
-	lostLease bool // as last told; owned by keepLeases
+	enrolled  bool   // the catalog knows this node
+	started   func() // ends what only a start needs; nil: nothing
+	lostLease bool   // as last told; owned by keepLeases
 	owed      *debts
 	tokenMu   sync.Mutex // one state of a token entered after the other
 	told      told
@@ -321,6 +322,7 @@ func (n *node) publish(ctx context.Context) error {
 	if err := n.firstView(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
 	}
+	n.renewWhileStarting(ctx)
 	if err := n.closeIntents(ctx); err != nil {
 		return err
 	}
@@ -388,6 +390,7 @@ func (n *node) run(ctx context.Context) error {
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
 	n.wg.Go(func() { n.horizons.Run(ctx) })
 	if n.leases.shared {
+		n.started()
 		n.leases.metrics(n.metrics, n.views.Began)
 		n.wg.Go(func() { n.keepLeases(ctx) })
 	}
@@ -415,6 +418,9 @@ func (n *node) Close() {
 	defer cancel()
 	if n.doors != nil {
 		n.doors.Close(ctx)
+	}
+	if n.started != nil {
+		n.started()
 	}
 	if n.stop != nil {
 		n.stop()

@@ -6,6 +6,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"chancery/keystore/catalog/postgrestest"
 )
 
 // A daemon that waited for its database heard no signal: SIGTERM did nothing, and
@@ -29,4 +31,18 @@ func TestStoppingWhileTheDatabaseIsAway(t *testing.T) {
 	if err := d.ended(); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
+}
+
+// A node whose start took longer than its lease to sign ended with an error, as on
+// a database that is far away: its writes were refused by then.
+func TestStartingOnASlowDatabase(t *testing.T) {
+	_, name, server := postgrestest.Database(t)
+	far := server.Proxy(t)
+	slow := time.Now().Add(12 * time.Second)
+	far.Before(func(string) {
+		if time.Now().Before(slow) {
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+	startDev(t, tempDir(t), "--fast", "--postgres", far.URL(name))
 }
