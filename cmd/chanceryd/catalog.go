@@ -251,12 +251,15 @@ func (n *node) tellLease(ctx context.Context, cause error) {
 	n.changed()
 }
 
-// leave tells the catalog that this node neither signs nor serves any more. One
-// that cannot say so is waited for until its leases are over.
-func (n *node) leave(ctx context.Context) {
+// leave tells the catalog that this node neither signs nor serves any more, with
+// time of its own like closeLog. One that cannot say so is waited for until its
+// leases are over.
+func (n *node) leave() {
 	if n.catalog == nil || !n.enrolled {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), grace)
+	defer cancel()
 	if err := n.catalog.Leave(ctx); err != nil {
 		n.log.Warn("telling the catalog that this node stops failed", "err", err)
 	}

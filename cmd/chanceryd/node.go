@@ -438,7 +438,7 @@ func (n *node) Close() {
 	if n.audit != nil {
 		n.closeLog()
 	}
-	n.leave(ctx) // the log's memory is in the catalog
+	n.leave() // the log's memory is in the catalog
 	for name, p := range n.providers {
 		if err := p.Close(); err != nil {
 			n.log.Warn("closing a keystore failed", "keystore", name, "err", err)

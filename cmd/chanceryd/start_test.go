@@ -1,13 +1,17 @@
 package main
 
 import (
+	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"chancery/keystore/catalog"
 	"chancery/keystore/catalog/postgrestest"
+	"chancery/signer/server"
 )
 
 // A daemon that waited for its database heard no signal: SIGTERM did nothing, and
@@ -45,4 +49,46 @@ func TestStartingOnASlowDatabase(t *testing.T) {
 		}
 	})
 	startDev(t, tempDir(t), "--fast", "--postgres", far.URL(name))
+}
+
+// A request that lasted as long as a stop waits for requests had used up the time
+// to say so in the catalog: the other nodes then waited for the one that had
+// stopped as for one that was cut off.
+func TestAStopIsToldAfterARequestThatHangs(t *testing.T) {
+	t.Parallel()
+	url, _, _ := postgrestest.Database(t)
+	log := slog.New(slog.DiscardHandler)
+	c, err := catalog.Open(t.Context(), catalog.Config{Postgres: &catalog.Postgres{URL: url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enrolment := catalog.Enrolment{Node: "a", Signing: time.Minute, Publishing: time.Minute}
+	if _, err := c.Enrol(t.Context(), enrolment); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{log: log, catalog: c, enrolled: true, doors: newDoors(log), clock: newClockKeeper(systemClocks(), "a", newDebts(log), log, func() {})}
+	asked := make(chan bool)
+	n.doors.open(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(asked)
+		<-r.Context().Done() // when the door is closed for good
+	}), server.Limits{}, l, nil)
+	go http.Get("http://" + l.Addr().String())
+	<-asked
+	n.Close()
+	again, err := catalog.Open(t.Context(), catalog.Config{Postgres: &catalog.Postgres{URL: url}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	view, err := again.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, ok := view.Node("a"); !ok || a.StoppedAt.IsZero() {
+		t.Errorf("the node: %+v", a)
+	}
 }
