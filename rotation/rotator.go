@@ -187,6 +187,14 @@ func (r *Rotator) Changed() {
 	kick(r.settling)
 }
 
+// Moved tells the rotator that the catalog is at another revision, maybe by another
+// node, which may have lifted what the brake keeps here.
+func (r *Rotator) Moved() {
+	if len(r.suspended()) > 0 {
+		kick(r.settling)
+	}
+}
+
 // step tells the loop of a key set that someone else has taken a step of it.
 func (r *Rotator) step(name string) {
 	r.mu.Lock()

@@ -198,7 +198,7 @@ func (n *node) openLog(ctx context.Context) error {
 		return err
 	}
 	n.stopAgain(before.stopped)
-	n.steps = newSteps(cfg.Node, n.catalog, n.audit, n.views, n.keys, n.metrics, n.kick)
+	n.steps = newSteps(cfg.Node, n.catalog, n.audit, n.views, n.keys, n.metrics, n.moved)
 	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
 		return fmt.Errorf("entering the start: %w", err)
 	}
@@ -307,6 +307,15 @@ func (n *node) found(kid keystore.KID) { n.rotator.Found(kid) }
 func (n *node) revoke(kid keystore.KID, fact keystore.Fact) {
 	n.views.Revoke(kid, fact)
 	n.kick()
+}
+
+// moved has the publisher look at another snapshot, and the rotator if it keeps
+// what that may have lifted.
+func (n *node) moved() {
+	n.kick()
+	if n.rotator != nil {
+		n.rotator.Moved()
+	}
 }
 
 // kick has the publisher look again; rooms call it when something changed.
