@@ -28,7 +28,14 @@ type rotations struct {
 }
 
 func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error) {
-	res, err := r.rotator.Rotate(ctx, rotation.Request{By: by, KeySet: keyset, Reason: reason, Now: now})
+	req := rotation.Request{By: by, KeySet: keyset, Reason: reason, Now: now}
+	res, err := r.rotator.Rotate(ctx, req)
+	// A step that another node has just taken is no conflict: it is in that node's log
+	// before long, or in this one's.
+	for began := r.now(); errors.Is(err, errElsewhere) && ctx.Err() == nil && r.now().Sub(began) < takeOverAfter; {
+		time.Sleep(lookAgain)
+		res, err = r.rotator.Rotate(ctx, req)
+	}
 	if err != nil {
 		return api.RotateReply{}, wireError(err)
 	}
