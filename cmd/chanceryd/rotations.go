@@ -33,8 +33,11 @@ func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now b
 	// A step that another node has just taken is no conflict: it is in that node's log
 	// before long, or in this one's.
 	for began := r.now(); errors.Is(err, errElsewhere) && ctx.Err() == nil && r.now().Sub(began) < takeOverAfter; {
-		time.Sleep(lookAgain)
-		res, err = r.rotator.Rotate(ctx, req)
+		select {
+		case <-ctx.Done():
+		case <-time.After(lookAgain):
+			res, err = r.rotator.Rotate(ctx, req)
+		}
 	}
 	if err != nil {
 		return api.RotateReply{}, wireError(err)
