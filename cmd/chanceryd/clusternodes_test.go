@@ -106,11 +106,11 @@ func TestS02S18ANodeIsKilledInAStep(t *testing.T) {
 	for range soak(t, 1, 10, "kills in the middle of a step") {
 		left := c.killInAStep(b)
 		killed := time.Now()
-		a.within(2*takeOverAfter, "node a takes a step, while that of node b waits", func() error {
+		a.within(config.Lease, "node a takes a step, while that of node b waits", func() error {
 			_, err := a.client("operator").Rotate(t.Context(), "edge", rotateFor("a step while another waits"))
 			return err
 		})
-		a.within(2*takeOverAfter+againWithin, "the step that was left is entered", func() error {
+		a.within(config.Lease+againWithin, "the step that was left is entered", func() error {
 			if n := c.server.Exec(clusterDatabase, "SELECT count(*) FROM chancery.outbox WHERE entry IS NULL"); n != "0" {
 				return fmt.Errorf("%s rows wait", n)
 			}

@@ -32,7 +32,7 @@ func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now b
 	res, err := r.rotator.Rotate(ctx, req)
 	// A step that another node has just taken is no conflict: it is in that node's log
 	// before long, or in this one's.
-	for began := r.now(); errors.Is(err, errElsewhere) && ctx.Err() == nil && r.now().Sub(began) < takeOverAfter; {
+	for began := r.now(); errors.Is(err, errElsewhere) && ctx.Err() == nil && r.now().Sub(began) < enforceWithin; {
 		select {
 		case <-ctx.Done():
 		case <-time.After(lookAgain):

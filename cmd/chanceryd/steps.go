@@ -335,8 +335,10 @@ func (s *steps) take(rows []int64) (entry string) {
 }
 
 // takeOverAfter is how long a step of another node may wait for that node's log
-// before this one enters it in its own. Until then the step is in force nowhere.
-const takeOverAfter = enforceWithin
+// before this one enters it in its own. Until then the step is in force nowhere,
+// and neither is one of this node's that comes after it: what remains of
+// enforceWithin is for entering both.
+const takeOverAfter = enforceWithin / 2
 
 // errElsewhere: a step waits for the log of the node that took it. It passes by
 // itself.
