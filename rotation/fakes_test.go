@@ -58,6 +58,7 @@ type memory struct {
 	sets     map[string]*keystore.KeySet
 	nodes    []keystore.Node
 	outbox   []keystore.Record
+	known    map[string]bool // ids of what ever was in the outbox
 	log      []Entered
 	down     error // what the catalog answers
 	full     error // what the log answers
@@ -68,7 +69,7 @@ type memory struct {
 }
 
 func newMemory(now func() time.Time) *memory {
-	return &memory{fuse: &fuse{}, now: now, sets: map[string]*keystore.KeySet{}, changed: func() {}, writer: make(chan struct{}, 1)}
+	return &memory{fuse: &fuse{}, now: now, sets: map[string]*keystore.KeySet{}, known: map[string]bool{}, changed: func() {}, writer: make(chan struct{}, 1)}
 }
 
 func (m *memory) View(context.Context) (*keystore.View, error) {
@@ -128,6 +129,16 @@ func (m *memory) Update(ctx context.Context, name string, expect int64, f func(k
 	return m.commit(after.Clone(), recs)
 }
 
+// Knows finds a record that was committed, entered or not.
+func (m *memory) Knows(_ context.Context, id string) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.down != nil {
+		return false, m.down
+	}
+	return m.known[id], nil
+}
+
 // commit writes a set and its records, and then enters those.
 func (m *memory) commit(ks *keystore.KeySet, recs []keystore.Record) (string, error) {
 	err := m.point(func() error {
@@ -139,6 +150,7 @@ func (m *memory) commit(ks *keystore.KeySet, recs []keystore.Record) (string, er
 				rec.ID = keystore.NewKeyID().String()
 			}
 			m.outbox = append(m.outbox, rec)
+			m.known[rec.ID] = true
 		}
 		return nil
 	})

@@ -60,6 +60,11 @@ func (h hanging) Update(ctx context.Context, name string, expect int64, f func(k
 	return h.memory.Update(ctx, name, expect, f)
 }
 
+func (h hanging) Knows(ctx context.Context, id string) (bool, error) {
+	h.disk.pass()
+	return h.memory.Knows(ctx, id)
+}
+
 func (h hanging) Find(ctx context.Context, id string) (audit.Receipt, bool, error) {
 	h.disk.pass()
 	return h.memory.Find(ctx, id)

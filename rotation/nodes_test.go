@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 )
 
 // node returns one that may serve until a lease ends; zero: without an end.
@@ -243,11 +244,16 @@ func TestAlarmsOfNodesAndMany(t *testing.T) {
 }
 
 // A node that had suspended a version suspended it again, by its brake, after an
-// operator had resumed it on another node.
+// operator had resumed it on another node; and it did so later, when the suspension
+// had been entered by that node, in its log.
 func TestASuspensionLiftedElsewhereIsLetGo(t *testing.T) {
-	for _, shared := range []bool{false, true} {
-		catalog, kept := newMemory(time.Now), newPedal()
-		r := New(Config{Catalog: catalog, Keys: newSoftware(), Audit: catalog, Brake: kept, Node: "a", Shared: shared})
+	for _, c := range []struct{ shared, elsewhere bool }{{false, false}, {true, false}, {true, true}} {
+		shared, catalog, kept := c.shared, newMemory(time.Now), newPedal()
+		var log Log = catalog
+		if c.elsewhere {
+			log = anothers{catalog}
+		}
+		r := New(Config{Catalog: catalog, Keys: newSoftware(), Audit: log, Brake: kept, Node: "a", Shared: shared})
 		set := lives(fast, active(0))
 		if _, err := catalog.Create(t.Context(), set); err != nil {
 			t.Fatal(err)
@@ -268,10 +274,17 @@ func TestASuspensionLiftedElsewhereIsLetGo(t *testing.T) {
 		}
 		v, _ := catalog.set("web").Active()
 		if braked := r.isBraked(v.KID); braked == shared || (v.Suspended == nil) != shared {
-			t.Errorf("on a catalog that is shared (%v): suspended %v, braked %v", shared, v.Suspended, braked)
+			t.Errorf("%+v: suspended %v, braked %v", c, v.Suspended, braked)
 		}
 		r.Wait()
 	}
+}
+
+// anothers is the log of a node whose steps another node enters.
+type anothers struct{ Log }
+
+func (anothers) Find(context.Context, string) (audit.Receipt, bool, error) {
+	return audit.Receipt{}, false, nil
 }
 
 // A token that a node signed by its old snapshot, within the lease of a version

@@ -24,10 +24,13 @@ type Catalog interface {
 	// records together, unless the set's revision is not expect (below zero: any),
 	// enters the records in the log, and makes the new state this node's view
 	// before it returns; entry is the last record's. The Moment is the catalog's, at
-	// the change. If f fails, or changes
-	// nothing and returns no records, nothing happens. An error after f may come
-	// from the log alone: then the change is committed, and its records follow.
+	// the change. If f fails, or changes nothing and returns no records, nothing
+	// happens. An error after f may come from the log alone: then the change is
+	// committed, and its records follow.
 	Update(ctx context.Context, name string, expect int64, f func(keystore.Moment, *keystore.KeySet) ([]keystore.Record, error)) (entry string, err error)
+	// Knows reports whether a record with that Record.ID was ever committed, by
+	// whichever node.
+	Knows(ctx context.Context, recordID string) (bool, error)
 }
 
 // Keys finds providers.

@@ -171,7 +171,10 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 	defer cancel()
 	// A crash between a resumption and the brake's release has the same suspension
 	// recorded a second time; its entry needs a name of its own.
-	again := r.entryOf(ctx, requestID(string(kid), &fact)) != ""
+	again, err := r.recorded(ctx, requestID(string(kid), &fact))
+	if err != nil {
+		return "", err
+	}
 	return r.cfg.Catalog.Update(ctx, name, -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		v, ok := ks.ByKID(kid)
 		if !ok || v.Suspended != nil || !v.State.Known() {
@@ -187,6 +190,19 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		}
 		return []keystore.Record{rec}, nil
 	})
+}
+
+// recorded reports whether a record with that id is in the log of this node, or was
+// left to the log of any.
+func (r *Rotator) recorded(ctx context.Context, id string) (bool, error) {
+	if r.entryOf(ctx, id) != "" {
+		return true, nil
+	}
+	known, err := r.cfg.Catalog.Knows(ctx, id)
+	if err != nil {
+		return false, fmt.Errorf("whether that was recorded: %w", err)
+	}
+	return known, nil
 }
 
 // errLifted: the suspension was recorded, and another node has lifted it.
@@ -269,7 +285,11 @@ func (r *Rotator) lift(ctx context.Context, name string, v *keystore.Version, by
 		return Suspension{}, err
 	}
 	defer r.endLift()
-	unsaid := l.braked && r.entryOf(ctx, requestID(string(v.KID), &l.held)) == ""
+	said, err := r.recorded(ctx, requestID(string(v.KID), &l.held))
+	if err != nil {
+		return Suspension{}, err
+	}
+	unsaid := l.braked && !said
 	fact := keystore.Fact{At: r.now(), By: by, Reason: reason}
 	entry, err := r.commit(ctx, name, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		return resume(ks, l, fact, unsaid)
@@ -299,8 +319,8 @@ func resume(ks *keystore.KeySet, l *lift, fact keystore.Fact, unsaid bool) ([]ke
 }
 
 // Settle brings compromises that wait for it, and suspensions that only the brake
-// knows, into the catalog and the log, and lets go of those whose versions can never sign again. What cannot be
-// written stays on the brake.
+// knows, into the catalog and the log, and lets go of those whose versions can
+// never sign again. What cannot be written stays on the brake.
 //
 // A crash between a resumption and the brake's release leaves the version
 // suspended: stopping is easier than starting. On a shared catalog a suspension

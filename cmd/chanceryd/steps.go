@@ -189,6 +189,11 @@ func (s *steps) agree(at keystore.Moment) error {
 	return nil
 }
 
+// Knows reports whether a record was ever committed to the catalog.
+func (s *steps) Knows(ctx context.Context, recordID string) (bool, error) {
+	return s.catalog.Knows(ctx, recordID)
+}
+
 // Create makes a key set.
 func (s *steps) Create(ctx context.Context, ks *keystore.KeySet, recs ...keystore.Record) (string, error) {
 	change, err := s.catalog.Create(ctx, ks, recs...)
