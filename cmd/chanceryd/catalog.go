@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -30,7 +31,7 @@ func (n *node) openCatalog(ctx context.Context, cfg *config.Config) (*catalog.Ca
 	p := cfg.Catalog.Postgres
 	settings := catalog.Config{
 		Postgres: &catalog.Postgres{URL: p.URL, PasswordFile: p.PasswordFile},
-		Mark:     filepath.Join(cfg.Data, "catalog.mark"), Now: n.now,
+		Mark:     filepath.Join(cfg.Data, "catalog.mark"), Now: n.now, Agree: n.leases.agree,
 	}
 	for told := false; ; told = true {
 		c, err := catalog.Open(ctx, settings)
@@ -79,13 +80,18 @@ func (n *node) enrol(ctx context.Context, cfg *config.Config) error {
 	if err != nil {
 		return fmt.Errorf("reading the identity of this node: %w", err)
 	}
-	began := n.leases.instant()
-	self, err := n.catalog.Enrol(ctx, catalog.Enrolment{
-		Node: cfg.Node, Identity: identity, Signing: config.Lease, Publishing: cfg.Catalog.PublishingLease,
-		Holds: func(_ string, v *keystore.Version) bool { return n.keys.Proven(v.KID) },
-	}, keystore.Record{
-		Principal: "chancery", Action: keystore.ActNodeEnrol, Outcome: keystore.OutcomeDone,
-		Detail: map[string]string{"node": cfg.Node, "identity": hex.EncodeToString(identity[:])},
+	var began instant
+	var self keystore.Node
+	err = n.whileApart(ctx, func() error {
+		began = n.leases.instant()
+		self, err = n.catalog.Enrol(ctx, catalog.Enrolment{
+			Node: cfg.Node, Identity: identity, Signing: config.Lease, Publishing: cfg.Catalog.PublishingLease,
+			Holds: func(_ string, v *keystore.Version) bool { return n.keys.Proven(v.KID) },
+		}, keystore.Record{
+			Principal: "chancery", Action: keystore.ActNodeEnrol, Outcome: keystore.OutcomeDone,
+			Detail: map[string]string{"node": cfg.Node, "identity": hex.EncodeToString(identity[:])},
+		})
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("enrolling node %s: %w", cfg.Node, err)
@@ -139,31 +145,45 @@ func (n *node) renewWhileStarting(ctx context.Context) {
 	})
 }
 
-// firstView reads the catalog for the first time. A step that another node is
-// about to enter in its log is waited for, and so are clocks that agree: a node
-// whose clock is not right yet neither serves nor holds up the others for longer
-// than the leases it got when it enrolled.
-func (n *node) firstView(ctx context.Context) error {
+// whileApart does f again each second for as long as the catalog's clock and this
+// node's do not agree: a node whose clock is not right yet neither serves nor holds
+// up the others.
+func (n *node) whileApart(ctx context.Context, f func() error) error {
 	for told := false; ; {
-		_, err := n.steps.View(ctx)
-		wait := lookAgain
-		switch {
-		case errors.Is(err, errClocks):
-			if wait = time.Second; !told {
-				n.log.Error("nothing is served or signed until the clock is right; it is looked at each second", "err", err)
-				told = true
+		err := f()
+		if !errors.Is(err, errClocks) {
+			return err
+		}
+		if !told {
+			n.log.Error("nothing is served or signed until the clock is right; it is looked at each second", "err", err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// firstView reads the catalog for the first time. A step that another node is
+// about to enter in its log is waited for, and so are clocks that agree.
+func (n *node) firstView(ctx context.Context) error {
+	for {
+		err := n.whileApart(ctx, func() error {
+			_, err := n.steps.View(ctx)
+			if errors.Is(err, errLeaseOver) && !errors.Is(err, errClocks) { // this took long
+				err = cmp.Or(n.leases.renew(ctx, n.catalog, n.views.Revision()), err)
 			}
-		case errors.Is(err, errLeaseOver): // this took long, and the clocks agree
-			if err := n.leases.renew(ctx, n.catalog, n.views.Revision()); err != nil {
-				return err
-			}
-		case !errors.Is(err, errElsewhere):
+			return err
+		})
+		if !errors.Is(err, errElsewhere) && !errors.Is(err, errLeaseOver) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(wait):
+		case <-time.After(lookAgain):
 		}
 	}
 }
@@ -206,10 +226,13 @@ func (n *node) keepLease(ctx context.Context) error {
 	}
 	within, cancel := context.WithTimeout(ctx, config.Lease/2)
 	defer cancel()
-	if err := n.leases.renew(within, n.catalog, n.views.Revision()); err != nil {
+	err := n.leases.renew(within, n.catalog, n.views.Revision())
+	if err != nil && !errors.Is(err, errClocks) { // those are compared at each reading
 		return err
 	}
-	_, err := n.steps.View(within)
+	if _, viewErr := n.steps.View(within); err == nil {
+		err = viewErr
+	}
 	if n.leases.outdated() {
 		n.kick()
 	}

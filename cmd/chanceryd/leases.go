@@ -94,6 +94,15 @@ func (l *leases) compare(clock time.Time, asked instant) {
 // right.
 var errClocks = errors.New("the catalog's clock and this node's do not agree")
 
+// agree returns nil if the clock that a change is dated by is near this node's: one
+// that is far ahead would end what still lives, and outlast its correction.
+func (l *leases) agree(clock time.Time) error {
+	if by := clock.Sub(l.now()); l.shared && by.Abs() > l.apart {
+		return l.disagree(by)
+	}
+	return nil
+}
+
 func (l *leases) disagree(by time.Duration) error {
 	return fmt.Errorf("%w: they are %v apart, no more than %v may be (hint: synchronise both)", errClocks, by.Round(time.Millisecond), l.apart)
 }

@@ -128,12 +128,12 @@ func (n *node) openData(ctx context.Context) error {
 	}
 	n.clock.Open(filepath.Join(cfg.Data, "clock"), cfg.SmallestSkew())
 	n.clock.metrics(n.metrics)
-	if n.catalog, err = n.openCatalog(ctx, cfg); err != nil {
-		return fmt.Errorf("opening the catalog: %w", err)
-	}
 	n.leases = &leases{
 		shared: cfg.Catalog.Shared(), publishing: cfg.Catalog.PublishingLease, apart: cfg.SmallestSkew() / 2,
 		boot: sinceBoot, now: n.now,
+	}
+	if n.catalog, err = n.openCatalog(ctx, cfg); err != nil {
+		return fmt.Errorf("opening the catalog: %w", err)
 	}
 	n.views, n.horizons = &views{catalog: n.catalog, leases: n.leases}, newHorizons(n.catalog)
 	if n.brake, err = openBrake(filepath.Join(cfg.Data, "brake"), n.views); err != nil {

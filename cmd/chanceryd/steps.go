@@ -158,9 +158,6 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(ke
 	}
 	w := &watch{steps: s}
 	change, err := s.catalog.Update(ctx, name, expect, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
-		if err := s.agree(at); err != nil {
-			return nil, err
-		}
 		recs, err := f(at, ks)
 		if err == nil {
 			w.start() // the times of the step are from now on
@@ -178,15 +175,6 @@ func (s *steps) Update(ctx context.Context, name string, expect int64, f func(ke
 		return "", err
 	}
 	return s.enforce(ctx, change, w)
-}
-
-// agree returns nil if the clock that a change is decided by is near this node's:
-// one that is far ahead would end what still lives.
-func (s *steps) agree(at keystore.Moment) error {
-	if l := s.views.leases; l.shared && at.Now.Sub(l.now()).Abs() > l.apart {
-		return l.disagree(at.Now.Sub(l.now()))
-	}
-	return nil
 }
 
 // Knows reports whether a record was ever committed to the catalog.

@@ -24,6 +24,11 @@ type Config struct {
 
 	Now func() time.Time // nil: time.Now; on PostgreSQL it dates snapshots only
 
+	// Agree is asked, with what the catalog's clock says, before each write of a node
+	// that has enrolled or enrols. Its error refuses the write: what is written once by
+	// a clock that is ahead is not taken back. Nil: no write is refused for that.
+	Agree func(now time.Time) error
+
 	clock func() time.Time // in tests, PostgreSQL's clock
 }
 
@@ -34,6 +39,7 @@ type Catalog struct {
 	db    database
 	now   func() time.Time
 	clock func() time.Time // what the catalog's clock goes by; zero: the database's own
+	agree func(time.Time) error
 	mark  *mark
 
 	enrolled  atomic.Pointer[enrolled] // nil: its writes are fenced by nothing
@@ -52,7 +58,7 @@ type Catalog struct {
 // was seen, keystore.ErrUnavailable if it cannot be opened now, and say what to
 // do. Open changes nothing before it has recognised the catalog.
 func Open(ctx context.Context, cfg Config) (*Catalog, error) {
-	c := &Catalog{now: cfg.Now, commit: execCommit}
+	c := &Catalog{now: cfg.Now, agree: cfg.Agree, commit: execCommit}
 	if c.now == nil {
 		c.now = time.Now
 	}

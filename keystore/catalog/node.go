@@ -276,9 +276,15 @@ func (c *Catalog) Forget(ctx context.Context, name string, by keystore.Fact, rec
 }
 
 // fence holds a write against the row of the node that makes it, in the same
-// transaction (S02, S03, S18). A Catalog that has not enrolled has none.
+// transaction (S02, S03, S18), and its clock against that node's. A Catalog that has
+// not enrolled has none.
 func (c *Catalog) fence(tx *transaction, m mode) error {
 	e := c.enrolled.Load()
+	if c.agree != nil && (e != nil || m == enrolling) {
+		if err := c.agree(tx.now); err != nil {
+			return err
+		}
+	}
 	if e == nil || m == enrolling || m == leasing {
 		return nil
 	}
