@@ -127,6 +127,9 @@ func exposure(f Facts, sch Schedule, v *keystore.Version) Exposure {
 			continue
 		}
 		if until, ok := n.ServedUntil(); ok && n.Revision < f.Set.Revision {
+			if n.StoppedAt.IsZero() { // it may have read the catalog, and renewed, just before
+				until = later(until, at.Add(n.PublishesUntil.Sub(n.SeenAt)))
+			}
 			e.CutOff = later(e.CutOff, until.Add(window))
 		}
 		if was == keystore.Active && n.MaySign(at) {
