@@ -157,7 +157,7 @@ func (d *chanceryd) usage() (u usage) {
 func TestS01KilledWhileRotating(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
-	rounds := soak(t, 5, 100, "rounds")
+	rounds := soak(t, 3, 100, "rounds")
 	var kept []answer
 	for range rounds {
 		d := startDev(t, dir, "--fast")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -130,26 +131,43 @@ func TestP27P28NothingButSigningToSign(t *testing.T) {
 	}
 	c := f.crowd(8, 0, "remote")
 	c.atLeast(50)
-	before, err := f.module.Counts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.atLeast(len(c.replies()) + 200)
-	after, err := f.module.Counts()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.stop()
-	for name, n := range after {
-		// A probe looks after one session of each of two workers now and then.
-		if n -= before[name]; name != "C_Sign" && name != "C_Sign:size" && name != "C_SignInit" && n > 0 && !(name == "C_GetSessionInfo" && n <= 2) {
-			t.Errorf("%s was called %d times while 200 signatures were made", name, n)
+	var odd []string
+	for range 5 { // the clerk of the start may go meanwhile, once
+		if odd = f.askedToSign(c, 200); len(odd) == 0 {
+			break
 		}
 	}
-	if n := after["C_Sign"] - before["C_Sign"]; n < 200-8 { // eight may have been under way
-		t.Errorf("C_Sign was called %d times", n)
+	c.stop()
+	for _, what := range odd {
+		t.Errorf("while 200 signatures were made %s", what)
 	}
 	t.Attr("seen", "C_SignInit and C_Sign alone")
+}
+
+// askedToSign returns what was called of the module beside what signs, while a crowd
+// had n more answers.
+func (f *faulty) askedToSign(c *crowd, n int) (odd []string) {
+	f.t.Helper()
+	counts := func() map[string]uint64 {
+		all, err := f.module.Counts()
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		return all
+	}
+	before := counts()
+	c.atLeast(len(c.replies()) + n)
+	after := counts()
+	for name, m := range after {
+		// A probe looks after one session of each of two workers now and then.
+		if m -= before[name]; name != "C_Sign" && name != "C_Sign:size" && name != "C_SignInit" && m > 0 && !(name == "C_GetSessionInfo" && m <= 2) {
+			odd = append(odd, fmt.Sprintf("%s was called %d times", name, m))
+		}
+	}
+	if m := after["C_Sign"] - before["C_Sign"]; m < uint64(n-8) { // eight may have been under way
+		odd = append(odd, fmt.Sprintf("C_Sign was called %d times", m))
+	}
+	return odd
 }
 
 // P31: a module that hangs or crashes as it is finalised does not keep the

@@ -2,11 +2,13 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -14,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -37,10 +40,27 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asDaemon) != "" {
 		os.Exit(run(os.Args[1:], testClocks()))
 	}
+	flag.Parse()
+	sideBySide()
 	go launchAll() // until the process ends
 	code := m.Run()
 	postgrestest.Stop()
 	os.Exit(code)
+}
+
+// sideBySide has more scenarios run at a time than there are processors, unless the
+// command line says how many: most of them wait for windows to pass. And it has the
+// race detector not wait for a second in each process that ends.
+func sideBySide() {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	err := os.Setenv("GORACE", cmp.Or(os.Getenv("GORACE"), "atexit_sleep_ms=10"))
+	if !given {
+		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))))
+	}
+	if err != nil {
+		panic(err)
+	}
 }
 
 // launches are the commands to be started by launchAll.
