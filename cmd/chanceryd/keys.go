@@ -41,6 +41,8 @@ type keyring struct {
 	opening map[keystore.KID]*opening
 	busy    map[string]bool   // a goroutine proves keys of this keystore
 	failing map[string]string // what last went wrong there, so that it is logged once
+
+	closing chan struct{} // closed by Close
 	wg      sync.WaitGroup
 }
 
@@ -178,8 +180,12 @@ func (k *keyring) openFresh(ctx context.Context, purpose keystore.Purpose, v *ke
 	return key, nil
 }
 
+// dropAfter is how long after it left active a key is dropped by its keystore. That
+// may cost worker processes, and just now the next key is made.
+const dropAfter = 1500 * time.Millisecond
+
 // Dropped forgets the keys of versions that were active before and are not now,
-// here and in their keystore.
+// here and, at once if they are compromised, in their keystore.
 func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
 	if before == nil {
 		return
@@ -193,10 +199,13 @@ func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
 		if !ok {
 			continue
 		}
+		wait := dropAfter
 		if v, ok := now.ByKID(old.KID); ok && v.State == keystore.Active {
 			continue
+		} else if ok && v.Compromised != nil {
+			wait = 0
 		}
-		k.drop(ctx, old)
+		k.drop(ctx, old, wait)
 	}
 }
 
@@ -207,7 +216,7 @@ func (k *keyring) Forget(kid keystore.KID) {
 	delete(k.open, kid)
 }
 
-func (k *keyring) drop(ctx context.Context, v *keystore.Version) {
+func (k *keyring) drop(ctx context.Context, v *keystore.Version, wait time.Duration) {
 	k.mu.Lock()
 	delete(k.open, v.KID)
 	k.mu.Unlock()
@@ -216,6 +225,11 @@ func (k *keyring) drop(ctx context.Context, v *keystore.Version) {
 		return
 	}
 	k.wg.Go(func() {
+		select {
+		case <-time.After(wait):
+		case <-k.closing: // the keystores are closed next
+			return
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proofDeadline)
 		defer cancel()
 		if err := p.Drop(ctx, v.KeyID); err != nil {
@@ -341,5 +355,9 @@ func (k *keyring) prove(ctx context.Context, set *keystore.KeySet, v *keystore.V
 	return nil
 }
 
-// Wait waits for every goroutine the keyring started.
-func (k *keyring) Wait() { k.wg.Wait() }
+// Close waits for every goroutine the keyring started, before the keystores are
+// closed. It is called once.
+func (k *keyring) Close() {
+	close(k.closing)
+	k.wg.Wait()
+}

@@ -188,6 +188,7 @@ func (n *node) openLog(ctx context.Context) error {
 	n.keys = &keyring{
 		providers: n.providers, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,
 		open: make(map[keystore.KID]keystore.Key), opening: make(map[keystore.KID]*opening), busy: make(map[string]bool), failing: make(map[string]string),
+		closing: make(chan struct{}),
 	}
 	before, err := readLifecycle(filepath.Join(cfg.Data, "audit"))
 	if err != nil {
@@ -439,7 +440,7 @@ func (n *node) Close() {
 		n.rotator.Wait()
 	}
 	if n.keys != nil {
-		n.keys.Wait()
+		n.keys.Close()
 	}
 	if n.cas != nil {
 		n.cas.Wait()
