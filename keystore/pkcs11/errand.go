@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -209,22 +210,25 @@ func (p *Provider) relieve(ctx context.Context, workers []*generation) error {
 // take its place.
 const anotherWithin = 2 * time.Second
 
-// awaitAnother waits a while until a worker serves beside g.
+// awaitAnother waits a while until a worker serves beside g, and until a reserve
+// waits to be the next: one worker alone serves for as short as can be.
 func (p *Provider) awaitAnother(ctx context.Context, g *generation) error {
 	if p.cfg.Workers == 1 {
 		return nil
 	}
 	patience := time.NewTimer(anotherWithin)
 	defer patience.Stop()
+	there := p.reserve.there
 	for {
 		_, changed, _ := p.state()
-		for _, other := range p.hall.workers() {
-			if other != g {
-				return nil
-			}
+		alone := !slices.ContainsFunc(p.hall.workers(), func(other *generation) bool { return other != g })
+		if !alone && there == nil {
+			return nil
 		}
 		select {
 		case <-changed:
+		case <-there:
+			there = nil
 		case <-g.ended:
 			return nil
 		case <-patience.C:

@@ -18,11 +18,12 @@ import (
 // token, and one that is executed now is tried instead.
 type reserve struct {
 	give  chan *generation // whoever starts a worker may receive here
+	there chan struct{}    // may be received from while a reserve waits
 	spent chan struct{}    // closed when no worker is left, and none will be started
 }
 
 func (r *reserve) init() {
-	r.give, r.spent = make(chan *generation), make(chan struct{})
+	r.give, r.there, r.spent = make(chan *generation), make(chan struct{}), make(chan struct{})
 }
 
 // keepReserve has a reserve while the token serves, until Close, and then waits
@@ -60,12 +61,16 @@ func (p *Provider) keepReserve() {
 func (p *Provider) offer(g *generation) bool {
 	r := &p.reserve
 	p.cfg.Log.Debug("a reserve waits", "keystore", p.cfg.Name, "pid", g.cmd.Process.Pid)
-	select {
-	case r.give <- g:
-	case <-g.ended: // nobody asked it for that
-		return false
-	case <-p.ctx.Done():
-		return false
+	for given := false; !given; {
+		select {
+		case r.give <- g:
+			given = true
+		case r.there <- struct{}{}:
+		case <-g.ended: // nobody asked it for that
+			return false
+		case <-p.ctx.Done():
+			return false
+		}
 	}
 	select {
 	case <-g.tried:
