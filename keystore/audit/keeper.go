@@ -65,7 +65,7 @@ func (l *Log) say(state *error, err error, what string) {
 	l.mu.Unlock()
 	switch {
 	case errors.Is(err, ErrNoKey): // not yet; readiness tells while it lasts
-	case err != nil && (before == nil || before.Error() != err.Error()):
+	case err != nil && (before == nil || errors.Is(before, ErrNoKey)): // its text may change each time
 		l.cfg.Log.Warn(what, "err", err)
 	case err == nil && before != nil && !errors.Is(before, ErrNoKey):
 		l.cfg.Log.Info(what)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -17,7 +18,8 @@ import (
 // A reserves hears from a provider's log which process waits to be the next worker.
 type reserves struct {
 	slog.Handler
-	pid atomic.Int64
+	pid  atomic.Int64
+	pids sync.Map // of all that have waited
 }
 
 func (r *reserves) Enabled(context.Context, slog.Level) bool { return true }
@@ -27,6 +29,7 @@ func (r *reserves) Handle(_ context.Context, rec slog.Record) error {
 		rec.Attrs(func(a slog.Attr) bool {
 			if a.Key == "pid" {
 				r.pid.Store(a.Value.Int64())
+				r.pids.Store(int(a.Value.Int64()), true)
 			}
 			return true
 		})
@@ -34,7 +37,7 @@ func (r *reserves) Handle(_ context.Context, rec slog.Record) error {
 	return nil
 }
 
-// withReserves opens a provider with one worker.
+// withReserves opens a provider, with one worker unless cfg says otherwise.
 func withReserves(t *testing.T, cfg pkcs11.Config) (*pkcs11.Provider, *reserves) {
 	t.Helper()
 	r := &reserves{Handler: slog.DiscardHandler}
@@ -75,6 +78,43 @@ func TestTheReserveIsTheNextWorker(t *testing.T) {
 		r.await(t, p)
 		if n := m.Count("C_Initialize") - initialised; n != 1 {
 			t.Errorf("%d processes initialised the module: the worker, and who else?", n)
+		}
+	}
+}
+
+// What it was: when workers were told to go one after the other, the second went as
+// soon as the first had been followed, and the one after it was executed while one
+// alone served.
+func TestWorkersThatAreRelievedAreFollowedByReserves(t *testing.T) {
+	cfg, _, _ := faulty(t)
+	cfg.Workers = 2
+	p, r := withReserves(t, cfg)
+	for range 3 {
+		ref, k := newKey(t, p, keystore.ES256)
+		eventually(t, "both workers hold the key", func() bool {
+			var signers sync.WaitGroup
+			for range 8 {
+				signers.Go(func() {
+					if _, err := k.Sign(t.Context(), message); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			signers.Wait()
+			return len(pkcs11.Holding(p, ref.ID)) == 2
+		})
+		before := p.WorkerPIDs()
+		if err := p.Drop(t.Context(), ref.ID); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "two others serve", func() bool {
+			pids := p.WorkerPIDs()
+			return len(pids) == 2 && !slices.ContainsFunc(pids, func(pid int) bool { return slices.Contains(before, pid) })
+		})
+		for _, pid := range p.WorkerPIDs() {
+			if _, waited := r.pids.Load(pid); !waited {
+				t.Errorf("process %d serves, which was executed when one had gone", pid)
+			}
 		}
 	}
 }

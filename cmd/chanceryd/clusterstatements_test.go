@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+)
+
+// S01: kill -9 at the statements that a whole rotation makes in PostgreSQL, each of
+// which still reaches the server: old state or new, the other node goes on, and the
+// node that was killed comes back to what is.
+func TestS01KilledAtEveryStatement(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	c.issuers(1)
+	b := c.nodes[1]
+	points := c.statements(b, "web")
+	tries := soak(t, 6, points, "statements")
+	outcomes := make(map[string]int)
+	for i := range tries {
+		keyset := fastSets[i%len(fastSets)]
+		c.awaitReady(c.nodes[0], keyset)
+		before := signing(c.versions(keyset))
+		c.killAt(b, keyset, (i+1)*points/tries)
+		b.restart()
+		c.wantCalm(time.Now(), againWithin)
+		switch now := signing(c.versions(keyset)); now {
+		case before:
+			outcomes["old"]++
+		case before + 1:
+			outcomes["new"]++
+		default:
+			t.Errorf("version %d of %s was active, and after the kill it is %d", before, keyset, now)
+		}
+	}
+	t.Logf("killed at %d of the %d statements of a rotation: %v", tries, points, outcomes)
+	if outcomes["new"] == 0 {
+		t.Error("no kill came after the swap: little was shown")
+	}
+	wantUnavailable(t, c.crowds[0].problems(false))
+	wantUnavailable(t, c.crowds[1].problems(true), whileAway...)
+	c.end()
+}
+
+// statements returns how many statements go to the server from a node that rotates
+// a key set and publishes the next version.
+func (c *cluster) statements(m *member, keyset string) int {
+	c.t.Helper()
+	c.awaitReady(m, keyset)
+	var n atomic.Int64
+	m.proxy.Before(func(string) { n.Add(1) })
+	defer m.proxy.Before(nil)
+	next := c.rotateNow(m, keyset, againWithin).To.Version + 1
+	m.within(20*time.Second, "the next version is published", func() error {
+		published := slices.ContainsFunc(c.versions(keyset), func(v api.Version) bool {
+			return v.Version == next && v.State == keystore.Published.String()
+		})
+		if !published {
+			return errNotYet
+		}
+		return nil
+	})
+	return int(n.Load())
+}
+
+// killAt asks a node to rotate a key set and ends it by kill -9 at the n-th
+// statement after that.
+func (c *cluster) killAt(m *member, keyset string, n int) {
+	c.t.Helper()
+	ctx, cancel := context.WithCancel(c.t.Context())
+	var asked sync.WaitGroup
+	defer asked.Wait()
+	defer cancel()
+	var seen atomic.Int64
+	reached := make(chan struct{})
+	m.proxy.Before(func(string) {
+		if seen.Add(1) == int64(n) {
+			m.signal(syscall.SIGKILL)
+			close(reached)
+		}
+	})
+	defer m.proxy.Before(nil)
+	operator := m.chanceryd.client("operator")
+	asked.Go(func() { // it is not answered, or was before the kill
+		_, _ = operator.Rotate(ctx, keyset, rotateFor("to be interrupted"))
+	})
+	<-reached // statements go on when the rotation is over: leases are renewed
+	m.kill()
+}
