@@ -53,11 +53,11 @@ func TestS01KilledAtEveryStatement(t *testing.T) {
 // a key set and publishes the next version.
 func (c *cluster) statements(m *member, keyset string) int {
 	c.t.Helper()
-	c.awaitReady(m, keyset)
+	next := signing(c.versions(keyset)) + 2
 	var n atomic.Int64
 	m.proxy.Before(func(string) { n.Add(1) })
 	defer m.proxy.Before(nil)
-	next := c.rotateNow(m, keyset, againWithin).To.Version + 1
+	c.rotateFrom(c.t.Context(), m, keyset, &n)
 	m.within(20*time.Second, "the next version is published", func() error {
 		published := slices.ContainsFunc(c.versions(keyset), func(v api.Version) bool {
 			return v.Version == next && v.State == keystore.Published.String()
@@ -70,8 +70,8 @@ func (c *cluster) statements(m *member, keyset string) int {
 	return int(n.Load())
 }
 
-// killAt asks a node to rotate a key set and ends it by kill -9 at the n-th
-// statement after that.
+// killAt has a node rotate a key set and ends it by kill -9 at the n-th statement
+// after it was asked.
 func (c *cluster) killAt(m *member, keyset string, n int) {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(c.t.Context())
@@ -80,17 +80,33 @@ func (c *cluster) killAt(m *member, keyset string, n int) {
 	defer cancel()
 	var seen atomic.Int64
 	reached := make(chan struct{})
+	var once sync.Once
 	m.proxy.Before(func(string) {
 		if seen.Add(1) == int64(n) {
-			m.signal(syscall.SIGKILL)
-			close(reached)
+			once.Do(func() {
+				m.signal(syscall.SIGKILL)
+				close(reached)
+			})
 		}
 	})
 	defer m.proxy.Before(nil)
-	operator := m.chanceryd.client("operator")
-	asked.Go(func() { // it is not answered, or was before the kill
-		_, _ = operator.Rotate(ctx, keyset, rotateFor("to be interrupted"))
-	})
+	asked.Go(func() { c.rotateFrom(ctx, m, keyset, &seen) })
 	<-reached // statements go on when the rotation is over: leases are renewed
 	m.kill()
+}
+
+// rotateFrom asks a node to rotate a key set now, until it does or ctx ends, with
+// what counts the statements at zero each time.
+func (c *cluster) rotateFrom(ctx context.Context, m *member, keyset string, statements *atomic.Int64) {
+	operator := m.chanceryd.client("operator")
+	for ctx.Err() == nil {
+		statements.Store(0)
+		if _, err := operator.Rotate(ctx, keyset, api.OperateRequest{Reason: "a scenario", When: "now"}); err == nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(50 * time.Millisecond): // shorter than what follows a rotation takes
+		}
+	}
 }
