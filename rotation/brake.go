@@ -67,6 +67,12 @@ func (r *Rotator) pull(kid keystore.KID, fact keystore.Fact) *putting {
 	case ok:
 		fact = kept
 	}
+	return r.put(kid, fact)
+}
+
+// put has the brake keep a suspension. Its caller holds brake, and there is none on
+// its way.
+func (r *Rotator) put(kid keystore.KID, fact keystore.Fact) *putting {
 	p := &putting{fact: fact, done: make(chan struct{})}
 	r.puts[kid] = p
 	r.aside(func() {
@@ -77,6 +83,25 @@ func (r *Rotator) pull(kid keystore.KID, fact keystore.Fact) *putting {
 		close(p.done)
 	})
 	return p
+}
+
+// pullAnew puts a suspension on the brake in place of the one that is there, which
+// was lifted elsewhere. The version does not sign meanwhile. Its caller has acquired
+// the records.
+func (r *Rotator) pullAnew(ctx context.Context, kid keystore.KID, fact keystore.Fact) (*putting, error) {
+	for {
+		r.brake.Lock()
+		before, ok := r.puts[kid]
+		if !ok {
+			defer r.brake.Unlock()
+			return r.put(kid, fact), nil
+		}
+		r.brake.Unlock()
+		_ = before.wait(ctx) // whoever put it says what could not be written
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("the brake does not answer: %w: %w", keystore.ErrUnavailable, context.Cause(ctx))
+		}
+	}
 }
 
 // suspended returns what the brake keeps.

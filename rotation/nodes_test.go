@@ -280,6 +280,48 @@ func TestASuspensionLiftedElsewhereIsLetGo(t *testing.T) {
 	}
 }
 
+// A suspension that was asked for on a node whose brake still kept an earlier one,
+// which another node had resumed, was answered as in force, and let go of with the
+// earlier one.
+func TestASuspensionAfterAResumptionElsewhereStays(t *testing.T) {
+	now := start
+	catalog, kept := newMemory(func() time.Time { return now }), newPedal()
+	r := New(Config{Catalog: catalog, Keys: newSoftware(), Audit: catalog, Brake: kept, Node: "a", Shared: true, Now: func() time.Time { return now }})
+	defer r.Wait()
+	if _, err := catalog.Create(t.Context(), lives(fast, active(0))); err != nil {
+		t.Fatal(err)
+	}
+	r.adopt([]Spec{{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: fast}})
+	suspend := func() Suspension {
+		t.Helper()
+		now = now.Add(time.Second)
+		s, err := r.Suspend(t.Context(), "olga", "web", "", "doubt")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := suspend()
+	_, err := catalog.Update(t.Context(), "web", -1, func(_ keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+		ks.Versions[0].Suspended = nil
+		return []keystore.Record{{Action: keystore.ActResume}}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := suspend()
+	if !again.Suspended || !again.Durable || again.Entry == "" || again.Entry == first.Entry {
+		t.Errorf("suspended again: %+v, at first %+v", again, first)
+	}
+	if err := r.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	v, _ := catalog.set("web").Active()
+	if v.Suspended == nil || !v.Suspended.At.Equal(now) || !r.isBraked(v.KID) {
+		t.Errorf("suspended %v at %v, braked %v", v.Suspended, now, r.isBraked(v.KID))
+	}
+}
+
 // anothers is the log of a node whose steps another node enters.
 type anothers struct{ Log }
 

@@ -94,9 +94,10 @@ func (r *Rotator) stopped(ctx context.Context, name string, v Ref, was *keystore
 }
 
 // recordStop records a suspension that the brake has. Should a resumption have
-// let go of it meanwhile, then this suspension is the later one of the two, and
-// is put on the brake anew. What outlasts the answer keeps the records until it
-// is done, so that a later resumption comes after it.
+// let go of it meanwhile, or another node have lifted what the brake keeps from
+// before, then this suspension is the later one of the two, and is put on the brake
+// anew. What outlasts the answer keeps the records until it is done, so that a later
+// resumption comes after it.
 func (r *Rotator) recordStop(ctx context.Context, name string, kid keystore.KID, asked keystore.Fact) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, stopWithin)
 	defer cancel()
@@ -105,14 +106,19 @@ func (r *Rotator) recordStop(ctx context.Context, name string, kid keystore.KID,
 	}
 	return bounded(ctx, r, func() (string, error) {
 		defer r.releaseRecords()
-		fact, ok := r.suspended()[kid]
-		if !ok {
-			asked.At = r.now()
-			p := r.pull(kid, asked)
-			fact = p.fact
-			_ = p.wait(ctx) // what could not be written was said before
+		if fact, ok := r.suspended()[kid]; ok {
+			entry, err := r.recordSuspension(ctx, name, kid, fact)
+			if !errors.Is(err, errLifted) {
+				return entry, err
+			}
 		}
-		return r.recordSuspension(ctx, name, kid, fact)
+		asked.At = r.now()
+		p, err := r.pullAnew(ctx, kid, asked)
+		if err != nil {
+			return "", err
+		}
+		_ = p.wait(ctx) // what could not be written was said before
+		return r.recordSuspension(ctx, name, kid, p.fact)
 	})
 }
 
