@@ -84,8 +84,8 @@ func (c Compromising) scope() string {
 // neither catalog nor log can be written: then the record follows, and Recorded
 // says so. It waits for no other operation on a key set. A successor that rule 1
 // already allows signs in the same change; otherwise the answer states the gap.
-// Asking again changes nothing and answers the same. That ctx ends stops none of
-// it.
+// Asking again of one version changes nothing and answers the same; of a keystore or
+// a node it takes what has been made since, too. That ctx ends stops none of it.
 //
 // It returns an error wrapping keystore.ErrNotFound if there is no such version or
 // node; a *Kept for the only node; and beside the answer one wrapping
@@ -128,11 +128,11 @@ func (r *Rotator) takeAway(ctx context.Context, view *keystore.View, req Comprom
 	for _, ks := range sets {
 		err := keystore.ErrUnavailable
 		if !down { // one disk that hangs is waited for once
-			err = r.recordCompromise(ctx, ks.Name, req)
+			err = r.recordCompromise(ctx, ks.Name, req, 0)
 		}
 		if err != nil {
 			down = true
-			r.owe(ks.Name, req)
+			r.owe(owedCompromise{ks.Name, req, newestCovered(ks, req)})
 			r.cfg.Log.ErrorContext(ctx, "a compromise is in force here, its record has to wait", "keyset", ks.Name, "scope", req.scope(), "err", err)
 		}
 		r.step(ks.Name)
@@ -241,8 +241,9 @@ func (r *Rotator) kept(ctx context.Context, pulled []*putting) bool {
 }
 
 // recordCompromise writes what is compromised of one key set to catalog and log,
-// all of it in one change, and nothing that is written already.
-func (r *Rotator) recordCompromise(ctx context.Context, name string, req Compromising) error {
+// all of it in one change, and nothing that is written already. newest is the
+// newest version there was when it was asked, if that was before; otherwise 0.
+func (r *Rotator) recordCompromise(ctx context.Context, name string, req Compromising, newest int) error {
 	ctx, cancel := context.WithTimeout(ctx, stopWithin)
 	defer cancel()
 	next := r.ready(ctx, name, req)
@@ -252,6 +253,9 @@ func (r *Rotator) recordCompromise(ctx context.Context, name string, req Comprom
 	_, err := bounded(ctx, r, func() (string, error) {
 		defer r.releaseRecords()
 		return r.commit(ctx, name, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+			if newest > 0 && paid(ks, req, newest) {
+				return nil, nil
+			}
 			return r.compromise(at, ks, req, next)
 		})
 	})
@@ -439,18 +443,37 @@ func (r *Rotator) Gap(ks *keystore.KeySet) (Gap, bool) {
 
 // owe keeps a compromise that could not be recorded. It is kept in memory: after
 // a restart the brake still stops the version, and the operator asks again.
-func (r *Rotator) owe(name string, req Compromising) {
+func (r *Rotator) owe(owed owedCompromise) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	owed := owedCompromise{name, req}
 	if !slices.Contains(r.owed, owed) {
 		r.owed = append(r.owed, owed)
 	}
 }
 
 type owedCompromise struct {
-	name string
-	req  Compromising
+	name   string
+	req    Compromising
+	newest int // version that it was about when it was asked
+}
+
+// newestCovered returns the newest version of ks that req is about.
+func newestCovered(ks *keystore.KeySet, req Compromising) (newest int) {
+	for i := range ks.Versions {
+		if v := &ks.Versions[i]; req.covers(ks, v) {
+			newest = max(newest, v.Number)
+		}
+	}
+	return newest
+}
+
+// paid reports whether another node has recorded since that all is compromised that
+// req was about, up to the newest version there was. What has been made after that
+// is in nobody else's hands for all that is known.
+func paid(ks *keystore.KeySet, req Compromising, newest int) bool {
+	return !slices.ContainsFunc(ks.Versions, func(v keystore.Version) bool {
+		return v.Number <= newest && v.Compromised == nil && req.covers(ks, &v)
+	})
 }
 
 // payOwed records what could not be recorded before, in its order.
@@ -462,7 +485,7 @@ func (r *Rotator) payOwed(ctx context.Context) error {
 		if len(owed) == 0 {
 			return nil
 		}
-		err := r.recordCompromise(ctx, owed[0].name, owed[0].req)
+		err := r.recordCompromise(ctx, owed[0].name, owed[0].req, owed[0].newest)
 		if err != nil && !errors.Is(err, keystore.ErrNotFound) {
 			return fmt.Errorf("recording a compromise of %s: %w", owed[0].name, err)
 		}

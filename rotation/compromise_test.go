@@ -262,6 +262,44 @@ func TestCompromiseWhileNothingCanBeWritten(t *testing.T) {
 	}
 }
 
+// A node that could not record the compromise of a keystore did so when it could,
+// though another node had by then: the versions made since were compromised, too.
+func TestCompromiseThatAnotherNodeHasRecorded(t *testing.T) {
+	for _, elsewhere := range []bool{false, true} {
+		w := newWorld(t, fast)
+		w.settle(t)
+		w.want(t, "1 active, 2 published")
+		w.fail(errCrash, nil)
+		if one := w.compromise(t, Compromising{Keystore: "hsm"})[0]; one.Recorded {
+			t.Fatalf("%+v", one)
+		}
+		w.fail(nil, nil)
+		if elsewhere {
+			_, err := w.catalog.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+				return w.Rotator.compromise(at, ks, Compromising{By: "paul", Reason: "the same", Keystore: "hsm"}, 0)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := w.catalog.Update(t.Context(), "web", -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+			ks.Versions = append(ks.Versions, keystore.Version{
+				Number: 3, Algorithm: ks.Algorithm, Keystore: "hsm", KeyID: keystore.NewKeyID(), State: keystore.Pending, CreatedAt: at.Now,
+			})
+			return []keystore.Record{{Action: keystore.ActKeyGenerate}}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if v := w.catalog.set("web").Versions[2]; (v.Compromised == nil) != elsewhere {
+			t.Errorf("recorded elsewhere %v: version 3 is %s, compromised %v", elsewhere, v.State, v.Compromised)
+		}
+	}
+}
+
 // The version that an operator looks at retires in a swap that is under way: what
 // took over signs on.
 func TestCompromiseDuringASwap(t *testing.T) {
