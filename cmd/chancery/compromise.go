@@ -30,7 +30,8 @@ func (a *app) compromiseCommand() *cobra.Command {
 			"of a token, or every key a node could use. It stops signing and leaves the published set\n" +
 			"at once, so that what it signed is rejected, and it cannot be taken back. If a successor may\n" +
 			"sign already it does; otherwise nothing signs until one may. To stop a key and think first,\n" +
-			"use `chancery suspend`. Asking again changes nothing and answers the same.",
+			"use `chancery suspend`. Asking again of one key changes nothing and answers the same; of a\n" +
+			"token or a node it also ends what has been made since.",
 		Example: "  chancery --dir dev compromise web --reason 'a laptop was stolen'\n" +
 			"  chancery compromise --token hsm-2 --reason 'its PIN was in a log' --yes --json",
 		Args: cobra.ArbitraryArgs,

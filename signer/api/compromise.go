@@ -16,8 +16,8 @@ type CompromiseAllRequest struct {
 	Node   string `json:"node,omitempty"`
 }
 
-// CompromiseReply answers both: what became of each version. Asked again it says
-// the same, as far as that has not changed since.
+// CompromiseReply answers both: what became of each version. Asked again of one it
+// says the same, as far as that has not changed since.
 type CompromiseReply struct {
 	Compromised []Compromised `json:"compromised"`
 	Node        *Forgotten    `json:"node,omitempty"` // of a node

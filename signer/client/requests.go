@@ -131,7 +131,8 @@ func (c *Client) Compromise(ctx context.Context, name string, req api.Compromise
 	return ask[api.CompromiseReply](ctx, c, call{method: http.MethodPost, path: keySetPath(name, "/compromise"), in: req})
 }
 
-// CompromiseAll is Compromise for every key of a token, or of a node.
+// CompromiseAll is Compromise for every key of a token, or of a node. Asking again
+// takes what has been made since, too.
 func (c *Client) CompromiseAll(ctx context.Context, req api.CompromiseAllRequest) (*api.CompromiseReply, error) {
 	return ask[api.CompromiseReply](ctx, c, call{method: http.MethodPost, path: "/v1/ops/compromise", in: req})
 }
