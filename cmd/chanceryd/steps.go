@@ -67,18 +67,20 @@ type rate struct {
 	since   time.Time // by that clock: when it was first heard, or heard to have been stepped
 	stepped bool
 	last    time.Time
-	boot    time.Duration // when last was heard
+	// asked and answered are between which moments of boot time last was heard.
+	asked, answered time.Duration
 }
 
 // note notes what the clock said when it was asked between two moments of boot
-// time. It may go as much too fast or slow as apart says between two answers.
+// time. It may go as much too fast or slow as apart says between two answers,
+// however long each of them took.
 func (r *rate) note(clock time.Time, asked, answered, apart time.Duration) {
 	if r.since.IsZero() {
 		r.since = clock
-	} else if went := clock.Sub(r.last); went < asked-r.boot-apart || went > answered-r.boot+apart {
+	} else if went := clock.Sub(r.last); went < asked-r.answered-apart || went > answered-r.asked+apart {
 		r.since, r.stepped = clock, true
 	}
-	r.last, r.boot = clock, answered
+	r.last, r.asked, r.answered = clock, asked, answered
 }
 
 // Steady returns since when the catalog's clock has gone as fast as boot time, and

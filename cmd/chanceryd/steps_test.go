@@ -83,3 +83,32 @@ func TestAStepBehindAnotherNodesIsAnswered(t *testing.T) {
 		t.Errorf("in force: %v", view)
 	}
 }
+
+// A clock of which one answer had taken long counted as stepped at the next, and
+// what was known from before counted no more until the process was started anew.
+func TestRate(t *testing.T) {
+	const apart = 500 * time.Millisecond
+	begun := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	type answer struct{ asked, clock, answered time.Duration }
+	for _, c := range []struct {
+		name    string
+		next    []answer
+		stepped bool
+	}{
+		{"as fast", []answer{{1000, 1005, 1010}, {2000, 2005, 2010}}, false},
+		{"an answer that took long", []answer{{1000, 1005, 4000}, {4100, 4105, 4110}}, false},
+		{"a question that took long", []answer{{1000, 3995, 4000}, {4100, 4105, 4110}}, false},
+		{"heard later than the one after it", []answer{{1500, 1505, 1510}, {1000, 1005, 4000}, {4100, 4105, 4110}}, false},
+		{"a step ahead", []answer{{1000, 1600, 1010}}, true},
+		{"a step back", []answer{{1000, 400, 1010}}, true},
+		{"a step ahead between two", []answer{{1000, 1005, 1010}, {2000, 2605, 2010}}, true},
+	} {
+		var r rate
+		for _, a := range append([]answer{{0, 5, 10}}, c.next...) {
+			r.note(begun.Add(a.clock*time.Millisecond), a.asked*time.Millisecond, a.answered*time.Millisecond, apart)
+		}
+		if r.stepped != c.stepped {
+			t.Errorf("%s: stepped %v", c.name, r.stepped)
+		}
+	}
+}
