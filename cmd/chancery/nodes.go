@@ -87,7 +87,8 @@ func (a *app) nodesForgetCommand() *cobra.Command {
 		Use:   "forget NAME --reason WHY",
 		Short: "Say that a node does not come back",
 		Long: "Say that a node does not come back: what it writes is refused from then on, and nothing\n" +
-			"waits for it once its publishing lease is over. If it does come back, it enrols anew.\n\n" +
+			"waits for it once its publishing lease is over. To come back it needs another name and a\n" +
+			"new data directory.\n\n" +
 			"A node that is live is stopped first. --force fences it instead: it does not learn of\n" +
 			"that before it next asks the catalog, and may sign and serve until its leases end.",
 		Args: exactly("NAME"),
