@@ -80,15 +80,15 @@ func (n *nodes) Forget(ctx context.Context, name string, by keystore.Fact) (api.
 func (n *node) rotations(cfg *config.Config) *rotations {
 	r := &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, node: cfg.Node, logDir: filepath.Join(cfg.Data, "audit"), now: n.now}
 	if cfg.Catalog.Shared() {
-		r.elsewhere = n.enteredElsewhere
+		r.anywhere = n.enteredAnywhere
 	}
 	return r
 }
 
-// enteredElsewhere returns what other nodes have entered of a key set, as far as
-// the catalog has it: each step, and not how a key was made or proven.
-func (n *node) enteredElsewhere(ctx context.Context, keyset string) ([]rotation.Entered, error) {
-	rows, err := n.catalog.Entered(ctx, keyset, n.config.Load().Node)
+// enteredAnywhere returns what any node has entered of a key set, as far as the
+// catalog has it: each step, and not how a key was made or proven.
+func (n *node) enteredAnywhere(ctx context.Context, keyset string) ([]rotation.Entered, error) {
+	rows, err := n.catalog.Entered(ctx, keyset)
 	if err != nil {
 		return nil, err
 	}

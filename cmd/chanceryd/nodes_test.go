@@ -70,3 +70,17 @@ func TestWaitsOnTheWire(t *testing.T) {
 		}
 	}
 }
+
+// A step that this node had entered for another, whose log was slow, was told twice
+// by its history; one of its own that another had entered for it was not told.
+func TestAStepEnteredForAnotherNodeIsToldOnce(t *testing.T) {
+	step := func(id string, outcome keystore.Outcome, entry string) rotation.Entered {
+		return rotation.Entered{Record: keystore.Record{ID: id, Outcome: outcome}, Entry: entry}
+	}
+	ours := []rotation.Entered{step("1", keystore.OutcomeDone, "b#1"), step("2", keystore.OutcomeIntent, "b#2")}
+	all := []rotation.Entered{step("1", keystore.OutcomeDone, "b#1"), step("2", keystore.OutcomeDone, "a#7"), step("3", keystore.OutcomeDone, "a#8")}
+	left := without(all, ours)
+	if len(left) != 2 || left[0].Entry != "a#7" || left[1].Entry != "a#8" {
+		t.Errorf("%+v", left)
+	}
+}

@@ -21,10 +21,10 @@ type rotations struct {
 	comparing *comparing
 	node      string // whose log it is
 	logDir    string
-	// elsewhere returns what other nodes have entered of a key set. Nil: there are
-	// none.
-	elsewhere func(ctx context.Context, keyset string) ([]rotation.Entered, error)
-	now       func() time.Time
+	// anywhere returns what any node has entered of a key set. Nil: there are no
+	// others.
+	anywhere func(ctx context.Context, keyset string) ([]rotation.Entered, error)
+	now      func() time.Time
 }
 
 func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error) {
@@ -206,12 +206,12 @@ func (r *rotations) History(ctx context.Context, keyset string) (api.History, er
 		}
 		entered = append(entered, rotation.Entered{Record: at.Entry.Record, Time: at.Entry.Time, Entry: at.Name()})
 	}
-	if r.elsewhere != nil {
-		others, err := r.elsewhere(ctx, keyset)
+	if r.anywhere != nil {
+		all, err := r.anywhere(ctx, keyset)
 		if err != nil {
 			return api.History{}, fmt.Errorf("reading the steps of other nodes: %w", err)
 		}
-		entered = append(entered, others...)
+		entered = append(entered, without(all, entered)...)
 		slices.SortStableFunc(entered, func(a, b rotation.Entered) int { return a.Time.Compare(b.Time) })
 	}
 	history := api.History{Events: []api.Event{}}
@@ -221,4 +221,18 @@ func (r *rotations) History(ctx context.Context, keyset string) (api.History, er
 		})
 	}
 	return history, nil
+}
+
+// without returns what of all is not among ours, whoever took the step: nodes enter
+// steps for each other.
+func without(all, ours []rotation.Entered) []rotation.Entered {
+	type entry struct {
+		id      string
+		outcome keystore.Outcome
+	}
+	here := make(map[entry]bool)
+	for _, e := range ours {
+		here[entry{e.Record.ID, e.Record.Outcome}] = true
+	}
+	return slices.DeleteFunc(all, func(e rotation.Entered) bool { return here[entry{e.Record.ID, e.Record.Outcome}] })
 }

@@ -10,11 +10,11 @@ type EnteredRow struct {
 	Entry string
 }
 
-// Entered returns the records of a key set that stand in the logs of other nodes
-// than the one named, in the order they were written.
-func (c *Catalog) Entered(ctx context.Context, keyset, except string) (list []EnteredRow, err error) {
-	err = c.read(ctx, "reading what other nodes have entered", func(tx *transaction) error {
-		rows, err := tx.query(sqlEntered, except)
+// Entered returns the records of a key set that stand in the log of any node, which
+// need not be the one that wrote them, in the order they were written.
+func (c *Catalog) Entered(ctx context.Context, keyset string) (list []EnteredRow, err error) {
+	err = c.read(ctx, "reading what nodes have entered", func(tx *transaction) error {
+		rows, err := tx.query(sqlEntered)
 		if err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ const (
 
 	sqlInsertOutbox = `INSERT INTO outbox (transition, record_id, record, at, sum, node) VALUES ($1, $2, $3, $4, $5, $6) RETURNING id`
 	sqlOutbox       = `SELECT id, transition, record_id, record, at, sum, node FROM outbox WHERE entry IS NULL ORDER BY id`
-	sqlEntered      = `SELECT id, transition, record_id, record, at, sum, node, entry FROM outbox WHERE entry IS NOT NULL AND node <> $1 ORDER BY id`
+	sqlEntered      = `SELECT id, transition, record_id, record, at, sum, node, entry FROM outbox WHERE entry IS NOT NULL ORDER BY id`
 	sqlEntryOf      = `SELECT entry FROM outbox WHERE id = $1`
 	sqlMark         = `UPDATE outbox SET entry = $1 WHERE id = $2`
 	sqlKnows        = `SELECT EXISTS (SELECT 1 FROM outbox WHERE record_id = $1)`
