@@ -95,6 +95,9 @@ func (f simulateFlags) config() (simulation.Config, error) {
 	if f.events < 1 {
 		return cfg, usagef("rotation simulate: --events %d: one at least", f.events)
 	}
+	if f.replicas < 1 { // 0 would be what is usual
+		return cfg, usagef("rotation simulate: --replicas %d: one at least", f.replicas)
+	}
 	if err := readSchedule(&cfg.Schedule, f.schedule); err != nil {
 		return cfg, err
 	}
