@@ -73,11 +73,11 @@ func (c devCluster) join(dir string) (devState, *config.Config, error) {
 	if err != nil {
 		return first, nil, fmt.Errorf("the node to join: %w", err)
 	}
-	first, there, err := devOptions{}.state(c.Join)
+	first, unmade, err := devOptions{}.state(c.Join)
 	switch {
 	case err != nil:
 		return first, nil, fmt.Errorf("the node to join: %w", err)
-	case there:
+	case unmade:
 		return first, nil, hinted{fmt.Errorf("%s was not made by chanceryd dev", c.Join), "start the first node before"}
 	case cfg.Catalog.Postgres == nil:
 		return first, nil, hinted{fmt.Errorf("the node in %s has a catalog of its own", c.Join), "start the first node with --postgres"}
