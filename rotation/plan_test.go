@@ -71,6 +71,11 @@ func active(since time.Duration) keystore.Version {
 	return v
 }
 
+func withoutHorizon(sch Schedule) Schedule {
+	sch.NoHorizon = true
+	return sch
+}
+
 func retiring(stopped time.Duration, horizon time.Time) keystore.Version {
 	v := active(0)
 	v.State, v.StoppedAt, v.ExpHorizon = keystore.Retiring, at(stopped), horizon
@@ -131,6 +136,7 @@ func TestPlan(t *testing.T) {
 		{"S14 a clock set back makes no version the first", fast, served(start, lives(fast, active(0), published(-time.Hour))), asked(-time.Hour), -time.Hour, "-", "rule 1: caches", -time.Hour + 5*s},
 		{"retiring: until its horizon and S", fast, lives(fast, retiring(20*s, at(24*s)), active(20*s), published(20*s)), none, 24 * s, "-", "rule 2: tokens it signed may be valid until 12:00:25", 25 * s},
 		{"retiring: its horizon has passed", fast, lives(fast, retiring(20*s, at(24*s)), active(20*s), published(20*s)), none, 25 * s, "remove 1", "", 0},
+		{"retiring: a horizon that does not count", withoutHorizon(fast), lives(fast, retiring(20*s, at(24*s)), active(20*s), published(20*s)), none, 30 * s, "-", "", 31 * s},
 		{"retiring: a horizon counts no longer than L", fast, lives(fast, retiring(20*s, at(time.Hour)), active(20*s), published(20*s)), none, 30 * s, "-", "", 31 * s},
 		{"retiring: what never signed", fast, lives(fast, retiring(20*s, time.Time{}), active(20*s), published(20*s)), none, 21 * s, "remove 1", "", 0},
 		{"retiring: what never expires stays", keeps, &keystore.KeySet{Purpose: keystore.PurposeAudit, Versions: []keystore.Version{

@@ -33,6 +33,9 @@ type Schedule struct {
 	Lifetime time.Duration
 	// Lease is how long a node may go on signing by an old view of the catalog.
 	Lease time.Duration
+	// NoHorizon: what versions' horizons say does not count, as where a database that
+	// takes over may not have received the last of them.
+	NoHorizon bool
 	// DestroyAfter is how long a retired version's key is kept. Zero: for ever,
 	// and keys of purpose ca and audit are kept for ever whatever it says. Plan
 	// knows the step, so that it can be shown; a Rotator destroys only what an

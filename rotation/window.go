@@ -119,7 +119,7 @@ func snapshotAge(nodes []keystore.Node) time.Duration {
 //
 // What v signed expires by its horizon, which the catalog raises ahead of need,
 // and in any case one lease and one longest lifetime after it stopped. Only
-// tokens have a horizon.
+// tokens have a horizon, and not everywhere does it count.
 func keptUntil(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.Time) (time.Time, bool) {
 	life := v.MaxLifetime
 	if life <= 0 {
@@ -130,7 +130,7 @@ func keptUntil(ks *keystore.KeySet, sch Schedule, v *keystore.Version, now time.
 	}
 	stopped := v.StoppedAt.Add(sch.Lease)
 	until := stopped.Add(life)
-	if ks.Purpose == keystore.PurposeJWT && v.MaxLifetime > 0 && v.ExpHorizon.Before(until) {
+	if ks.Purpose == keystore.PurposeJWT && !sch.NoHorizon && v.MaxLifetime > 0 && v.ExpHorizon.Before(until) {
 		until = later(v.ExpHorizon, stopped)
 	}
 	return until.Add(sch.Skew), true

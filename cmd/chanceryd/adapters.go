@@ -49,7 +49,11 @@ func (n *node) authority(name string) (signer.Authority, bool) {
 func specs(cfg *config.Config) []rotation.Spec {
 	var all []rotation.Spec
 	for _, name := range sortedKeys(cfg.KeySets) {
-		all = append(all, cfg.KeySets[name].Spec())
+		spec := cfg.KeySets[name].Spec()
+		// A horizon is no change of the catalog: whether a database that took over has
+		// the last one nobody notices.
+		spec.Schedule.NoHorizon = cfg.Catalog.Shared()
+		all = append(all, spec)
 	}
 	return all
 }

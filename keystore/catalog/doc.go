@@ -28,7 +28,9 @@
 //     found in the same transaction. No lock that a connection holds is trusted
 //     for that.
 //   - A database that lacks a change that was seen is neither read nor written
-//     (ErrBehind): see mark.go for the file that remembers.
+//     (ErrBehind): see mark.go for the file that remembers. What takes no turn, see
+//     below, is no change in that sense: that a database which took over lacks a
+//     horizon or a certificate is not noticed.
 //   - Moment.Now, and every time that is written, is by the catalog's clock: the
 //     one of Config on SQLite, the server's on PostgreSQL. From one change to the
 //     next it never goes back; set back, it stands still until it has caught up.
