@@ -85,9 +85,8 @@ func (r *Rotator) put(kid keystore.KID, fact keystore.Fact) *putting {
 	return p
 }
 
-// pullAnew puts a suspension on the brake in place of the one that is there, which
-// was lifted elsewhere. The version does not sign meanwhile. Its caller has acquired
-// the records.
+// pullAnew puts a suspension on the brake in place of the one that is there. The
+// version does not sign meanwhile. Its caller has acquired the records.
 func (r *Rotator) pullAnew(ctx context.Context, kid keystore.KID, fact keystore.Fact) (*putting, error) {
 	for {
 		r.brake.Lock()

@@ -322,6 +322,50 @@ func TestASuspensionAfterAResumptionElsewhereStays(t *testing.T) {
 	}
 }
 
+// A version that another node had suspended, and that was suspended here once more,
+// was suspended again by the brake of this node after that one had resumed it.
+func TestASuspensionOfWhatAnotherNodeSuspendedIsLiftedWithIt(t *testing.T) {
+	now := start
+	catalog, kept := newMemory(func() time.Time { return now }), newPedal()
+	r := New(Config{Catalog: catalog, Keys: newSoftware(), Audit: catalog, Brake: kept, Node: "a", Shared: true, Now: func() time.Time { return now }})
+	defer r.Wait()
+	if _, err := catalog.Create(t.Context(), lives(fast, active(0))); err != nil {
+		t.Fatal(err)
+	}
+	r.adopt([]Spec{{Name: "web", Purpose: keystore.PurposeJWT, Algorithm: keystore.EdDSA, Keystore: "hsm", Schedule: fast}})
+	elsewhere := func(f func(ks *keystore.KeySet, v *keystore.Version) keystore.Record) {
+		t.Helper()
+		now = now.Add(time.Second)
+		_, err := catalog.Update(t.Context(), "web", -1, func(_ keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+			return []keystore.Record{f(ks, &ks.Versions[0])}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	elsewhere(func(ks *keystore.KeySet, v *keystore.Version) keystore.Record {
+		v.Suspended = &keystore.Fact{At: now, By: "paul", Reason: "doubt"}
+		return factRecord(ks, v, keystore.ActSuspend, *v.Suspended)
+	})
+	now = now.Add(time.Second)
+	if s, err := r.Suspend(t.Context(), "olga", "web", "", "doubt, too"); err != nil || !s.Suspended || s.Entry == "" {
+		t.Fatalf("%+v, %v", s, err)
+	}
+	if v, _ := catalog.set("web").Active(); !r.isBraked(v.KID) {
+		t.Error("the brake does not keep it")
+	}
+	elsewhere(func(ks *keystore.KeySet, v *keystore.Version) keystore.Record {
+		v.Suspended = nil
+		return keystore.Record{Action: keystore.ActResume}
+	})
+	if err := r.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ := catalog.set("web").Active(); v.Suspended != nil || r.isBraked(v.KID) {
+		t.Errorf("suspended %+v, braked %v", v.Suspended, r.isBraked(v.KID))
+	}
+}
+
 // anothers is the log of a node whose steps another node enters.
 type anothers struct{ Log }
 

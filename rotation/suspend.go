@@ -170,8 +170,9 @@ func (r *Rotator) target(ctx context.Context, name string, kid keystore.KID) (*k
 }
 
 // recordSuspension writes a suspension to catalog and log. A version that is
-// suspended there already, or can never sign again, is left as it is. Its caller
-// has acquired the records.
+// suspended there already, or can never sign again, is left as it is; on a shared
+// catalog the brake then keeps what stands there, which is what another node lifts.
+// Its caller has acquired the records.
 func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystore.KID, fact keystore.Fact) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
@@ -181,9 +182,13 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 	if err != nil {
 		return "", err
 	}
-	return r.cfg.Catalog.Update(ctx, name, -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
+	var stands *keystore.Fact
+	entry, err := r.cfg.Catalog.Update(ctx, name, -1, func(at keystore.Moment, ks *keystore.KeySet) ([]keystore.Record, error) {
 		v, ok := ks.ByKID(kid)
-		if !ok || v.Suspended != nil || !v.State.Known() {
+		if !ok || !v.State.Known() {
+			return nil, nil
+		}
+		if stands = v.Suspended; stands != nil {
 			return nil, nil
 		}
 		if again && r.cfg.Shared {
@@ -196,6 +201,14 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		}
 		return []keystore.Record{rec}, nil
 	})
+	if err == nil && stands != nil && r.cfg.Shared && !(stands.At.Equal(fact.At) && stands.By == fact.By) {
+		p, err := r.pullAnew(ctx, kid, *stands)
+		if err != nil {
+			return "", err
+		}
+		_ = p.wait(ctx) // in force it is; that it could not be written was said before
+	}
+	return entry, err
 }
 
 // recorded reports whether a record with that id is in the log of this node, or was
