@@ -141,6 +141,9 @@ func (n *node) status() string {
 			return fmt.Sprintf("signs, and is not ready: %s: %v", c.Name, failed)
 		}
 	}
+	if err != nil { // and no check says why
+		return fmt.Sprintf("signs nothing: %v", err)
+	}
 	return "signs"
 }
 
