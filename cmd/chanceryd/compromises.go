@@ -135,7 +135,7 @@ func next(scope signer.Scope, all []rotation.Compromise) []string {
 		case !c.Durable:
 			say("do not restart the daemon: nothing could be written, and %s version %d would sign again; make room, then run the same again", c.KeySet, c.Version)
 		case !c.Recorded:
-			say("%s version %d is stopped here and not on record: make room, then run the same again; a restart before that publishes it again", c.KeySet, c.Version)
+			say("%s version %d is stopped here and not on record: other nodes, if there are any, sign with it and publish it still, so run the same there; make room, then run the same again here; a restart before that publishes it again", c.KeySet, c.Version)
 		}
 	}
 	for _, c := range all {

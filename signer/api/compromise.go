@@ -56,7 +56,9 @@ type Compromised struct {
 }
 
 // Exposure is how long what is forged with the key may be accepted. Verifiers
-// that never fetch the set again accept it until they are restarted.
+// that never fetch the set again accept it until they are restarted. Of a version
+// that is not on record it is told as if it were: other nodes do not know of it
+// before that.
 type Exposure struct {
 	Caches  *time.Time `json:"caches_until"`  // by caches that comply; null: none has it
 	CutOff  *time.Time `json:"cut_off_until"` // behind a node that cannot be reached; null: there is no other
