@@ -6,6 +6,17 @@ bin=$top/.build
 say()  { if [ -t 2 ]; then printf '\033[1m== %s\033[0m\n' "$*"; else printf '== %s\n' "$*"; fi >&2; }
 die()  { printf 'error: %s\n' "$1" >&2; [ $# -lt 2 ] || printf 'hint: %s\n' "$2" >&2; exit 1; }
 
+# in_memory has temporary files made in memory, where there are 4 GB for them. Tests
+# sync small files from many processes at a time; a process that is killed leaves
+# the same there as on a disk, and no test takes the power away.
+in_memory() {
+  local free
+  free=$(df --output=avail -k /dev/shm 2>/dev/null | tail -1)
+  if [ -z "${TMPDIR:-}" ] && [ "${free:-0}" -gt 4194304 ] && ! findmnt -no OPTIONS /dev/shm | grep -qw noexec; then
+    export TMPDIR=/dev/shm GOTMPDIR=${GOTMPDIR:-/tmp}
+  fi
+}
+
 # need_packages COMMAND=PACKAGE ... installs what is missing: with apt-get when
 # root, otherwise it says exactly what to install. A command that begins with a
 # slash, or holds a *, is a file that must exist.

@@ -20,7 +20,7 @@ func TestS15ANodeWithAnotherTime(t *testing.T) {
 	c := newCluster(t, 2)
 	a, b := c.nodes[0], c.nodes[1]
 	b.stop()
-	c.crowds = append(c.crowds, a.crowd(1, 20*time.Millisecond, "web", "edge"))
+	c.crowds = append(c.crowds, a.crowd(1, 60*time.Millisecond, "web", "edge"))
 	b.launchAt("1h synchronised")
 	b.within(againWithin, "node b says that its clock is not right", func() error {
 		if !strings.Contains(b.log.String(), errClocks.Error()) {

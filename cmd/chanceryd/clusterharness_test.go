@@ -124,7 +124,7 @@ func (m *member) restart() {
 // issuers starts issuers at every node.
 func (c *cluster) issuers(each int) {
 	for _, m := range c.nodes {
-		c.crowds = append(c.crowds, m.crowd(each, 20*time.Millisecond, "web", "edge"))
+		c.crowds = append(c.crowds, m.crowd(each, 60*time.Millisecond, "web", "edge"))
 	}
 }
 

@@ -163,7 +163,7 @@ func TestS01KilledWhileRotating(t *testing.T) {
 		d := startDev(t, dir, "--fast")
 		d.wantSound()
 		d.wantVerified(kept) // what was signed before the kill still verifies, or has expired
-		c := d.crowd(4, 20*time.Millisecond, "web", "legacy", "edge")
+		c := d.crowd(4, 50*time.Millisecond, "web", "legacy", "edge")
 		operator := d.client("operator")
 		for _, keyset := range []string{"web", "legacy", "edge"} { // something is always about to happen
 			operator.Rotate(t.Context(), keyset, api.OperateRequest{Reason: "to be interrupted"})

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,8 +50,9 @@ type crowd struct {
 	stopped atomic.Bool
 	wg      sync.WaitGroup
 
-	mu      sync.Mutex // guards answers
+	mu      sync.Mutex // guards what follows
 	answers []answer
+	signed  int // of them
 }
 
 // crowd starts n clients of the issuer, which sign with the key sets in turn and
@@ -69,6 +71,9 @@ func (d *chanceryd) crowd(n int, pause time.Duration, keysets ...string) *crowd 
 				a.answered = time.Now()
 				c.mu.Lock()
 				c.answers = append(c.answers, a)
+				if a.err == nil {
+					c.signed++
+				}
 				c.mu.Unlock()
 				if a.err != nil {
 					time.Sleep(time.Millisecond) // a client that asks again at once, and no more
@@ -90,7 +95,7 @@ func (c *crowd) stop() {
 func (c *crowd) all() []answer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]answer(nil), c.answers...)
+	return slices.Clip(c.answers) // nothing of it is written again
 }
 
 // replies returns the tokens that were received.
@@ -101,6 +106,13 @@ func (c *crowd) replies() (got []answer) {
 		}
 	}
 	return got
+}
+
+// tokens returns how many were received.
+func (c *crowd) tokens() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.signed
 }
 
 // problems returns the answers that were problems. Errors of the connection are
@@ -150,9 +162,9 @@ func (c *crowd) firstAfter(at time.Time) (first answer, ok bool) {
 // atLeast waits until the crowd has n tokens.
 func (c *crowd) atLeast(n int) {
 	c.t.Helper()
-	for deadline := time.Now().Add(30 * time.Second); len(c.replies()) < n; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); c.tokens() < n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			c.t.Fatalf("%d tokens in 30 s, want %d", len(c.replies()), n)
+			c.t.Fatalf("%d tokens in 30 s, want %d", c.tokens(), n)
 		}
 	}
 }

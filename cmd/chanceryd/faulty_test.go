@@ -88,7 +88,7 @@ func (f *faulty) begin() {
 		}
 		return nil
 	})
-	f.others = f.crowd(3, 10*time.Millisecond, "web")
+	f.others = f.crowd(3, othersPause, "web")
 }
 
 // signs signs with remote once.

@@ -63,7 +63,7 @@ func TestS09LogsFileSystemFull(t *testing.T) {
 	dir := tempDir(t)
 	smallFileSystem(t, filepath.Join(dir, "audit"), "32m") // room for a second journal of acts
 	d := startDev(t, dir)
-	c := d.crowd(4, 0, "web", "legacy")
+	c := d.crowd(4, 20*time.Millisecond, "web", "legacy")
 	edge, operator := d.client("issuer"), d.client("operator")
 	free := d.fillUnderLoad(c)
 

@@ -73,7 +73,7 @@ func TestS01KilledBetweenWrites(t *testing.T) {
 	const writes = "pwrite64,ftruncate,unlink,unlinkat"
 	r := rehearse(t)
 	points := r.count(t, writes)
-	parts := soak(t, 3, 60, "points")
+	parts := soak(t, 2, 60, "points")
 	reached := 0
 	for n := 1; n <= parts && !t.Failed(); n++ {
 		at := n * points / (parts + 1)
@@ -244,7 +244,7 @@ func (r *rehearsal) perform(t *testing.T, w *witness, calls string, n int) []str
 				granted[keyset] = err == nil
 			}
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(40 * time.Millisecond)
 	}
 	d.kill()
 	return held()

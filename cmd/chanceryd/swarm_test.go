@@ -24,7 +24,7 @@ func TestASwarmOfVerifiers(t *testing.T) {
 	length := time.Duration(soak(t, 60, 600, "seconds")) * time.Second
 	d := startDev(t, tempDir(t), "--fast")
 	s := &swarm{t: t, d: d, public: d.endpoints.Public, parties: d.parties(), kids: make(map[string]map[string]bool)}
-	load := d.crowd(3, 20*time.Millisecond, fastSets...)
+	load := d.crowd(3, 60*time.Millisecond, fastSets...)
 	ctx, end := context.WithTimeout(t.Context(), length)
 	defer s.wg.Wait()
 	defer end()

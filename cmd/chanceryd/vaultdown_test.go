@@ -136,7 +136,7 @@ func fetch(ctx context.Context, client *http.Client, url string) error {
 // nothing else is affected and it is let alone, and afterwards it signs by itself.
 func (v *vaulted) stopsUnderLoad(t *testing.T, g *gate, what string, d time.Duration, state keystore.TokenState, take, give func()) {
 	t.Helper()
-	load := v.crowd(8, 2*time.Millisecond, "vaulted")
+	load := v.crowd(8, 20*time.Millisecond, "vaulted")
 	load.atLeast(100)
 	began := time.Now()
 	take()
