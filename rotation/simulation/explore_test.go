@@ -54,6 +54,32 @@ func moves(nodes int) []move {
 	return all
 }
 
+// clockMoves are what may happen where clocks step: time, a rotation and all that it
+// needs, clocks of nodes and of the catalog that are set, by less than S/2 and by
+// more, and machines that start anew, which know nothing of their clock then.
+func clockMoves(nodes int) []move {
+	steps := []time.Duration{2 * time.Second, -2 * time.Second, 400 * time.Millisecond, 0}
+	all := []move{
+		{{Advance, 0, int64(time.Second)}},
+		{{RotateNow, 0, 0}},
+		{{Verify, uint8(once), 0}, {Verify, uint8(patient), 0}},
+	}
+	for _, step := range steps {
+		all = append(all, move{{StepStore, 0, int64(step)}})
+	}
+	for i := range nodes {
+		n := uint8(i)
+		all = append(all,
+			move{{Refresh, n, 0}, {Prove, n, 0}, {Ack, n, 0}}, move{{Sign, n, 1}, {Release, n, 0}},
+			move{{Pass, n, 0}}, move{{Crash, n, 1}, {Start, n, 0}},
+		)
+		for _, step := range steps {
+			all = append(all, move{{StepNode, n, int64(step)}})
+		}
+	}
+	return all
+}
+
 // An exploration visits every world that so many moves lead to, each once.
 type exploration struct {
 	moves   []move
@@ -129,15 +155,18 @@ func beginnings(nodes int) [][]Action {
 }
 
 // explore explores so many moves from every beginning.
-func explore(t *testing.T, cfg Config, depth int) (x *exploration, way []Action) {
+func explore(t *testing.T, cfg Config, unsteady bool, depth int) (x *exploration, way []Action) {
 	t.Helper()
 	cfg, err := cfg.checked()
 	if err != nil {
 		t.Fatal(err)
 	}
 	x = &exploration{moves: moves(cfg.Nodes), visited: map[uint64]int8{}}
+	if unsteady {
+		x.moves = clockMoves(cfg.Nodes)
+	}
 	for i, begin := range beginnings(cfg.Nodes) {
-		w := replay(cfg, false, begin, nil)
+		w := replay(cfg, unsteady, begin, nil)
 		if v, ok := w.store.set.Active(); cfg.without == 0 && (!ok || v.Number != 1+i/3) {
 			t.Fatalf("beginning %d: %+v", i, w.store.set.Versions)
 		}
@@ -157,30 +186,38 @@ func explore(t *testing.T, cfg Config, depth int) (x *exploration, way []Action)
 // TestEveryWayIsSafe is the model check: every order of a few moves, of one node
 // and of two, from several moments of a rotation. No rule is broken in any.
 func TestEveryWayIsSafe(t *testing.T) {
-	depth := map[int]int{1: 5, 2: 4}
-	if os.Getenv("CHANCERY_SOAK") != "" {
-		depth = map[int]int{1: 8, 2: 6}
-	}
-	for nodes := 1; nodes <= 2; nodes++ {
+	for _, c := range []struct {
+		nodes       int
+		unsteady    bool // the clocks
+		depth, soak int
+	}{{1, false, 5, 8}, {2, false, 4, 6}, {1, true, 6, 8}, {2, true, 4, 6}} {
 		cfg := tiny
-		cfg.Nodes = nodes
-		x, way := explore(t, cfg, depth[nodes])
+		cfg.Nodes = c.nodes
+		if os.Getenv("CHANCERY_SOAK") != "" {
+			c.depth = c.soak
+		}
+		x, way := explore(t, cfg, c.unsteady, c.depth)
 		if x.found != nil {
 			cfg, _ = cfg.checked()
-			report(t, Report{Violation: x.found, Story: tell(cfg, false, shrink(cfg, false, way))})
+			report(t, Report{Violation: x.found, Story: tell(cfg, c.unsteady, shrink(cfg, c.unsteady, way))})
 		}
-		t.Logf("%d nodes: %d worlds by %d moves, every order of %d: nothing is violated", nodes, len(x.visited), x.taken, depth[nodes])
+		t.Logf("%d nodes, clocks that step %v: %d worlds by %d moves, every order of %d: nothing is violated",
+			c.nodes, c.unsteady, len(x.visited), x.taken, c.depth)
 	}
 }
 
 // The model check bites: what two nodes may do wrong is among so few moves.
 func TestSomeWayIsNot(t *testing.T) {
-	for name, off := range map[string]switched{
-		"rule 1": offWindow, "rule 2": offRetention, "rule 6": offStopped, "rule 7": offGates, "rule 8": offRowFirst, "rule 9": offNotBefore,
+	for name, m := range map[string]struct {
+		off      switched
+		unsteady bool
+	}{
+		"rule 1": {offWindow, false}, "rule 2": {offRetention, false}, "rule 6": {offStopped, false}, "rule 7": {offGates, false},
+		"rule 8": {offRowFirst, false}, "rule 9": {offNotBefore, false}, "rule 9, of clocks that step": {offClockGuard, true},
 	} {
 		cfg := tiny
-		cfg.Nodes, cfg.without = 2, off
-		x, way := explore(t, cfg, 4)
+		cfg.Nodes, cfg.without = 2, m.off
+		x, way := explore(t, cfg, m.unsteady, 4)
 		if x.found == nil {
 			t.Errorf("%s is off, and nothing is violated in %d worlds", name, len(x.visited))
 			continue
@@ -236,7 +273,11 @@ func (w *World) hash() uint64 {
 	w.store.digest(d)
 	for i := range w.cfg.Nodes {
 		w.nodes[i].digest(d, w.store.set)
+		if w.env.unsteady {
+			w.nodes[i].clocks(d)
+		}
 	}
+	d.add(uint64(w.store.slip))
 	for i := range w.held {
 		if s := &w.held[i]; s.until > w.now {
 			s.digest(d)
@@ -347,6 +388,15 @@ func (n *node) digest(d *digest, latest *keystore.KeySet) {
 	if n.serving {
 		n.served.digest(d)
 	}
+}
+
+// clocks sums up what a node's clock says and what it knows of clocks.
+func (n *node) clocks(d *digest) {
+	for _, off := range []time.Duration{n.slip, n.trust, n.storeTrust, n.flight.slip} {
+		d.add(uint64(off))
+	}
+	d.time(n.steady)
+	d.bool(n.rebooted)
 }
 
 func (s *snapshot) digest(d *digest) {
