@@ -44,6 +44,7 @@ type publisher struct {
 	served  map[string]map[int]bool // acknowledged
 	first   map[string]bool         // to be served for the first time, and recorded
 	last    map[string]documents    // by key set: what was published of it
+	revoked int                     // how many were compromised here when it was last published for that
 	written string                  // what audit.vkey holds
 	failed  string                  // what last went wrong, so that it is logged once
 }
@@ -88,7 +89,12 @@ func (p *publisher) Run(ctx context.Context) {
 }
 
 func (p *publisher) pass(ctx context.Context) error {
-	_, viewErr := p.steps.View(ctx) // enters what waits, and heals a stale snapshot
+	// What is compromised leaves before anything is asked of catalog or log.
+	if view, _ := p.views.Published(); view != nil && p.views.Revoked() > p.revoked {
+		p.revoked = p.views.Revoked()
+		_, _ = p.publish(ctx, view) // again below
+	}
+	viewErr := p.refresh(ctx)
 	view, read := p.views.Published()
 	if view == nil {
 		return viewErr
@@ -107,6 +113,15 @@ func (p *publisher) pass(ctx context.Context) error {
 		errs = append(errs, p.acknowledge(ctx, view, name, versions, at))
 	}
 	return errors.Join(errs...)
+}
+
+// refresh enters what waits, and heals a stale snapshot. A catalog or log that does
+// not answer does not keep longer than a lease what is known already from leaving.
+func (p *publisher) refresh(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, config.Lease/2)
+	defer cancel()
+	_, err := p.steps.View(ctx)
+	return err
 }
 
 // acknowledge records, once each, that this node serves versions of a set.

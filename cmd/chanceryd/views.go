@@ -167,6 +167,13 @@ func (v *views) Revoke(kid keystore.KID, fact keystore.Fact) {
 	}
 }
 
+// Revoked returns how many versions are.
+func (v *views) Revoked() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.revoked)
+}
+
 // lay makes current out of base, braked and revoked. The caller holds mu.
 func (v *views) lay() {
 	v.current, v.err = v.base, nil
