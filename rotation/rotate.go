@@ -88,9 +88,11 @@ func (r *Rotator) Rotate(ctx context.Context, req Request) (Rotation, error) {
 // holds the set's lock.
 func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.Fact) (Rotation, error) {
 	// A pending row of an earlier attempt is finished first, and a successor that
-	// has lost its key is left; if it comes to nothing another is made.
+	// has lost its key is left; if it comes to nothing another is made. One that
+	// another node is making is waited for a while.
 	const attempts = 4
-	for range attempts {
+	began := time.Now()
+	for tried := 0; tried < attempts; {
 		ks, spec, err := r.agreed(ctx, name)
 		if err != nil {
 			return Rotation{}, err
@@ -108,14 +110,38 @@ func (r *Rotator) rotateSoon(ctx context.Context, name string, asked *keystore.F
 			if err := r.doubt(ctx, ks, next); err != nil {
 				return Rotation{}, err
 			}
+			tried++
 			continue // it has lost its key, and another one is made; or it was found
 		}
-		err = r.prepare(ctx, ks, spec, p, asked)
-		if err != nil && (errors.Is(err, errElsewhere) || !errors.Is(err, keystore.ErrOvertaken)) {
+		switch err = r.prepare(ctx, ks, spec, p, asked); {
+		case errors.Is(err, errElsewhere):
+			if time.Since(began) > makerWithin || pause(ctx, lookAgain) != nil {
+				return Rotation{}, err
+			}
+			continue
+		case err != nil && !errors.Is(err, keystore.ErrOvertaken):
 			return Rotation{}, err
 		}
+		tried++
 	}
 	return Rotation{}, fmt.Errorf("no successor came to be: %w", keystore.ErrUnavailable)
+}
+
+// A successor that another node is making is waited for by who asks for a rotation,
+// and looked for so often.
+const (
+	makerWithin = 5 * time.Second
+	lookAgain   = 100 * time.Millisecond
+)
+
+// pause waits, and returns why it was for less than d.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
 }
 
 // prepare generates and publishes a successor.

@@ -96,10 +96,10 @@ type Config struct {
 type Rotator struct {
 	cfg Config
 
-	// locks serialise what is done to one key set: a key that is being made by one
-	// must not be taken for left over by another. Suspend and Resume do not take
-	// them, so that nothing holds up stopping.
-	mu       sync.Mutex
+	mu sync.Mutex
+	// sets serialise, each by its lock, what is done to one key set: a key that is
+	// being made by one must not be taken for left over by another. Suspend and Resume
+	// do not take it, so that nothing holds up stopping.
 	sets     map[string]*set
 	respec   chan struct{} // capacity 1: the list of key sets has changed
 	settling chan struct{} // capacity 1: a suspension waits for the catalog

@@ -406,7 +406,7 @@ func (r *Rotator) settleLoop(ctx context.Context) {
 			failures++
 			wait = backoff(failures)
 			if failures == 1 {
-				r.cfg.Log.ErrorContext(ctx, "a suspension's record has to wait", "err", err)
+				r.cfg.Log.ErrorContext(ctx, "the record of a suspension or a compromise has to wait", "err", err)
 			}
 		} else {
 			failures = 0

@@ -40,10 +40,7 @@ func TestS18ANodeIsStopped(t *testing.T) {
 		time.Sleep(time.Until(stopped.Add(pause)))
 		b.signal(syscall.SIGCONT)
 		t.Logf("after %v: back within %v", pause, c.wantCalm(time.Now(), againWithin))
-		if n := c.signedBetween(b, stopped.Add(config.Lease), stopped.Add(pause)); n > 0 {
-			t.Errorf("%d tokens came from a node that was stopped", n)
-		}
-	}
+	} // what it signed by an old snapshot when it went on is found in the end
 	wantUnavailable(t, c.crowds[0].problems(false))
 	wantUnavailable(t, c.crowds[1].problems(false), whileAway...)
 	c.end()

@@ -99,6 +99,9 @@ func (s devState) joined(dir string) (devState, config.DevOptions, error) {
 	}
 	s.Fast, s.Module, s.Vault = first.Fast, first.Module, first.Vault
 	token := cfg.Keystores["hsm"].PKCS11
+	if token == nil {
+		return s, config.DevOptions{}, hinted{fmt.Errorf("the node to join has no keystore \"hsm\" on PKCS#11"), "join a node that chanceryd dev made"}
+	}
 	return s, config.DevOptions{
 		Node: s.Cluster.Node, Dir: dir, Fast: first.Fast, Module: token.Module, Token: token.Token, Env: token.Env,
 		Transit: first.Vault.keystore(), Postgres: cfg.Catalog.Postgres, PublicURL: cfg.PublicURL,

@@ -211,9 +211,8 @@ var rights = []right{
 }
 
 // lookAtRights asks once for each token what it may do, and again while it lacks
-// something. A token that may not sign
-// keeps the mount from serving; what else it lacks, and what it has beyond, is
-// told. A server that does not say, says nothing.
+// something. A token that may not sign keeps the mount from serving; what else it
+// lacks, and what it has beyond, is told. A server that does not say, says nothing.
 func (p *Provider) lookAtRights(ctx context.Context, number uint64) error {
 	p.mu.Lock()
 	done := p.asked == number && number != 0 && p.lacks == ""
