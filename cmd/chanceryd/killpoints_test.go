@@ -34,20 +34,21 @@ const briefCache, briefSkew = 2 * time.Second, time.Second
 func TestS01KilledAtEveryDurablePoint(t *testing.T) {
 	t.Parallel()
 	needStrace(t)
+	const lanes = 3
 	first := rehearse(t)
 	points := first.count(t, durably)
 	every := points / soak(t, points/10, points, "durable points")
-	var mu sync.Mutex // guards the next two: there are two lanes, since a rehearsal has one directory
+	var mu sync.Mutex // guards the next two: there are lanes, since a rehearsal has one directory
 	reached, where := 0, make(map[string]int)
 	t.Run("lanes", func(t *testing.T) {
-		for lane := range 2 {
+		for lane := range lanes {
 			t.Run(fmt.Sprint(lane), func(t *testing.T) {
 				t.Parallel()
 				r := first
 				if lane > 0 {
 					r = rehearse(t)
 				}
-				for n := every * (lane + 1); n <= points && !t.Failed(); n += 2 * every {
+				for n := every * (lane + 1); n <= points && !t.Failed(); n += lanes * every {
 					t.Run(fmt.Sprint(n), func(t *testing.T) {
 						if call := r.killed(t, durably, n); call != "" {
 							mu.Lock()

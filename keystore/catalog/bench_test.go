@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -49,6 +50,26 @@ func BenchmarkView(b *testing.B) {
 		for _, name := range []string{"web", "legacy", "edge", "devices", "audit", "probe"} {
 			ks := keySet(name)
 			for n := range 12 {
+				ks.Versions = append(ks.Versions, pending(n+1))
+			}
+			mustCreate(b, c, ks)
+		}
+		for b.Loop() {
+			if _, err := c.View(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkViewOfMany reads a thousand key sets of three versions each, of which
+// nothing has changed since, as a node that shares them does each second.
+func BenchmarkViewOfMany(b *testing.B) {
+	eachBench(b, func(b *testing.B, at *place) {
+		c := at.open(b)
+		for i := range 1000 {
+			ks := keySet(fmt.Sprint("set-", i))
+			for n := range 3 {
 				ks.Versions = append(ks.Versions, pending(n+1))
 			}
 			mustCreate(b, c, ks)

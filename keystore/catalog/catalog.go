@@ -43,6 +43,7 @@ type Catalog struct {
 	mark  *mark
 
 	enrolled  atomic.Pointer[enrolled] // nil: its writes are fenced by nothing
+	listed    atomic.Pointer[listing]  // what View returned last; nil: nothing
 	answering claims                   // the idempotency keys this process is answering now
 
 	commit func(context.Context, *sql.Conn) error // execs COMMIT; tests lose its answer

@@ -28,6 +28,7 @@ const (
 	versionColumns = `keyset, number, algorithm, keystore, key_id, kid, spki, spki_hash, state,
 		created_at, published_at, served_at, activated_at, stopped_at, retired_at, destroyed_at, exp_horizon, max_lifetime,
 		suspended_at, suspended_by, suspended_reason, compromised_at, compromised_by, compromised_reason, sum, maker`
+	sqlHorizons      = `SELECT CAST(COALESCE(sum(exp_horizon / 1000000), 0) AS bigint), CAST(COALESCE(sum(exp_horizon % 1000000), 0) AS bigint) FROM version`
 	sqlAllVersions   = `SELECT ` + versionColumns + ` FROM version ORDER BY keyset, number`
 	sqlVersions      = `SELECT ` + versionColumns + ` FROM version WHERE keyset = $1 ORDER BY number`
 	sqlVersionByKID  = `SELECT ` + versionColumns + ` FROM version WHERE kid = $1`

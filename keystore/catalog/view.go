@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"time"
 
 	"chancery/keystore"
 )
@@ -18,7 +19,7 @@ func (c *Catalog) View(ctx context.Context) (*keystore.View, error) {
 		if err != nil {
 			return err
 		}
-		sets, err := loadSets(tx, allSets)
+		sets, err := c.keySets(tx, readAt)
 		if err != nil {
 			return err
 		}
@@ -29,6 +30,45 @@ func (c *Catalog) View(ctx context.Context) (*keystore.View, error) {
 		return nil, err
 	}
 	return view, nil
+}
+
+// A listing is all key sets as they were at a change, with the horizons that had
+// been raised by then: those of tokens are no changes.
+type listing struct {
+	at                  time.Time
+	revision            int64
+	transition          string
+	horizons, fractions int64 // sums, of seconds and of the microseconds beyond; each horizon only grows
+	sets                []*keystore.KeySet
+}
+
+// readAnew is how long a listing is gone by while nothing has changed. What is not
+// as it was written is found by then.
+const readAnew = 10 * time.Second
+
+// keySets returns all key sets. Where others write too they are asked for again and
+// again, and are read anew when something has changed, or after a while.
+func (c *Catalog) keySets(tx *transaction, now time.Time) ([]*keystore.KeySet, error) {
+	if !tx.db.shared() {
+		return loadSets(tx, allSets)
+	}
+	is := listing{at: now, revision: tx.newest.revision, transition: tx.newest.transition}
+	if err := tx.row(sqlHorizons).Scan(&is.horizons, &is.fractions); err != nil {
+		return nil, err
+	}
+	if was := c.listed.Load(); was != nil && was.same(&is) && now.Sub(was.at).Abs() < readAnew {
+		return was.sets, nil
+	}
+	var err error
+	if is.sets, err = loadSets(tx, allSets); err != nil {
+		return nil, err
+	}
+	c.listed.Store(&is)
+	return is.sets, nil
+}
+
+func (l *listing) same(as *listing) bool {
+	return l.revision == as.revision && l.transition == as.transition && l.horizons == as.horizons && l.fractions == as.fractions
 }
 
 // A selection is the four statements that read key sets with all that belongs to
