@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -210,4 +211,41 @@ func TestI3I4ANodeIsCutOff(t *testing.T) {
 	wantUnavailable(t, c.crowds[1].problems(false), whileAway...)
 	c.end()
 	b.wantLeaseLostAndBack()
+}
+
+// A compromised version stayed in the published set for as long as a database that
+// does not answer was waited for.
+func TestCompromiseWhileTheDatabaseHangs(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 1)
+	a := c.nodes[0]
+	a.mayCompromise()
+	c.awaitReady(a, "web")
+	active := c.versions("web")[signing(c.versions("web"))-1].KID
+	a.proxy.BlackHole(true)
+	time.Sleep(renewEvery) // something waits for the database
+	operator := a.chanceryd.client("operator")
+	var asked sync.WaitGroup
+	asked.Go(func() {
+		reply, err := operator.Compromise(t.Context(), "web", api.CompromiseRequest{Reason: "in other hands"})
+		if err != nil || reply.Compromised[0].Recorded {
+			t.Errorf("%+v, %v", reply, err)
+		}
+	})
+	a.within(config.Lease, "it has left the set", func() error {
+		if kids := a.kids("web"); len(kids) == 0 || slices.Contains(kids, active) {
+			return fmt.Errorf("the set holds %v", kids)
+		}
+		return nil
+	})
+	asked.Wait()
+	a.proxy.BlackHole(false)
+	t.Logf("back within %v", c.wantCalm(time.Now(), againWithin))
+	a.within(againWithin, "the record follows", func() error {
+		if v := c.versions("web"); !slices.ContainsFunc(v, func(v api.Version) bool { return v.KID == active && v.Compromised }) {
+			return errNotYet
+		}
+		return nil
+	})
+	c.end()
 }
