@@ -31,7 +31,7 @@ const (
 	StepStore                 // the catalog's clock steps by Arg
 	StoreDown                 // the catalog's database is down
 	StoreUp                   // and is back
-	Failover                  // its replica takes over, without the last commit
+	Failover                  // its replica takes over, without what came last
 	TokenDown                 // the token does not answer
 	TokenUp                   // and answers again
 	LoseKey                   // the token loses its newest key

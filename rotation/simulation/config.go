@@ -72,5 +72,6 @@ func (c Config) checked() (Config, error) {
 		}
 	}
 	sch.Ahead = rotation.Ahead(c.Purpose)
+	sch.NoHorizon = c.Nodes > 1 && c.without&(offLostHorizons|offIssued) == 0 // as the daemon has it
 	return c, nil
 }

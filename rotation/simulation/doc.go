@@ -5,7 +5,7 @@
 // The world is one key set in a catalog, one to three nodes, a token, and the
 // verifiers out there:
 //
-//	catalog ── compare-and-swap, a clock of its own, lost answers, a failover that loses the last commit
+//	catalog ── compare-and-swap, a clock of its own, lost answers, a failover that loses what came last
 //	   │
 //	nodes ──── wall clock and boot time; leases; what they have proven, serve, have acknowledged;
 //	   │       down, stopped, cut off; crashes between any two durable acts
@@ -24,8 +24,9 @@
 //
 // What is not in the world: the log, and compromise, which overrides rule 2. The
 // replica of the catalog may lack a commit of a step or an acknowledgement, and
-// has every horizon, promise, suspension, enrolment and certificate: a database
-// that tells of those before its replica has them is not safe to fail over.
+// horizons, and has every promise, suspension, enrolment and certificate, and each
+// step that a token has been signed by: a database that tells of those before its
+// replica has them is not safe to fail over.
 //
 //	report, err := simulation.Simulate(ctx, simulation.Config{Schedule: schedule}, seed, 1e6, nil)
 //	if report.Violation != nil {

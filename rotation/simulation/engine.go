@@ -32,11 +32,12 @@ const (
 	offClockGuard                           // 9: nodes sign by any clock
 	offIssued                               // 10: certificates are taken for tokens, which have horizons
 	offListed                               // 11: any algorithm may follow
+	offLostHorizons                         // 2: horizons count though a failover may lose them
 )
 
 // switches are those of each rule.
 var switches = [...]switched{
-	1: offWindow, 2: offRetention, 3: offPromises, 4: offSigningLease, 5: offNodes | offPublishingLease,
+	1: offWindow, 2: offRetention | offLostHorizons, 3: offPromises, 4: offSigningLease, 5: offNodes | offPublishingLease,
 	6: offSuspension | offStopped, 7: offGates, 8: offProof | offAskAgain | offRowFirst,
 	9: offRealTime | offNotBefore | offClockGuard, 10: offIssued, 11: offListed,
 }

@@ -12,6 +12,7 @@ func TestEveryRuleIsMissed(t *testing.T) {
 	}{
 		{1, "the window is not waited for", offWindow},
 		{2, "a version is not kept for what it signed", offRetention},
+		{2, "horizons count though a failover may lose them", offLostHorizons},
 		{3, "lowering A counts at once", offPromises},
 		{4, "a node signs by any snapshot it has", offSigningLease},
 		{5, "activation waits for the last acknowledgement only", offNodes},

@@ -13,7 +13,7 @@ type Counts struct {
 	Rotations     int64 `json:"rotations"` // activations
 	Removals      int64 `json:"removals"`
 	Crashes       int64 `json:"crashes"`
-	Failovers     int64 `json:"failovers"`     // that lost a commit
+	Failovers     int64 `json:"failovers"`     // that lost something
 	Lost          int64 `json:"lost_answers"`  // commits whose outcome the node did not learn
 	Tokens        int64 `json:"tokens"`        // released
 	Sets          int64 `json:"sets"`          // served, each from when it changed

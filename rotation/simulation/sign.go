@@ -86,8 +86,10 @@ func (w *World) covers(n int, v *keystore.Version, exp time.Time, longest time.D
 	until := w.at(nd.slip).Add(2 * longest)
 	if row.ExpHorizon.Before(until) {
 		row.ExpHorizon = until
-		s.set = next
-		s.synced()
+		if s.raised == nil {
+			s.raised = s.set
+		}
+		s.set, s.before = next, nil // the commits that came before it the replica has
 	}
 	nd.horizon.key, nd.horizon.until = k, until
 	return true

@@ -18,7 +18,8 @@ type store struct {
 	last  time.Time // of the last change
 	down  bool
 
-	before *keystore.KeySet // what a failover goes back to; nil: the replica has it all
+	before *keystore.KeySet // what a failover goes back to; nil: the replica has every commit
+	raised *keystore.KeySet // what it goes back to then, without the horizons raised since; nil: it has those too
 	lost   [4]int64         // the last commits that failovers lost
 	losses int
 }
@@ -61,7 +62,7 @@ func (w *World) commit(n int, answered bool, f change) bool {
 	s.seq++
 	next.Revision = s.seq
 	forget(next)
-	s.set, s.before, s.last = next, before, now
+	s.set, s.before, s.raised, s.last = next, before, nil, now
 	w.checkCommit(before, next, n, now)
 	nd := &w.nodes[n]
 	if !answered {
@@ -78,14 +79,23 @@ func (w *World) commit(n int, answered bool, f change) bool {
 }
 
 // synced says that the replica has everything.
-func (s *store) synced() { s.before = nil }
+func (s *store) synced() { s.before, s.raised = nil, nil }
 
 // failover has the replica take over. It lacks the last commit if that was a step
-// of a version or an acknowledgement; what was promised to the world, a horizon,
-// a suspension and a lease are waited for until the replica has them.
+// of a version or an acknowledgement, and horizons that were raised since, which
+// are no commits: nobody notices. What was promised to the world, the step by which a
+// version signs, a suspension and a lease are waited for until the replica has them.
 func (w *World) failover() {
 	s := &w.store
-	if s.before == nil || !w.leased() {
+	if !w.leased() {
+		return
+	}
+	if s.before == nil {
+		if s.raised != nil {
+			w.say("horizons that were raised are lost")
+			w.counts.Failovers++
+			s.set, s.raised = s.raised, nil
+		}
 		return
 	}
 	w.say("commit %d is lost", s.seq)
@@ -97,7 +107,7 @@ func (w *World) failover() {
 			w.strays |= 1 << keyOf(v)
 		}
 	}
-	s.set, s.before = s.before, nil
+	s.set, s.before, s.raised = s.before, nil, nil
 	w.counts.Failovers++
 }
 
