@@ -272,5 +272,5 @@ func remarksOn(commit, standbys string) []string {
 		return nil
 	}
 	return []string{fmt.Sprintf("the database has no synchronous standby (synchronous_commit=%s, synchronous_standby_names=%q): "+
-		"a failover may lose its last changes, and every node then waits for the server that has them", commit, standbys)}
+		"a failover may lose its last changes: nodes that had seen them wait for the server that has them, and others go on without", commit, standbys)}
 }
