@@ -116,7 +116,8 @@ func (m *mark) check(seen marked, found head) error {
 	}
 	hint := fmt.Sprintf("promote the server that has change %d, %s", seen.revision, seen.transition)
 	if m.path != "" {
-		hint += fmt.Sprintf("; only if no server has it, stop this node, move %s away, and run `chancery keys reconcile` before you go on", m.path)
+		hint += fmt.Sprintf("; only if no server has it, stop every node, wait until all that they published and signed has expired, "+
+			"move %s away, on each of them its own, start them, and run `chancery keys reconcile`", m.path)
 	}
 	return fmt.Errorf("%w: %s (hint: %s)", ErrBehind, what, hint)
 }

@@ -159,3 +159,18 @@ func FuzzMark(f *testing.F) {
 		}
 	})
 }
+
+// What a failover lost may have been published and signed with, by any node: a hint
+// that has one of them go on at once would have its tokens rejected.
+func TestS05TheHintForALostChangeStopsEveryNodeAndWaits(t *testing.T) {
+	m := &mark{path: "/var/lib/chancery/catalog.mark"}
+	err := m.check(marked{revision: 7, transition: strings.Repeat("a", 32)}, head{})
+	if !errors.Is(err, ErrBehind) {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"stop every node", "wait until all that they published and signed has expired", m.path} {
+		if !strings.Contains(err.Error(), what) {
+			t.Errorf("nothing of %q in %v", what, err)
+		}
+	}
+}
