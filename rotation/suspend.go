@@ -171,8 +171,9 @@ func (r *Rotator) target(ctx context.Context, name string, kid keystore.KID) (*k
 
 // recordSuspension writes a suspension to catalog and log. A version that is
 // suspended there already, or can never sign again, is left as it is; on a shared
-// catalog the brake then keeps what stands there, which is what another node lifts.
-// Its caller has acquired the records.
+// catalog the brake then keeps what stands there, which is what another node lifts,
+// and what another node has put in its place meanwhile is suspended with it. Its
+// caller has acquired the records.
 func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystore.KID, fact keystore.Fact) (string, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopWithin)
 	defer cancel()
@@ -199,7 +200,12 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		if again {
 			rec.ID = ""
 		}
-		return []keystore.Record{rec}, nil
+		recs := []keystore.Record{rec}
+		if heir := heirOf(ks, v, fact); heir != nil && r.cfg.Shared {
+			heir.Suspended = &fact
+			recs = append(recs, factRecord(ks, heir, keystore.ActSuspend, fact))
+		}
+		return recs, nil
 	})
 	if err == nil && stands != nil && r.cfg.Shared && !(stands.At.Equal(fact.At) && stands.By == fact.By) {
 		p, err := r.pullAnew(ctx, kid, *stands)
@@ -209,6 +215,18 @@ func (r *Rotator) recordSuspension(ctx context.Context, name string, kid keystor
 		_ = p.wait(ctx) // in force it is; that it could not be written was said before
 	}
 	return entry, err
+}
+
+// heirOf returns the version that signs in place of v since it was suspended, by a
+// step of a node that could not know of that, or nil. Nothing of the key set was to
+// activate then.
+func heirOf(ks *keystore.KeySet, v *keystore.Version, fact keystore.Fact) *keystore.Version {
+	active, ok := ks.Active()
+	signed := !v.ActivatedAt.IsZero() && !v.ActivatedAt.After(fact.At)
+	if !ok || !signed || active.Number == v.Number || active.Suspended != nil || !active.ActivatedAt.After(fact.At) {
+		return nil
+	}
+	return active
 }
 
 // recorded reports whether a record with that id is in the log of this node, or was

@@ -69,7 +69,7 @@ func (a *app) printSuspension(keyset string, r *api.SuspendReply, err error) err
 	case !r.Durable:
 		fmt.Fprintln(a.err, "warning: not durable: it holds until the daemon restarts; the log and the disk need attention")
 	case r.Entry == "":
-		fmt.Fprintln(a.err, "warning: the log cannot be written now: the entry follows when it can")
+		fmt.Fprintln(a.err, "warning: it cannot be recorded now: that follows when it can; other nodes, if there are any, do not know of it until then")
 	default:
 		a.printf("entry %s\n", r.Entry)
 	}

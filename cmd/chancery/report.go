@@ -158,7 +158,10 @@ func (a *app) problemHint(p *api.Problem) string {
 	case api.CodeAuditUnavailable:
 		hint = "the log cannot be written (is its disk full?): nothing is signed until it can"
 	case api.CodeLeaseExpired:
-		hint = "the key catalog cannot be read or written (is its disk full?): nothing is signed until it can"
+		hint = "the key catalog cannot be read or written (is its disk full, its database down?): nothing is signed until it can"
+		if p.RetryAfter == 0 {
+			hint = "/readyz?verbose of the node says why; ask another node"
+		}
 	}
 	if _, later := client.RetryAfter(p); later {
 		hint = strings.TrimPrefix(fmt.Sprintf("%s; try again in %d s, or let the command wait with --wait", hint, p.RetryAfter), "; ")

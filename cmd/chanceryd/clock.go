@@ -12,6 +12,7 @@ import (
 	"chancery/cmd/internal/clock"
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
+	"chancery/keystore/catalog"
 	"chancery/signer/api"
 )
 
@@ -258,6 +259,9 @@ func (n *node) signable() (*keystore.View, error) {
 		return nil, err
 	}
 	view, err := n.views.Current()
+	if errors.Is(err, catalog.ErrFenced) { // asking again does not help
+		return nil, api.Errorf(api.CodeLeaseExpired, "this node was fenced: an operator said that it does not come back, or another one has its name; it signs nothing until it is started anew").Because(err)
+	}
 	if errors.Is(err, errClocks) {
 		e := api.Errorf(api.CodeLeaseExpired, "the clocks of this node and of the key catalog do not agree, so nothing is signed").Because(err)
 		e.RetryAfter = 1
