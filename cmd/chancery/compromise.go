@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chancery/signer/api"
+	"chancery/signer/client"
 )
 
 // compromising is what an operator says is in other hands.
@@ -78,6 +79,11 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 	if err != nil {
 		return err
 	}
+	if req.keyset != "" && req.kid == "" {
+		if err := req.resolve(ctx, c); err != nil {
+			return err
+		}
+	}
 	if !req.yes {
 		if err := a.confirm(req.question()); err != nil {
 			return err
@@ -90,7 +96,7 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 		reply, err = c.CompromiseAll(ctx, api.CompromiseAllRequest{Reason: req.reason, Token: req.token, Node: req.node})
 	}
 	if err != nil {
-		return err
+		return req.unanswered(err)
 	}
 	if a.json {
 		err = a.printReply()
@@ -102,6 +108,43 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 		return errFound
 	}
 	return err
+}
+
+// resolve puts the active version's kid into a request that has none, so that asking
+// again is about the same key. Where one was compromised just before, its successor
+// has to be named: it is not what is meant by asking again. A daemon that cannot say
+// which is active is asked without a kid.
+func (c *compromising) resolve(ctx context.Context, daemon *client.Client) error {
+	set, err := daemon.KeySet(ctx, c.keyset)
+	if err != nil {
+		return nil // it says so once more, to what matters
+	}
+	var active, before *api.Version
+	for i := range set.Versions {
+		switch v := &set.Versions[i]; {
+		case v.State == "active":
+			active = v
+		case active == nil && v.SignsFrom != nil:
+			before = v
+		}
+	}
+	switch {
+	case active == nil:
+		return nil
+	case before != nil && before.Compromised:
+		return fmt.Errorf("version %d of %s is compromised already, and version %d signs since (hint: if that is in other hands too, name it: `chancery compromise %s %s`)",
+			before.Version, c.keyset, active.Version, c.keyset, active.KID)
+	}
+	c.kid = active.KID
+	return nil
+}
+
+// unanswered says of an error that is no answer what to ask with again.
+func (c *compromising) unanswered(err error) error {
+	if _, answered := errors.AsType[*api.Problem](err); answered || c.kid == "" {
+		return err
+	}
+	return fmt.Errorf("%w (hint: it may have been done; asking again of this key changes nothing: `chancery compromise %s %s`)", err, c.keyset, c.kid)
 }
 
 // question is what the one at a terminal is asked.

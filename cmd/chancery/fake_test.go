@@ -311,6 +311,7 @@ func (f *fake) keySet() api.KeySet {
 	for _, v := range f.versions {
 		ks.Versions = append(ks.Versions, v.Version)
 	}
+	ks.Versions[0].Compromised = f.mode == "after"
 	return ks
 }
 
