@@ -436,6 +436,9 @@ func TestANodeWithAnotherConfigurationTakesNoStep(t *testing.T) {
 		if _, err := a.Rotate(t.Context(), Request{By: "olga", KeySet: "web", Reason: "drill"}); !errors.Is(err, ErrDisagree) {
 			t.Errorf("%s: a rotation asked of it: %v", name, err)
 		}
+		if o, err := a.Outlook(t.Context(), "web"); err != nil || !strings.Contains(o.Next.Text, "held up") || !strings.Contains(o.Next.Text, name) {
+			t.Errorf("%s: what it says of the next step: %q, %v", name, o.Next.Text, err)
+		}
 		if _, err := a.Suspend(t.Context(), "olga", "web", catalog.set("web").Versions[0].KID, "doubt"); err != nil {
 			t.Errorf("%s: stopping is easier than starting: %v", name, err)
 		}

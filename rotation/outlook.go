@@ -31,7 +31,16 @@ func (r *Rotator) Outlook(ctx context.Context, name string) (Outlook, error) {
 		Waits: Waits(f, sch, now), Asked: planner{Facts: f}.asked(),
 	}
 	_, o.Next = Plan(f, sch, now)
-	if failed := r.failed(name); failed != "" && !o.Next.At.After(now) {
+	failed := ""
+	if !o.Next.At.After(now) {
+		failed = r.failed(name)
+	}
+	if _, spec, err := r.of(name); err == nil && r.cfg.Shared {
+		if err := agrees(f.Set, spec); err != nil { // whatever is next, it is not for this node
+			failed = err.Error()
+		}
+	}
+	if failed != "" {
 		o.Next.Text += "; held up: " + failed
 		for i := range o.Waits {
 			if o.Waits[i].Step == o.Next.Step {
