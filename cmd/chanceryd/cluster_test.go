@@ -37,10 +37,12 @@ func TestV06S02NodesRotateAtOnce(t *testing.T) {
 // versions returns the versions of a key set, by the first node.
 func (c *cluster) versions(keyset string) []api.Version {
 	c.t.Helper()
-	set, err := c.nodes[0].client("operator").KeySet(c.t.Context(), keyset)
-	if err != nil {
-		c.t.Fatal(err)
-	}
+	var set *api.KeySet
+	first := c.nodes[0]
+	first.within(againWithin, "node a shows "+keyset, func() (err error) {
+		set, err = first.client("operator").KeySet(c.t.Context(), keyset)
+		return err
+	})
 	return set.Versions
 }
 

@@ -218,17 +218,16 @@ func (p *Provider) awaitAnother(ctx context.Context, g *generation) error {
 	}
 	patience := time.NewTimer(anotherWithin)
 	defer patience.Stop()
-	there := p.reserve.there
 	for {
 		_, changed, _ := p.state()
-		alone := !slices.ContainsFunc(p.hall.workers(), func(other *generation) bool { return other != g })
-		if !alone && there == nil {
-			return nil
+		var there chan struct{}
+		if slices.ContainsFunc(p.hall.workers(), func(other *generation) bool { return other != g }) {
+			there = p.reserve.there // before, it is the one that is about to serve beside g
 		}
 		select {
 		case <-changed:
 		case <-there:
-			there = nil
+			return nil
 		case <-g.ended:
 			return nil
 		case <-patience.C:

@@ -260,15 +260,13 @@ func (p *Provider) watchStart() *time.Timer {
 // that it executes. The generation it returns with an error is to be ended;
 // without one there is none.
 func (p *Provider) start(slot int) (*generation, error) {
-	select {
-	case g := <-p.reserve.give:
+	if g := p.reserve.take(); g != nil {
 		err := p.startReserve(g, slot)
 		if err == nil || g.offered || g.lives && errors.Is(err, errLate) || p.ctx.Err() != nil {
 			return g, err
 		}
 		g.end(err)
 		p.cfg.Log.Debug("the reserve did not come to serve", "keystore", p.cfg.Name, "err", err, "ended", g.reap())
-	default:
 	}
 	g, err := p.execute()
 	if err == nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,6 +20,7 @@ import (
 type reserve struct {
 	give  chan *generation // whoever starts a worker may receive here
 	there chan struct{}    // may be received from while a reserve waits
+	waits atomic.Bool      // one is offered: who receives it waits for handOver at the most
 	spent chan struct{}    // closed when no worker is left, and none will be started
 }
 
@@ -56,15 +58,36 @@ func (p *Provider) keepReserve() {
 	}
 }
 
+// handOver is how long the goroutine of a reserve may take to hand it over: it is
+// locked to a thread, which may have to wait for a processor.
+const handOver = 50 * time.Millisecond
+
+// take returns the reserve, or nil if there is none.
+func (r *reserve) take() *generation {
+	patience := time.Duration(0)
+	if r.waits.Load() {
+		patience = handOver
+	}
+	select {
+	case g := <-r.give:
+		return g
+	case <-time.After(patience):
+		return nil
+	}
+}
+
 // offer waits until someone takes the reserve and has made a worker of it, or has
 // failed to. It returns false if it was not taken.
 func (p *Provider) offer(g *generation) bool {
 	r := &p.reserve
 	p.cfg.Log.Debug("a reserve waits", "keystore", p.cfg.Name, "pid", g.cmd.Process.Pid)
+	r.waits.Store(true)
+	defer r.waits.Store(false)
 	for given := false; !given; {
 		select {
 		case r.give <- g:
 			given = true
+			r.waits.Store(false)
 		case r.there <- struct{}{}:
 		case <-g.ended: // nobody asked it for that
 			return false

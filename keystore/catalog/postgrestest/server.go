@@ -338,14 +338,18 @@ func (s *Server) TryExec(database, sql string) (string, error) {
 }
 
 // Terminate ends the server's side of every connection to a database, by
-// pg_terminate_backend, and returns how many there were.
+// pg_terminate_backend, waits until all have ended, and returns how many there were.
 func (s *Server) Terminate(database string) int {
 	s.t.Helper()
-	out := s.Exec("postgres", `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = '`+database+`'`)
-	n, err := strconv.Atoi(out)
-	s.must(err)
-	return n
+	pids := strings.Fields(s.Exec("postgres", `SELECT pid FROM pg_stat_activity
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = '`+database+`' AND pg_terminate_backend(pid)`))
+	if len(pids) == 0 {
+		return 0
+	}
+	left := "SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + strings.Join(pids, ", ") + ")"
+	for s.Exec("postgres", left) != "0" {
+	}
+	return len(pids)
 }
 
 // Replica starts a server that follows this one, asynchronously, and has
