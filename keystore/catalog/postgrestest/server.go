@@ -341,10 +341,14 @@ func (s *Server) TryExec(database, sql string) (string, error) {
 // pg_terminate_backend, waits until all have ended, and returns how many there were.
 func (s *Server) Terminate(database string) int {
 	s.t.Helper()
-	pids := strings.Fields(s.Exec("postgres", `SELECT pid FROM pg_stat_activity
-		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = '`+database+`' AND pg_terminate_backend(pid)`))
-	if len(pids) == 0 {
+	ended := strings.Fields(s.Exec("postgres", `SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+		WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND datname = '`+database+`'`))
+	if len(ended) == 0 {
 		return 0
+	}
+	pids := make([]string, len(ended))
+	for i, row := range ended {
+		pids[i], _, _ = strings.Cut(row, "|")
 	}
 	left := "SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + strings.Join(pids, ", ") + ")"
 	for s.Exec("postgres", left) != "0" {
