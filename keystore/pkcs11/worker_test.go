@@ -125,9 +125,10 @@ func TestP13KilledWhileSixteenSign(t *testing.T) {
 
 func TestS20KilledTwentyTimes(t *testing.T) {
 	cfg := config(t, softhsmtest.New(t))
-	p := open(t, cfg)
+	p, r := withReserves(t, cfg)
 	_, k := newKey(t, p, keystore.ES256)
 	kill(t, p)
+	r.await(t, p) // neither the clerk, nor a reserve that is being made
 	fds, goroutines := countFDs(t), runtime.NumGoroutine()
 	for range 20 {
 		if err := p.SignalWorker(syscall.SIGKILL); err != nil && p.WorkerPID() != 0 {
@@ -138,6 +139,7 @@ func TestS20KilledTwentyTimes(t *testing.T) {
 			return err == nil
 		})
 	}
+	r.await(t, p)
 	eventually(t, "no goroutine more", func() bool { return runtime.NumGoroutine() <= goroutines })
 	if n := countFDs(t); n > fds {
 		t.Errorf("%d descriptors, %d before", n, fds)
