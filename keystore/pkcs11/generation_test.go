@@ -206,6 +206,8 @@ func TestAGenerationIsGivenNothingBeforeItRefuses(t *testing.T) {
 		refused = append(refused, g.cause != nil)
 	}
 	g.end(errLate)
+	g.mu.Lock() // what reads from it may end it, too
+	defer g.mu.Unlock()
 	if len(refused) == 0 || refused[0] {
 		t.Errorf("when it is taken from the hall it refuses already: %v", refused)
 	}
