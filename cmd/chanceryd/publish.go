@@ -92,7 +92,7 @@ func (p *publisher) pass(ctx context.Context) error {
 	// What is compromised leaves before anything is asked of catalog or log.
 	if view, _ := p.views.Published(); view != nil && p.views.Revoked() > p.revoked {
 		p.revoked = p.views.Revoked()
-		_, _ = p.publish(ctx, view) // again below
+		p.publishKnown(ctx, view)
 	}
 	viewErr := p.refresh(ctx)
 	view, read := p.views.Published()
@@ -113,6 +113,14 @@ func (p *publisher) pass(ctx context.Context) error {
 		errs = append(errs, p.acknowledge(ctx, view, name, versions, at))
 	}
 	return errors.Join(errs...)
+}
+
+// publishKnown swaps in what view says ahead of a pass, which says what failed. A set
+// that has never been served is recorded first, and not waited for.
+func (p *publisher) publishKnown(ctx context.Context, view *keystore.View) {
+	ctx, cancel := context.WithTimeout(ctx, elsewhere)
+	defer cancel()
+	_, _ = p.publish(ctx, view)
 }
 
 // refresh enters what waits, and heals a stale snapshot. A catalog or log that does
