@@ -12,7 +12,10 @@ import (
 type Gap struct {
 	From  time.Time
 	Until time.Time // zero: that is not for time to say, see Text
-	Text  string    // what the end waits for, the rule named first; empty once it is over
+	// Soonest is before when it cannot end: what a node or a key has to do first may
+	// be done at any moment. Zero: only an operator ends it.
+	Soonest time.Time
+	Text    string // what the end waits for, the rule named first; empty once it is over
 }
 
 // stopped returns the version that signed last, if it is compromised and no
@@ -44,9 +47,22 @@ func GapOf(f Facts, sch Schedule, now time.Time) (Gap, bool) {
 	}
 	gap := Gap{From: last.Compromised.At}
 	waits := Waits(f, sch, now)
-	if _, why, ok := find(waits, Activate); ok {
-		gap.Until, gap.Text = why.At, why.Text
+	ends := func(why Why) (Gap, bool) {
+		gap.Text = why.Text
+		switch {
+		case !why.At.IsZero():
+			gap.Until = why.At
+			if why.Step.Kind != Activate {
+				gap.Until = later(why.At, now).Add(window(f.Set, sch, now))
+			}
+			gap.Soonest = gap.Until
+		case why.Rule == 1 || why.Rule == 8: // a node acknowledges, or a key is made or proven
+			gap.Soonest = now.Add(window(f.Set, sch, now))
+		}
 		return gap, true
+	}
+	if _, why, ok := find(waits, Activate); ok {
+		return ends(why)
 	}
 	if (planner{Facts: f, sch: sch, now: now}).askedFor() {
 		gap.Text = "rule 6: the authority's key is compromised; the next one waits for `rotation now`"
@@ -55,11 +71,7 @@ func GapOf(f Facts, sch Schedule, now time.Time) (Gap, bool) {
 	// A version has to be made, published, and known to every cache first.
 	for _, kind := range []Kind{Publish, Generate} {
 		if _, why, ok := find(waits, kind); ok {
-			gap.Text = why.Text
-			if !why.At.IsZero() {
-				gap.Until = later(why.At, now).Add(window(f.Set, sch, now))
-			}
-			return gap, true
+			return ends(why)
 		}
 	}
 	gap.Text = "rule 6: no version is to be made"

@@ -90,14 +90,14 @@ var errNoneSigns = errors.New("no version of the key set signs yet")
 // silent is what a caller sees of a key set that has no version to sign: none
 // yet, or none for now because the one that did is compromised.
 func (s *Service) silent(set *keystore.KeySet) *api.Error {
-	until, gap := s.Rotations.Gap(set)
+	soonest, gap := s.Rotations.Gap(set)
 	if !gap {
 		return unavailable(errNoneSigns)
 	}
 	e := api.Errorf(api.CodeKeySetSuspended, "the key set has no key that may sign now")
 	e.RetryAfter = 60
-	if !until.IsZero() {
-		e.RetryAfter = max(1, int64((until.Sub(s.Now())+time.Second-1)/time.Second))
+	if !soonest.IsZero() {
+		e.RetryAfter = max(1, int64((soonest.Sub(s.Now())+time.Second-1)/time.Second))
 	}
 	return e
 }

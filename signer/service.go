@@ -98,10 +98,10 @@ type Rotations interface {
 	Resume(ctx context.Context, by, keyset string, kid keystore.KID, reason string) (api.SuspendReply, error)
 	// Compromise says that the keys of a scope are in other hands.
 	Compromise(ctx context.Context, by string, scope Scope, reason string) (api.CompromiseReply, error)
-	// Gap returns when a key set without a version that signs has one again, because
-	// the one that did is compromised; zero: nobody knows. False: it has no such gap.
-	// It does not wait.
-	Gap(set *keystore.KeySet) (until time.Time, ok bool)
+	// Gap returns before when a key set without a version that signs cannot have one
+	// again, because the one that did is compromised; zero: only an operator ends
+	// that. False: it has no such gap. It does not wait.
+	Gap(set *keystore.KeySet) (soonest time.Time, ok bool)
 	// Destroy destroys the key of the version that kid or version names.
 	Destroy(ctx context.Context, by, keyset string, kid keystore.KID, version int, reason string) (api.DestroyReply, error)
 	KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error)

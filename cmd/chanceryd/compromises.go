@@ -44,9 +44,9 @@ func (r *rotations) Compromise(ctx context.Context, by string, scope signer.Scop
 	return reply, nil
 }
 
-func (r *rotations) Gap(set *keystore.KeySet) (until time.Time, ok bool) {
+func (r *rotations) Gap(set *keystore.KeySet) (soonest time.Time, ok bool) {
 	gap, ok := r.rotator.Gap(set)
-	return gap.Until, ok
+	return gap.Soonest, ok
 }
 
 func (r *rotations) compromised(c *rotation.Compromise, live map[keystore.KID]lives) api.Compromised {

@@ -118,7 +118,7 @@ func (h *house) Resume(context.Context, string, string, keystore.KID, string) (r
 func (h *house) Compromise(context.Context, string, signer.Scope, string) (r api.CompromiseReply, err error) {
 	return
 }
-func (h *house) Gap(*keystore.KeySet) (until time.Time, ok bool) { return }
+func (h *house) Gap(*keystore.KeySet) (soonest time.Time, ok bool) { return }
 func (h *house) Destroy(context.Context, string, string, keystore.KID, int, string) (r api.DestroyReply, err error) {
 	return
 }
