@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -180,6 +181,37 @@ func agrees(ks *keystore.KeySet, spec Spec) error {
 		return nil
 	}
 	return fmt.Errorf("%s of key set %s: %w", strings.Join(differs, ", "), ks.Name, ErrDisagree)
+}
+
+// Disagrees returns why this node takes no step of a configured key set, if that is
+// because another one has configured it otherwise, as the catalog was when it was
+// last read; it wraps ErrDisagree. It asks neither catalog nor keystore.
+func (r *Rotator) Disagrees(name string) error {
+	_, spec, err := r.of(name)
+	r.mu.Lock()
+	last := r.last
+	r.mu.Unlock()
+	if err != nil || last == nil || !r.cfg.Shared {
+		return nil
+	}
+	if ks, ok := last.KeySet(name); ok {
+		return agrees(ks, spec)
+	}
+	return nil
+}
+
+// Disagreeing returns of how many configured key sets Disagrees says something.
+func (r *Rotator) Disagreeing() int {
+	r.mu.Lock()
+	names := slices.Collect(maps.Keys(r.sets))
+	r.mu.Unlock()
+	n := 0
+	for _, name := range names {
+		if r.Disagrees(name) != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // maySign reports whether some node may sign by v at now: it is active, or was

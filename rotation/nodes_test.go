@@ -429,6 +429,9 @@ func TestANodeWithAnotherConfigurationTakesNoStep(t *testing.T) {
 		if err := pass(a); err != nil {
 			t.Errorf("%s: alone: %v", name, err)
 		}
+		if err := a.Disagrees("web"); err != nil || a.Disagreeing() != 0 {
+			t.Errorf("%s: alone, readiness tells %v", name, err)
+		}
 		node("b", change)
 		if err := pass(a); !errors.Is(err, ErrDisagree) || !strings.Contains(err.Error(), name) {
 			t.Errorf("%s: the node with the old configuration: %v", name, err)
@@ -438,6 +441,9 @@ func TestANodeWithAnotherConfigurationTakesNoStep(t *testing.T) {
 		}
 		if o, err := a.Outlook(t.Context(), "web"); err != nil || !strings.Contains(o.Next.Text, "held up") || !strings.Contains(o.Next.Text, name) {
 			t.Errorf("%s: what it says of the next step: %q, %v", name, o.Next.Text, err)
+		}
+		if err := a.Disagrees("web"); !errors.Is(err, ErrDisagree) || !strings.Contains(err.Error(), name) || a.Disagreeing() != 1 {
+			t.Errorf("%s: readiness tells %v, and the metric %d", name, err, a.Disagreeing())
 		}
 		if _, err := a.Suspend(t.Context(), "olga", "web", catalog.set("web").Versions[0].KID, "doubt"); err != nil {
 			t.Errorf("%s: stopping is easier than starting: %v", name, err)

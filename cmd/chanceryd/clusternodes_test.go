@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -247,5 +248,45 @@ func TestCompromiseWhileTheDatabaseHangs(t *testing.T) {
 		}
 		return nil
 	})
+	c.end()
+}
+
+// A node that is configured otherwise than the one that was started last takes no step,
+// and used to be ready without a word about it. It signs, and when it is configured
+// and started like the other, it goes on.
+func TestANodeIsConfiguredOtherwise(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 2)
+	a, b := c.nodes[0], c.nodes[1]
+	const gauge = "chancery_keysets_configured_otherwise "
+	tells := func(m *member, note string, sets int) func() error {
+		return func() error {
+			ok, text := m.readyz()
+			if _, metrics := m.get(m.endpoints.Admin + "/metrics"); !strings.Contains(metrics, fmt.Sprintf("%s%d\n", gauge, sets)) {
+				return fmt.Errorf("the metric is not %d", sets)
+			}
+			if !ok || !strings.Contains(text, "[+]keyset edge ok"+note) {
+				return errors.New(text)
+			}
+			return nil
+		}
+	}
+	a.within(againWithin, "both are configured alike", tells(a, "\n", 0))
+	longer := func(m *member) {
+		m.edit("max_ttl: 10s\n    default_ttl", "max_ttl: 20s\n    default_ttl")
+		m.stop()
+		m.restart()
+	}
+	longer(b)
+	a.within(againWithin, "node a tells that it takes no step", tells(a, `: "no step is taken here: max_age, cache_for or max_ttl of key set edge`, 3))
+	b.within(againWithin, "node b is in force", tells(b, "\n", 0))
+	_, err := a.client("operator").Rotate(t.Context(), "edge", rotateFor("a drill"))
+	if p := wantCode(t, err, api.CodeConflict); !strings.Contains(p.Detail, "same configuration") {
+		t.Errorf("a rotation asked of it: %q", p.Detail)
+	}
+	a.sign(a.client("issuer"), "edge", `{}`)
+	longer(a)
+	a.within(againWithin, "both are configured alike again", tells(a, "\n", 0))
+	c.rotateNow(a, "edge", againWithin)
 	c.end()
 }

@@ -42,6 +42,8 @@ func newComparing(r *rotation.Rotator, s *stops, k *keyring, m *telemetry.Metric
 	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil, c.orphans)
 	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
 		func() float64 { return float64(r.Troubled()) })
+	m.Gauge("chancery_keysets_configured_otherwise", "Key sets of which this node takes no step, because another has configured them otherwise.", nil,
+		func() float64 { return float64(r.Disagreeing()) })
 	return c
 }
 

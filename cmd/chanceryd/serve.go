@@ -210,7 +210,12 @@ func (n *node) checks() []server.Check {
 			Note: func() string { return notConfined(n.providers[name].Status()) }})
 	}
 	for _, name := range sortedKeys(n.config.Load().KeySets) {
-		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }})
+		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }, Note: func() string {
+			if err := n.rotator.Disagrees(name); err != nil {
+				return "no step is taken here: " + err.Error()
+			}
+			return ""
+		}})
 	}
 	return checks
 }
