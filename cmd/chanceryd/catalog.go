@@ -99,6 +99,7 @@ func (n *node) enrol(ctx context.Context, cfg *config.Config) error {
 	n.leases.note(began, nil)
 	n.enrolled = true
 	n.log.Info("enrolled", "node", self.Name, "epoch", self.Epoch)
+	n.renewWhileStarting(ctx)
 	return nil
 }
 

@@ -332,7 +332,6 @@ func (n *node) publish(ctx context.Context) error {
 	if err := n.firstView(ctx); err != nil {
 		return fmt.Errorf("reading the catalog: %w", err)
 	}
-	n.renewWhileStarting(ctx)
 	if err := n.closeIntents(ctx); err != nil {
 		return err
 	}

@@ -65,19 +65,25 @@ func (c *Catalog) Recall(ctx context.Context) (map[string]Head, error) {
 }
 
 // Secret returns the 32 random bytes of that name, which are made at the first
-// call and stay the same for ever.
+// call and stay the same for ever. Only making them is a write, which needs the
+// node's lease.
 func (c *Catalog) Secret(ctx context.Context, name string) (secret [32]byte, err error) {
-	err = c.write(ctx, writing, fmt.Sprintf("reading the secret %q", name), nil, func(tx *transaction) error {
-		found, err := readSecret(tx, name, &secret)
-		if err != nil || found {
-			return nothingIf(found, err)
-		}
+	doing := fmt.Sprintf("reading the secret %q", name)
+	found := false
+	err = c.read(ctx, doing, func(tx *transaction) (err error) {
+		found, err = readSecret(tx, name, &secret)
+		return err
+	})
+	if err != nil || found {
+		return secret, err
+	}
+	err = c.write(ctx, writing, doing, nil, func(tx *transaction) error {
 		rand.Read(secret[:]) // never fails, by its contract
 		n, err := tx.affected(sqlInsertSecret, name, secret[:])
 		if err != nil || n > 0 {
 			return err
 		}
-		found, err = readSecret(tx, name, &secret) // another node was first
+		found, err := readSecret(tx, name, &secret) // another node was first
 		return nothingIf(found, err)
 	})
 	if err != nil {

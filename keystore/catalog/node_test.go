@@ -232,6 +232,11 @@ func TestS18AStoppedNodeRenewsBeforeItWrites(t *testing.T) {
 				t.Errorf("%s, renewed: %v", what, err)
 			}
 		}
+		// A start that took longer than the lease failed at the secret, which it had.
+		at.setClock(n.SignsUntil.Add(time.Hour))
+		if _, err := c.Secret(t.Context(), "salt"); err != nil {
+			t.Errorf("a secret that is there, after the lease: %v", err)
+		}
 	})
 }
 
