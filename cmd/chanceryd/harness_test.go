@@ -48,15 +48,15 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// sideBySide has two scenarios for each processor run at a time, unless the command
-// line says how many: they wait for windows to pass for half of the time. And it has the
+// sideBySide has three scenarios run on two processors at a time, unless the command
+// line says how many: they wait for windows to pass for a third of the time. And it has the
 // race detector not wait for a second in each process that ends.
 func sideBySide() {
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	err := os.Setenv("GORACE", cmp.Or(os.Getenv("GORACE"), "atexit_sleep_ms=10"))
 	if !given {
-		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))))
+		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa((3*runtime.GOMAXPROCS(0)+1)/2)))
 	}
 	if err != nil {
 		panic(err)

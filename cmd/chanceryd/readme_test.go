@@ -80,6 +80,7 @@ func TestReadmeCommandsRun(t *testing.T) {
 // TestQuickstartTwice runs the README's first command as a new user does, and
 // once more: the second run continues where the first one was.
 func TestQuickstartTwice(t *testing.T) {
+	t.Parallel()
 	needSoftHSM(t)
 	if testing.Short() {
 		t.Skip("runs the quickstart twice")

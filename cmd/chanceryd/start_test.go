@@ -40,6 +40,7 @@ func TestStoppingWhileTheDatabaseIsAway(t *testing.T) {
 // A node whose start took longer than its lease to sign ended with an error, as on
 // a database that is far away: its writes were refused by then.
 func TestStartingOnASlowDatabase(t *testing.T) {
+	t.Parallel()
 	_, name, server := postgrestest.Database(t)
 	far := server.Proxy(t)
 	slow := time.Now().Add(12 * time.Second)
