@@ -74,6 +74,22 @@ func (d *chanceryd) killWorkers() time.Time {
 	return at
 }
 
+// calmWorkers waits until the workers have been the same for a second.
+func (d *chanceryd) calmWorkers() {
+	d.t.Helper()
+	var before []int
+	since := time.Now()
+	d.within(20*time.Second, "no worker comes or goes", func() error {
+		if now := d.workers(); !slices.Equal(now, before) {
+			before, since = now, time.Now()
+		}
+		if time.Since(since) < time.Second {
+			return errNotYet
+		}
+		return nil
+	})
+}
+
 // signalWorkers sends a signal to all workers, of which there is one at least.
 func (d *chanceryd) signalWorkers(signal syscall.Signal) {
 	d.t.Helper()

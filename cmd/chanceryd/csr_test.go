@@ -278,6 +278,8 @@ func TestIdempotentRequests(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	d.keySets() // no worker is about to take the place of another
+	d.calmWorkers()
 	d.signalWorkers(syscall.SIGSTOP)
 	results := make(chan result, callers)
 	var wg sync.WaitGroup

@@ -49,14 +49,22 @@ func TestMain(m *testing.M) {
 }
 
 // sideBySide has three scenarios run on two processors at a time, unless the command
-// line says how many: they wait for windows to pass for a third of the time. And it has the
+// line says how many: they wait for windows to pass for a third of the time. It mixes
+// them, since those of one file want the same of the machine. And it has the
 // race detector not wait for a second in each process that ends.
 func sideBySide() {
 	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	shuffled := false
+	flag.Visit(func(f *flag.Flag) {
+		given = given || f.Name == "test.parallel"
+		shuffled = shuffled || f.Name == "test.shuffle"
+	})
 	err := os.Setenv("GORACE", cmp.Or(os.Getenv("GORACE"), "atexit_sleep_ms=10"))
 	if !given {
 		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa((3*runtime.GOMAXPROCS(0)+1)/2)))
+	}
+	if !shuffled {
+		err = errors.Join(err, flag.Set("test.shuffle", "1"))
 	}
 	if err != nil {
 		panic(err)
