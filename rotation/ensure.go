@@ -161,7 +161,7 @@ func reconfigured(ks *keystore.KeySet, spec Spec, now time.Time) (*keystore.KeyS
 
 // ErrDisagree: the key set was configured otherwise by another node, which is in
 // force. It wraps keystore.ErrUnavailable: it passes when both are configured alike.
-var ErrDisagree = fmt.Errorf("%w: another node has configured the key set otherwise (hint: give every node the same configuration, and start or reload them one after another)", keystore.ErrUnavailable)
+var ErrDisagree = fmt.Errorf("%w: another node has configured the key set otherwise (hint: give every node the same configuration, and restart them one after another)", keystore.ErrUnavailable)
 
 // agrees returns nil if what the catalog says is what this node is configured to
 // do with the key set. A node with another configuration takes no step of it, by

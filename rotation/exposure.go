@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/keystore"
@@ -56,6 +57,9 @@ func GapOf(f Facts, sch Schedule, now time.Time) (Gap, bool) {
 				gap.Until = later(why.At, now).Add(window(f.Set, sch, now))
 			}
 			gap.Soonest = gap.Until
+			if len(why.Nodes) > 0 { // they may acknowledge at any moment
+				gap.Soonest = acknowledged(f, why.Nodes, now).Add(window(f.Set, sch, now))
+			}
 		case why.Rule == 1 || why.Rule == 8: // a node acknowledges, or a key is made or proven
 			gap.Soonest = now.Add(window(f.Set, sch, now))
 		}
@@ -76,6 +80,19 @@ func GapOf(f Facts, sch Schedule, now time.Time) (Gap, bool) {
 	}
 	gap.Text = "rule 6: no version is to be made"
 	return gap, true
+}
+
+// acknowledged is before when not all of these nodes have acknowledged a version, or
+// may serve no more: one that an operator has forgotten never does.
+func acknowledged(f Facts, names []string, now time.Time) time.Time {
+	soonest := now
+	for i := range f.Nodes {
+		if n := &f.Nodes[i]; n.Forgotten != nil && slices.Contains(names, n.Name) {
+			end, _ := n.ServedUntil()
+			soonest = later(soonest, end)
+		}
+	}
+	return soonest
 }
 
 // window is how long a version that is served now waits before it signs in a gap.
