@@ -288,5 +288,24 @@ func TestANodeIsConfiguredOtherwise(t *testing.T) {
 	longer(a)
 	a.within(againWithin, "both are configured alike again", tells(a, "\n", 0))
 	c.rotateNow(a, "edge", againWithin)
+	c.wantActiveAt(b, "edge", a)
 	c.end()
+}
+
+// wantActiveAt rotates at another node and checks that a node tells of the new version
+// at once. It told of the version before by its snapshot, which was up to a second old:
+// whoever had a key set compromised there named the key that had just been replaced.
+func (c *cluster) wantActiveAt(m *member, keyset string, other *member) {
+	c.t.Helper()
+	c.awaitReady(other, keyset)
+	granted := c.rotateNow(other, keyset, againWithin).To
+	set, err := m.client("operator").KeySet(c.t.Context(), keyset)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, v := range set.Versions {
+		if active := v.State == keystore.Active.String(); active != (v.KID == granted.KID) {
+			c.t.Errorf("version %d was granted at node %s; node %s says that version %d is %s", granted.Version, other.name, m.name, v.Version, v.State)
+		}
+	}
 }

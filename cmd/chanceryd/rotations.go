@@ -115,7 +115,7 @@ func wireError(err error) error {
 	case errors.Is(err, keystore.ErrNotFound):
 		return api.Errorf(api.CodeNotFound, "no such version in the key set").Because(err)
 	case errors.Is(err, rotation.ErrDisagree):
-		return api.Errorf(api.CodeConflict, "this node and another one are configured differently, and it takes no step (hint: give every node the same configuration, and start or reload them one after another)").Because(err)
+		return api.Errorf(api.CodeConflict, "this node and another one are configured differently, and it takes no step (hint: give every node the same configuration, and restart them one after another)").Because(err)
 	case errors.Is(err, keystore.ErrOvertaken):
 		e := api.Errorf(api.CodeConflict, "another change came first; look and ask again").Because(err)
 		e.RetryAfter = 1
@@ -133,14 +133,17 @@ func wireError(err error) error {
 	return err
 }
 
+// KeySet describes a key set as the catalog has it now, or as this node's snapshot
+// does where that cannot be had.
 func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySet, error) {
+	f, schedule, err := r.rotator.Facts(ctx, set.Name)
+	if err != nil { // not configured any more, or the catalog is down
+		f, schedule = rotation.Facts{Set: set, Proven: r.keys.Proven}, rotation.Schedule{}
+	}
+	set = f.Set
 	reply := api.KeySet{
 		Name: set.Name, Purpose: string(set.Purpose), Algorithm: string(set.Algorithm), Keystore: set.Keystore,
 		Revision: set.Revision, Versions: make([]api.Version, 0, len(set.Versions)),
-	}
-	f, schedule, err := r.rotator.Facts(ctx, set.Name)
-	if err != nil { // not configured any more, or the catalog is down: what the snapshot says
-		f, schedule = rotation.Facts{Set: set, Proven: r.keys.Proven}, rotation.Schedule{}
 	}
 	now := r.now()
 	windows := rotation.Windows(f, schedule, now)
