@@ -41,6 +41,9 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 			if last == nil {
 				last = c.trouble()
 			}
+			if last == nil { // one has just come back
+				continue
+			}
 			return nil, last
 		}
 		used := c.login.generation()
@@ -96,6 +99,9 @@ func (c *cluster) once(ctx context.Context, r *request) (*answer, error) {
 		if s == nil {
 			if last == nil {
 				last = c.trouble()
+			}
+			if last == nil { // one has just come back
+				continue
 			}
 			return nil, last
 		}

@@ -359,3 +359,50 @@ func TestCallersInAHurryNoticeASilentServer(t *testing.T) {
 		}
 	})
 }
+
+// A server that came back, or went, between being picked and being asked why it is
+// down was answered for with nothing, neither an answer nor an error, and that took
+// the daemon along.
+func TestAServerThatComesAndGoesIsAnAnswerOrAnError(t *testing.T) {
+	cfg := &Config{Name: "vault", Auth: Auth{Method: "token", File: "/nowhere"}}
+	cfg.fill()
+	s, err := newServer(cfg, "https://127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newLogin(cfg, func() {})
+	c := &cluster{login: l, servers: []*server{s}, changed: func() {}}
+	l.cluster = c
+	over, end := context.WithCancel(t.Context())
+	end() // nothing is sent
+	var all sync.WaitGroup
+	stop := make(chan struct{})
+	all.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			s.state.mu.Lock()
+			s.state.why = nil
+			if i%2 == 0 {
+				s.state.why = &trouble{kind: sealed}
+			}
+			s.state.mu.Unlock()
+		}
+	})
+	defer all.Wait()
+	defer close(stop)
+	for range 30_000 {
+		for what, ask := range map[string]func() (*answer, error){
+			"repeated": func() (*answer, error) { return c.do(over, toSign) },
+			"once":     func() (*answer, error) { return c.once(over, toSign) },
+			"a login":  func() (*answer, error) { r := *toSign; return l.ask(over, "t", &r) },
+		} {
+			if a, err := ask(); a == nil && err == nil {
+				t.Fatalf("%s: neither an answer nor an error", what)
+			}
+		}
+	}
+}

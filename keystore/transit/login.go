@@ -337,6 +337,9 @@ func (l *login) ask(ctx context.Context, token secret, r *request) (*answer, err
 		}
 		tried[s] = 2
 	}
+	if err == nil { // the last one that was up has just gone
+		err = &trouble{kind: unreachable, text: "no server is up"}
+	}
 	return nil, err
 }
 
