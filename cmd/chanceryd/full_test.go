@@ -209,9 +209,16 @@ func (d *chanceryd) untrace() {
 		d.t.Fatal(err)
 	}
 	d.within(10*time.Second, "strace lets go", func() error {
-		if tracer() != 0 {
+		if tracer() != 0 || syscall.Kill(pid, 0) == nil { // of all, and is gone
 			return errNotYet
 		}
 		return nil
 	})
+	// strace stops what runs to let go of it, and a stop may come after it has let go:
+	// then a daemon did not end by SIGTERM.
+	for _, pid := range append(d.workers(), d.cmd.Process.Pid) {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
+			d.t.Fatal(err)
+		}
+	}
 }
