@@ -1,6 +1,7 @@
 package transit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -36,15 +37,9 @@ func (c *cluster) do(ctx context.Context, r *request) (*answer, error) {
 	tried := make(map[*server]int)
 	waited, renewed := 0, false
 	for {
-		s := c.pick(tried)
-		if s == nil {
-			if last == nil {
-				last = c.trouble()
-			}
-			if last == nil { // one has just come back
-				continue
-			}
-			return nil, last
+		s, err := c.choose(tried, last)
+		if err != nil {
+			return nil, err
 		}
 		used := c.login.generation()
 		a, err := s.send(ctx, r)
@@ -95,15 +90,9 @@ func (c *cluster) once(ctx context.Context, r *request) (*answer, error) {
 	tried := make(map[*server]int)
 	var last error
 	for {
-		s := c.pick(tried)
-		if s == nil {
-			if last == nil {
-				last = c.trouble()
-			}
-			if last == nil { // one has just come back
-				continue
-			}
-			return nil, last
+		s, err := c.choose(tried, last)
+		if err != nil {
+			return nil, err
 		}
 		used := c.login.generation()
 		a, err := s.send(ctx, r)
@@ -122,6 +111,19 @@ func (c *cluster) once(ctx context.Context, r *request) (*answer, error) {
 			return nil, last
 		}
 		tried[s] = 2
+	}
+}
+
+// choose returns the server to ask, or why there is none: what the last one said, or
+// that all are down. One that comes back meanwhile is asked.
+func (c *cluster) choose(tried map[*server]int, last error) (*server, error) {
+	for {
+		if s := c.pick(tried); s != nil {
+			return s, nil
+		}
+		if err := cmp.Or(last, c.trouble()); err != nil {
+			return nil, err
+		}
 	}
 }
 
