@@ -265,7 +265,8 @@ func wantUnavailable(t *testing.T, answers []answer, codes ...api.Code) {
 		}
 		if line := fmt.Sprint(p.Code, p.Status, p.RetryAfter); !seen[line] && (!ok || p.Status != http.StatusServiceUnavailable || p.RetryAfter < 1) {
 			seen[line] = true
-			t.Errorf("%s with status %d and Retry-After %d: %s", p.Code, p.Status, p.RetryAfter, p.Detail)
+			t.Errorf("%s with status %d and Retry-After %d: %s, first at %s after %v", p.Code, p.Status, p.RetryAfter, p.Detail,
+				a.answered.UTC().Format(time.RFC3339Nano), a.answered.Sub(a.sent).Round(time.Millisecond))
 		}
 	}
 }

@@ -199,7 +199,7 @@ func (n *node) openLog(ctx context.Context) error {
 		return err
 	}
 	n.stopAgain(before.stopped)
-	n.steps = newSteps(cfg.Node, n.catalog, n.audit, n.views, n.keys, n.metrics, n.moved)
+	n.steps = newSteps(cfg.Node, n.catalog, n.audit, n.views, n.keys, n.metrics, n.moved, n.slow)
 	if _, err := n.audit.Lifecycle(ctx, n.startRecord(cfg)); err != nil {
 		return fmt.Errorf("entering the start: %w", err)
 	}
@@ -317,6 +317,12 @@ func (n *node) moved() {
 	if n.rotator != nil {
 		n.rotator.Moved()
 	}
+}
+
+// slow says why nothing is signed for a moment, which a machine that does too much
+// or a disk that hangs makes long.
+func (n *node) slow() {
+	n.log.Warn("a change takes long to reach the log: nothing is signed until it has", "after", enforceWithin)
 }
 
 // kick has the publisher look again; rooms call it when something changed.

@@ -33,6 +33,7 @@ type steps struct {
 	keys    *keyring
 	metrics *telemetry.Metrics
 	changed func() // called after the snapshot in force changed
+	slow    func() // called when nothing is signed until a change is in force
 
 	turn chan struct{} // capacity 1: taken by the one who moves the outbox into the log
 
@@ -108,9 +109,9 @@ const movedMost = 1024
 // settleWithin bounds how long the outbox may take to reach the log.
 const settleWithin = 5 * time.Second
 
-func newSteps(node string, c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed func()) *steps {
+func newSteps(node string, c *catalog.Catalog, log *audit.Log, v *views, keys *keyring, m *telemetry.Metrics, changed, slow func()) *steps {
 	return &steps{
-		node: node, catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed,
+		node: node, catalog: c, log: log, views: v, keys: keys, metrics: m, changed: changed, slow: slow,
 		turn: make(chan struct{}, 1), moved: make(map[int64]string), unmarked: make(map[int64]string),
 	}
 }
@@ -267,7 +268,9 @@ type watch struct {
 func (w *watch) start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(enforceWithin, w.fire)
+	if w.timer == nil {
+		w.timer = time.AfterFunc(enforceWithin, w.fire)
+	}
 }
 
 func (w *watch) fire() {
@@ -276,6 +279,7 @@ func (w *watch) fire() {
 	if !w.over {
 		w.fired = true
 		w.steps.views.Doubt()
+		w.steps.slow()
 	}
 }
 
@@ -340,11 +344,12 @@ const takeOverAfter = enforceWithin / 2
 var errElsewhere = fmt.Errorf("%w, by the node that took it: %w", errUnentered, keystore.ErrOvertaken)
 
 // A step of another node is in that node's log a moment after it is in the
-// catalog: it is looked at again so often, and waited for as long before
-// errElsewhere.
+// catalog: it is looked at again so often, more seldom each time, and waited for
+// as long before errElsewhere.
 const (
-	lookAgain = 20 * time.Millisecond
-	elsewhere = 300 * time.Millisecond
+	lookAgain  = 20 * time.Millisecond
+	lookSeldom = 160 * time.Millisecond
+	elsewhere  = 300 * time.Millisecond
 )
 
 // settle moves the outbox into the lifecycle log, in order. A row that a crash
@@ -353,6 +358,7 @@ const (
 // for when all that is this node's has been entered: that node may wait for this
 // one. clock is the catalog's, or zero if what others do does not matter now.
 func (s *steps) settle(ctx context.Context, clock time.Time) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
 	select {
@@ -361,20 +367,24 @@ func (s *steps) settle(ctx context.Context, clock time.Time) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%w: waiting for the log: %w", errUnentered, context.Cause(ctx))
 	}
-	for began := time.Now(); ; {
-		others, err := s.enterOurs(ctx, clock)
+	for turn, pause := time.Now(), lookAgain; ; pause = min(2*pause, lookSeldom) {
+		now := clock
+		if !clock.IsZero() { // it has gone on, and so has what others have to enter
+			now = clock.Add(time.Since(began))
+		}
+		others, err := s.enterOurs(ctx, now)
 		switch {
 		case err != nil:
 			return err
 		case others == nil || clock.IsZero():
 			return nil
-		case time.Since(began) > elsewhere:
+		case time.Since(turn) > elsewhere:
 			return fmt.Errorf("%w: node %s has to enter %s of %s", errElsewhere, others.Node, others.Record.Action, others.Record.KeySet)
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", errElsewhere, context.Cause(ctx))
-		case <-time.After(lookAgain):
+		case <-time.After(pause):
 		}
 	}
 }

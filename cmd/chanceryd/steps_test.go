@@ -38,7 +38,7 @@ func enrolledSteps(t *testing.T, url, node string) *steps {
 		t.Fatal(err)
 	}
 	l.note(began, nil)
-	return newSteps(node, c, log, &views{catalog: c, leases: l}, &keyring{}, telemetry.New("test"), func() {})
+	return newSteps(node, c, log, &views{catalog: c, leases: l}, &keyring{}, telemetry.New("test"), func() {}, func() {})
 }
 
 func newKeySet(name string) *keystore.KeySet {
@@ -81,6 +81,27 @@ func TestAStepBehindAnotherNodesIsAnswered(t *testing.T) {
 	}
 	if view, _ := a.views.Published(); view == nil || len(view.KeySets()) != 2 {
 		t.Errorf("in force: %v", view)
+	}
+}
+
+// What a node that had ended left to be entered was looked at again and again by
+// the time of the first look, and taken over a third of a second late: a machine
+// with much to do then signed nothing for a moment.
+func TestTimeGoesOnWhileAnotherNodesStepIsWaitedFor(t *testing.T) {
+	url, _, _ := postgrestest.Database(t)
+	a, b := enrolledSteps(t, url, "a"), enrolledSteps(t, url, "b")
+	if _, err := b.catalog.Create(t.Context(), newKeySet("edge"), keystore.Record{Action: keystore.ActKeySetCreate, KeySet: "edge"}); err != nil {
+		t.Fatal(err)
+	}
+	rows, err := a.catalog.Outbox(t.Context())
+	if err != nil || len(rows) != 1 {
+		t.Fatalf("%d rows, %v", len(rows), err)
+	}
+	if err := a.settle(t.Context(), rows[0].At.Add(takeOverAfter-elsewhere/2)); err != nil {
+		t.Error(err)
+	}
+	if rows, err := a.catalog.Outbox(t.Context()); err != nil || len(rows) != 0 {
+		t.Errorf("%d rows are left, %v", len(rows), err)
 	}
 }
 
