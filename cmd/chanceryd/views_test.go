@@ -71,8 +71,11 @@ func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &views{leases: new(leases)}
 		v.Install(snapshot(7), instant{})
-		w := &watch{steps: &steps{views: v}}
+		told := 0
+		s := &steps{views: v, slow: func() { told++ }}
+		w := &watch{steps: s}
 		w.start()
+		w.start() // its transaction was begun anew
 		time.Sleep(enforceWithin - time.Millisecond)
 		synctest.Wait()
 		wantInForce(t, v, "in time", 7)
@@ -82,10 +85,13 @@ func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 		if !w.stop() {
 			t.Error("the watch does not say that it took the snapshot out of force")
 		}
+		if told != 1 {
+			t.Errorf("it was told %d times", told)
+		}
 		v.Install(snapshot(8), instant{})
 		wantInForce(t, v, "once the change is in force", 8)
 
-		w = &watch{steps: &steps{views: v}}
+		w = &watch{steps: s}
 		w.start()
 		if w.stop() {
 			t.Error("a watch that was stopped in time says that it was not")
@@ -93,5 +99,8 @@ func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 		time.Sleep(2 * enforceWithin)
 		synctest.Wait()
 		wantInForce(t, v, "after a change in time", 8)
+		if told != 1 {
+			t.Errorf("a change in time was told")
+		}
 	})
 }
