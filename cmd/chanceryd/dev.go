@@ -49,6 +49,7 @@ flags are for the first start.`,
 	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")
 	cmd.Flags().StringVar(&d.module, "module", "", "another PKCS#11 module than SoftHSM's (first start only)")
 	cmd.Flags().BoolVar(&d.fast, "fast", false, "rotate every 20 s, to watch it (first start only)")
+	cmd.Flags().IntVar(&d.ports, "ports", 0, "the first of three TCP ports in a row; 0: free ones (first start only)")
 	cmd.Flags().BoolVar(&d.verbose, "verbose", false, "log more")
 	d.vault.flags(cmd.Flags(), " (first start only)")
 	d.cluster.flags(cmd.Flags(), " (first start only)")
@@ -60,6 +61,7 @@ type devOptions struct {
 	clocks        clocks
 	dir, module   string
 	fast, verbose bool
+	ports         int // the first of three in a row; 0: free ones
 	vault         devVault
 	cluster       devCluster
 }
@@ -67,6 +69,7 @@ type devOptions struct {
 // devState is what the first start was told, kept in DIR/dev.json.
 type devState struct {
 	Fast   bool     `json:"fast"`
+	Ports  int      `json:"ports,omitempty"`
 	Module string   `json:"module"`
 	Dir    string   `json:"dir"` // where it was made: its configuration names files there
 	Vault  devVault `json:"transit,omitzero"`
@@ -201,7 +204,7 @@ func (d devOptions) prepare(ctx context.Context, dir string, log *slog.Logger) e
 		}
 		opts.Module, opts.Token, opts.Env = token.Module, token.URI(), token.Env()
 	}
-	ports, err := freePorts(3)
+	ports, err := d.listeners()
 	if err != nil {
 		return err
 	}
@@ -260,7 +263,7 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 				return s, false, err
 			}
 		}
-		return devState{Fast: d.fast, Module: module, Dir: dir, Vault: d.vault, Cluster: d.cluster}, true, nil
+		return devState{Fast: d.fast, Ports: d.ports, Module: module, Dir: dir, Vault: d.vault, Cluster: d.cluster}, true, nil
 	}
 	if err != nil {
 		return s, false, err
@@ -273,6 +276,9 @@ func (d devOptions) state(dir string) (s devState, first bool, err error) {
 	}
 	if d.fast && !s.Fast {
 		return s, false, usageError{hinted{errors.New("--fast is for the first start only, and this directory was started without it"), "use another --dir"}}
+	}
+	if d.ports != 0 && d.ports != s.Ports {
+		return s, false, usageError{hinted{errors.New("--ports is for the first start only, and this directory has others"), "change them in config.yaml, or use another --dir"}}
 	}
 	if d.module != "" {
 		if abs, err := filepath.Abs(d.module); err != nil || abs != s.Module {
@@ -317,6 +323,18 @@ const (
 	lastPort  = 32000
 	portTries = 1000
 )
+
+// listeners returns the ports of the API, of what is public, and of what is for
+// administrators.
+func (d devOptions) listeners() ([]int, error) {
+	if d.ports == 0 {
+		return freePorts(3)
+	}
+	if d.ports < 1 || d.ports > 65535-2 {
+		return nil, usageError{fmt.Errorf("--ports %d is not between 1 and %d", d.ports, 65535-2)}
+	}
+	return []int{d.ports, d.ports + 1, d.ports + 2}, nil
+}
 
 // freePorts returns n loopback ports that nothing listens on.
 func freePorts(n int) ([]int, error) {
