@@ -228,6 +228,7 @@ func launchCommand(t *testing.T, dir string, cmd *exec.Cmd) *chanceryd {
 	}
 	d.cmd.Env = append(d.cmd.Env, asDaemon+"=1")
 	d.cmd.Stdout, d.cmd.Stderr = d.log, d.log
+	d.cmd.WaitDelay = 10 * time.Second // for who else has its output, such as a tracer that hangs
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	os.Remove(filepath.Join(dir, "endpoints.json"))
 	started := make(chan error)
@@ -292,16 +293,40 @@ func (d *chanceryd) stop() {
 			d.t.Errorf("the daemon ended with %v\n%s", err, d.log)
 		}
 	case <-time.After(30 * time.Second):
-		d.cmd.Process.Kill()
 		d.t.Errorf("the daemon did not end within 30 s of SIGTERM\n%s", d.log)
-		<-d.exited
+		d.kill()
 	}
 }
 
 // kill ends the daemon with SIGKILL.
 func (d *chanceryd) kill() {
+	d.t.Helper()
+	tracer := d.tracer()
 	d.cmd.Process.Kill()
-	<-d.exited
+	select {
+	case <-d.exited:
+		return
+	case <-time.After(5 * time.Second):
+	}
+	if tracer != 0 { // it may have lost count of what it stopped, and then it waits for ever
+		syscall.Kill(tracer, syscall.SIGKILL)
+	}
+	select {
+	case <-d.exited:
+	case <-time.After(time.Minute):
+		d.t.Fatalf("the daemon goes on after SIGKILL\n%s", d.log)
+	}
+}
+
+// tracer returns the pid of what traces the daemon; 0: nothing does.
+func (d *chanceryd) tracer() (pid int) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", d.cmd.Process.Pid))
+	if err != nil {
+		return 0 // it has ended
+	}
+	_, rest, _ := strings.Cut(string(b), "TracerPid:")
+	fmt.Sscan(rest, &pid)
+	return pid
 }
 
 // workers returns the pids of the daemon's worker processes.

@@ -270,6 +270,10 @@ func (d *chanceryd) holdAt(lines <-chan string, n int) (calls func() []string) {
 				thread := 0
 				fmt.Sscan(line, &thread)
 				syscall.Kill(thread, syscall.SIGCONT) // a thread's number stands for its process; gone is gone
+			case <-time.After(300 * time.Millisecond): // a stop may come after the line that tells of it, and after this
+				if len(seen) < n || n == 0 {
+					d.goOn()
+				}
 			case <-end:
 				all <- seen
 				return
