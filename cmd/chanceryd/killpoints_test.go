@@ -262,14 +262,18 @@ func (d *chanceryd) holdAt(lines <-chan string, n int) (calls func() []string) {
 		var seen []string
 		for {
 			select {
-			case line := <-lines:
+			case line, more := <-lines:
+				if !more { // the scenario ended before its time
+					return
+				}
 				if seen = append(seen, line); len(seen) == n {
 					d.cmd.Process.Kill()
 					continue
 				}
 				thread := 0
-				fmt.Sscan(line, &thread)
-				syscall.Kill(thread, syscall.SIGCONT) // a thread's number stands for its process; gone is gone
+				if fmt.Sscan(line, &thread); thread > 0 { // 0 is everybody here
+					syscall.Kill(thread, syscall.SIGCONT) // a thread's number stands for its process; gone is gone
+				}
 			case <-time.After(300 * time.Millisecond): // a stop may come after the line that tells of it, and after this
 				if len(seen) < n || n == 0 {
 					d.goOn()
