@@ -50,10 +50,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// sideBySide has three scenarios run on two processors at a time, unless the command
-// line says how many: they wait for windows to pass for a third of the time. It mixes
-// them, since those of one file want the same of the machine. And it has the
-// race detector not wait for a second in each process that ends.
+// sideBySide has a scenario run on each processor at a time, unless the command line
+// says how many: with more of them the machine is what fails, not the daemon, since
+// each has several processes and promises of seconds. It mixes them, since those of one
+// file want the same of the machine. And it has the race detector not wait for a second
+// in each process that ends.
 func sideBySide() {
 	given := false
 	shuffled := false
@@ -63,7 +64,7 @@ func sideBySide() {
 	})
 	err := os.Setenv("GORACE", cmp.Or(os.Getenv("GORACE"), "atexit_sleep_ms=10"))
 	if !given {
-		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa((3*runtime.GOMAXPROCS(0)+1)/2)))
+		err = errors.Join(err, flag.Set("test.parallel", strconv.Itoa(max(2, runtime.GOMAXPROCS(0)))))
 	}
 	if !shuffled {
 		err = errors.Join(err, flag.Set("test.shuffle", "1"))
