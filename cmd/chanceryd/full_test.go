@@ -200,7 +200,7 @@ func (d *chanceryd) untrace() {
 	}
 	began := time.Now()
 	signal := syscall.SIGTERM
-	d.within(20*time.Second, "strace lets go", func() error {
+	d.within(10*time.Second, "strace lets go", func() error {
 		if d.tracer() == 0 && syscall.Kill(pid, 0) != nil { // of all, and is gone
 			return nil
 		}
@@ -222,7 +222,7 @@ func (d *chanceryd) goOn() {
 	d.t.Helper()
 	for _, pid := range append(d.workers(), d.cmd.Process.Pid) {
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil && !errors.Is(err, syscall.ESRCH) {
-			d.t.Fatal(err)
+			d.t.Error(err) // it may be asked beside the scenario
 		}
 	}
 }

@@ -268,9 +268,7 @@ type watch struct {
 func (w *watch) start() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.timer == nil {
-		w.timer = time.AfterFunc(enforceWithin, w.fire)
-	}
+	w.timer = time.AfterFunc(enforceWithin, w.fire)
 }
 
 func (w *watch) fire() {

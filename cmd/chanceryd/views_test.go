@@ -75,7 +75,6 @@ func TestAChangeThatTakesLongStopsSigning(t *testing.T) {
 		s := &steps{views: v, slow: func() { told++ }}
 		w := &watch{steps: s}
 		w.start()
-		w.start() // its transaction was begun anew
 		time.Sleep(enforceWithin - time.Millisecond)
 		synctest.Wait()
 		wantInForce(t, v, "in time", 7)
