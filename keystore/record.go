@@ -15,19 +15,22 @@ type Record struct {
 	KeySet    string  `json:"keyset,omitempty"`
 	KID       KID     `json:"kid,omitempty"`
 	Version   int     `json:"version,omitempty"`
-	State     string  `json:"state,omitempty"` // the version's state after the act
-	Rule      string  `json:"rule,omitempty"`  // the policy or rotation rule that decided
-	Policy    string  `json:"policy,omitempty"`
-	Request   string  `json:"request,omitempty"` // salted digest of the request
-	Code      string  `json:"code,omitempty"`    // the error code a refused caller saw
-	Reason    string  `json:"reason,omitempty"`  // an operator's words, or the cause of a failure
-	Exp       int64   `json:"exp,omitempty"`     // of the token, Unix seconds
-	JTI       string  `json:"jti,omitempty"`
-	Authority string  `json:"authority,omitempty"`
-	Profile   string  `json:"profile,omitempty"`
-	Serial    string  `json:"serial,omitempty"`    // of the certificate, lower-case hexadecimal
-	NotAfter  int64   `json:"not_after,omitempty"` // of the certificate, Unix seconds
-	Count     int     `json:"count,omitempty"`     // how many acts this entry stands for; 0 is one
+	// Use numbers what a key of this node was asked to sign, from 1 for each kid:
+	// taken before the key is asked, so that an auditor sees that none is missing.
+	Use       int64  `json:"use,omitempty"`
+	State     string `json:"state,omitempty"` // the version's state after the act
+	Rule      string `json:"rule,omitempty"`  // the policy or rotation rule that decided
+	Policy    string `json:"policy,omitempty"`
+	Request   string `json:"request,omitempty"` // salted digest of the request
+	Code      string `json:"code,omitempty"`    // the error code a refused caller saw
+	Reason    string `json:"reason,omitempty"`  // an operator's words, or the cause of a failure
+	Exp       int64  `json:"exp,omitempty"`     // of the token, Unix seconds
+	JTI       string `json:"jti,omitempty"`
+	Authority string `json:"authority,omitempty"`
+	Profile   string `json:"profile,omitempty"`
+	Serial    string `json:"serial,omitempty"`    // of the certificate, lower-case hexadecimal
+	NotAfter  int64  `json:"not_after,omitempty"` // of the certificate, Unix seconds
+	Count     int    `json:"count,omitempty"`     // how many acts this entry stands for; 0 is one
 
 	// Detail holds what is particular to the action: names and short values.
 	Detail map[string]string `json:"detail,omitempty"`
@@ -78,9 +81,15 @@ const (
 	ActClockConfirm    Action = "clock.confirm" // an operator said that the wall clock is right
 	ActTokenState      Action = "token.state"
 	ActTokenRetry      Action = "token.retry"
-	ActAuditShard      Action = "audit.shard"  // a month of acts ended; its last checkpoint
-	ActAuditRepair     Action = "audit.repair" // a torn tail was cut
-	ActAuditResume     Action = "audit.resume" // the log could not be written and can again
+	ActKeyUse          Action = "key.use"       // numbers of uses whose outcome nobody knows
+	ActAuditShard      Action = "audit.shard"   // a month of acts began, or ended: its last checkpoint
+	ActAuditHead       Action = "audit.head"    // how far the acts had come
+	ActAuditPeer       Action = "audit.peer"    // how far the lifecycle log of another node had come
+	ActAuditPrune      Action = "audit.prune"   // a month of acts was removed, as the policy says
+	ActAuditWitness    Action = "audit.witness" // a witness contradicts this log, or no longer does
+	ActAuditRestore    Action = "audit.restore" // an operator said that the logs come from a backup
+	ActAuditRepair     Action = "audit.repair"  // a torn tail was cut
+	ActAuditResume     Action = "audit.resume"  // the log could not be written and can again
 )
 
 // An Outcome is how it went.

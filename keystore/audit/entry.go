@@ -74,6 +74,7 @@ func appendRest(b []byte, r *keystore.Record) []byte {
 	b = appendText(b, `,"keyset":"`, r.KeySet, limitText)
 	b = appendText(b, `,"kid":"`, string(r.KID), limitName)
 	b = appendNumber(b, `,"version":`, int64(r.Version))
+	b = appendNumber(b, `,"use":`, r.Use)
 	b = appendText(b, `,"state":"`, r.State, limitName)
 	b = appendText(b, `,"rule":"`, r.Rule, limitText)
 	b = appendText(b, `,"policy":"`, r.Policy, limitText)

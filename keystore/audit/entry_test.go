@@ -72,7 +72,7 @@ func TestA22HostileStringsAreEscapedAndCut(t *testing.T) {
 		}
 		e := Entry{1, 1<<63 - 1, noon, keystore.Record{
 			ID: s, Principal: s, Action: keystore.Action(s), Outcome: keystore.Outcome(s), KeySet: s,
-			KID: keystore.KID(s), Version: -1 << 31, State: s, Rule: s, Policy: s, Request: s, Code: s, Reason: s,
+			KID: keystore.KID(s), Version: -1 << 31, Use: -1 << 63, State: s, Rule: s, Policy: s, Request: s, Code: s, Reason: s,
 			Exp: -1 << 63, JTI: s, Authority: s, Profile: s, Serial: s, NotAfter: -1 << 63, Count: -1 << 31,
 			Detail: detail,
 		}}
@@ -143,7 +143,7 @@ func TestEntriesComeBackAsTheyWere(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		e := Entry{1, rapid.Int64Min(0).Draw(t, "seq"), noon, keystore.Record{
 			ID: text.Draw(t, "id"), Principal: text.Draw(t, "principal"), Action: keystore.Action(text.Draw(t, "action")),
-			Reason: text.Draw(t, "reason"), Exp: rapid.Int64().Draw(t, "exp"), Count: int(rapid.Int32().Draw(t, "count")),
+			Reason: text.Draw(t, "reason"), Exp: rapid.Int64().Draw(t, "exp"), Use: rapid.Int64().Draw(t, "use"), Count: int(rapid.Int32().Draw(t, "count")),
 			Detail: rapid.MapOfN(text, text, 0, 20).Draw(t, "detail"),
 		}}
 		b := e.Append(nil)

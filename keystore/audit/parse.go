@@ -100,6 +100,7 @@ func (p *parser) record(r *keystore.Record) {
 	r.KeySet = p.text(`,"keyset":"`, limitText)
 	r.KID = keystore.KID(p.text(`,"kid":"`, limitName))
 	r.Version = p.small(`,"version":`)
+	r.Use = p.member(`,"use":`)
 	r.State = p.text(`,"state":"`, limitName)
 	r.Rule = p.text(`,"rule":"`, limitText)
 	r.Policy = p.text(`,"policy":"`, limitText)
