@@ -8,14 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/mod/sumdb/tlog"
-
-	"chancery/keystore"
 )
 
 // Options of Verify.
@@ -96,8 +92,8 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
 	v := verification{
-		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept),
-		seals: map[string]seal{}, opened: map[string]int64{}, report: &Report{Problems: []Problem{}},
+		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{Problems: []Problem{}},
+		followers: []follower{newMonths()},
 	}
 	for _, k := range opt.Keys {
 		key, err := ParseVKey(k)
@@ -129,16 +125,8 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 
 // conclude judges what is told by several logs together.
 func (v *verification) conclude() {
-	for origin, s := range v.seals {
-		if !s.seen {
-			v.problem(lifecycleName, s.index, "it closes "+origin+", which is not there")
-		}
-	}
-	for origin, index := range v.opened {
-		there := slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
-		if _, closed := v.seals[origin]; !there && !closed {
-			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
-		}
+	for _, f := range v.followers {
+		f.conclude(v)
 	}
 	for _, k := range v.kept {
 		v.problem(nameOf(k.Origin), -1, fmt.Sprintf("it is not there, and the checkpoint kept of %s has %d entries "+
@@ -182,19 +170,19 @@ type verification struct {
 	pause  time.Duration
 	keys   []note.Verifier
 	report *Report
-	kept   []Checkpoint     // those whose log was not met yet
-	seals  map[string]seal  // by origin
-	opened map[string]int64 // months that lifecycle says began, by origin: the entry
+	kept   []Checkpoint // those whose log was not met yet
 	total  int64
 	done   int64
+
+	followers []follower
 }
 
-// A seal is what lifecycle says of a month that ended.
-type seal struct {
-	index int64 // in lifecycle
-	size  int64
-	root  tlog.Hash
-	seen  bool
+// A follower draws from the entries of all logs together what no single one
+// shows. It meets lifecycle first, then the months of acts in their order.
+type follower interface {
+	entry(c *check, e *Entry) // the next entry of c's log, whose record is sound
+	log(c *check)             // c has been read to its end
+	conclude(v *verification) // everything has
 }
 
 func (v *verification) problem(log string, index int64, what string) {
@@ -375,37 +363,9 @@ func (c *check) meaning(r record, e *Entry) {
 		c.rep.First = e.Time
 	}
 	c.rep.Last = e.Time
-	switch {
-	case c.name != lifecycleName || e.Action != keystore.ActAuditShard:
-	case !c.isActs(e.Detail["origin"]):
-		c.problem(r.index, "it opens or closes %q, which is no month of acts of this node", e.Detail["origin"])
-	case e.Outcome == keystore.OutcomeIntent:
-		c.v.opened[e.Detail["origin"]] = e.Sequence
-	default:
-		c.seal(e)
+	for _, f := range c.v.followers {
+		f.entry(c, e)
 	}
-}
-
-// isActs reports whether origin is a log of acts beside this lifecycle.
-func (c *check) isActs(origin string) bool {
-	month, ok := strings.CutPrefix(origin, strings.TrimSuffix(c.rep.Origin, lifecycleName)+actsName+"/")
-	return ok && isMonth(month)
-}
-
-// seal keeps what lifecycle says of a month, for when the month is read.
-func (c *check) seal(e *Entry) {
-	size, err := strconv.ParseInt(e.Detail["size"], 10, 64)
-	root, err2 := tlog.ParseHash(e.Detail["root"])
-	if err != nil || err2 != nil || size < 0 {
-		c.problem(e.Sequence, "it closes a month and does not say how")
-		return
-	}
-	origin := e.Detail["origin"]
-	if s, ok := c.v.seals[origin]; ok && (s.size != size || s.root != root) {
-		c.problem(e.Sequence, "it closes %s differently than entry %d", origin, s.index)
-		return
-	}
-	c.v.seals[origin] = seal{index: e.Sequence, size: size, root: root}
 }
 
 // tile compares a full tile with the one on disk, which has to be there when it
@@ -456,27 +416,11 @@ func (c *check) conclude() {
 			c.problem(-1, "it has %d entries, and the checkpoint kept of %s has %d", c.next, k.Origin, k.Size)
 		}
 	}
-	c.compareSeal()
+	for _, f := range c.v.followers {
+		f.log(c)
+	}
 	c.rep.Unsigned = c.rep.Entries - c.rep.Proven
 	if c.rep.Proven == 0 {
 		c.rep.ProvenUntil = time.Time{}
-	}
-}
-
-func (c *check) compareSeal() {
-	s, ok := c.v.seals[c.rep.Origin]
-	if !ok || c.name == lifecycleName {
-		return // lifecycle closes others, and is never closed
-	}
-	s.seen = true
-	c.v.seals[c.rep.Origin] = s
-	lifecycle := &c.v.report.Logs[0]
-	if c.broken || s.size != c.next || s.root != c.tree.root() {
-		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.size, s.index)
-		return
-	}
-	c.rep.Closed = entryName(lifecycle.Origin, s.index)
-	if s.index < lifecycle.Proven && lifecycle.Verified {
-		c.rep.Proven, c.rep.Verified, c.rep.ProvenUntil = c.next, true, c.rep.Last
 	}
 }
