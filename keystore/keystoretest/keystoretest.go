@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Provider) {
 	t.Run("a probe is a signature", func(t *testing.T) { probe(t, open(t)) })
 	t.Run("drop is not destroy", func(t *testing.T) { drop(t, open(t), alg) })
 	t.Run("destroy leaves nothing", func(t *testing.T) { destroy(t, open(t), alg) })
+	t.Run("a note is kept and replaced", func(t *testing.T) { notes(t, open(t)) })
 	t.Run("a closed provider says so", func(t *testing.T) { closed(t, open(t), alg) })
 }
 

@@ -23,6 +23,8 @@ const (
 	verbList
 	verbProbe   // look after the session of the desk
 	verbDestroy // body: the key's name
+	verbWriteNote
+	verbReadNotes
 )
 
 // A status is how a request went.
@@ -43,7 +45,7 @@ const (
 )
 
 const (
-	protocolVersion = 2
+	protocolVersion = 3
 	headerSize      = 13
 	maxFrame        = 16 << 20
 	nameSize        = 16 + 32

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"chancery/keystore"
 )
 
 const (
@@ -234,6 +236,18 @@ func (d *desk) do(j job) ([]byte, error) {
 			return nil, errOrder
 		}
 		return nil, d.module.destroy(keyName(j.body))
+	case verbWriteNote:
+		var n keystore.Note
+		if err := json.Unmarshal(j.body, &n); err != nil {
+			return nil, err
+		}
+		return nil, d.module.writeNote(n)
+	case verbReadNotes:
+		notes, err := d.module.readNotes()
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(notes)
 	}
 	return nil, fmt.Errorf("unknown verb %d", j.verb)
 }
