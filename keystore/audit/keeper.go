@@ -76,6 +76,9 @@ func (l *Log) say(state *error, err error, what string) {
 // of months that ended, which then get their entry in lifecycle, of acts, and
 // last of lifecycle. The keeper calls it every Config.Interval.
 func (l *Log) Checkpoint(ctx context.Context) error {
+	if err := l.trouble(); err != nil {
+		return err
+	}
 	select {
 	case l.publishing <- struct{}{}:
 		defer func() { <-l.publishing }()

@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -118,6 +119,8 @@ type Log struct {
 	acts      *stream
 	refusals  *refusals
 	requests  sync.Pool // of *request: what they need between uses
+
+	distrusted atomic.Pointer[error] // by Distrust
 
 	stop    context.CancelFunc // of the keeper, by Close
 	stopped chan struct{}      // closed by the keeper
@@ -296,6 +299,9 @@ func (l *Log) Lifecycle(ctx context.Context, rec keystore.Record) (Receipt, erro
 
 // Health returns nil, or why nothing can be released now.
 func (l *Log) Health() error {
+	if err := l.distrusted.Load(); err != nil {
+		return *err
+	}
 	return errors.Join(l.lifecycle.health(), l.acts.health())
 }
 

@@ -74,6 +74,9 @@ func (s *stream) submit(q *request) error {
 	if s.closed {
 		return fmt.Errorf("%w: the audit log is closed", keystore.ErrUnavailable)
 	}
+	if err := s.log.trouble(); err != nil {
+		return err
+	}
 	if s.failed != nil {
 		return fmt.Errorf("%w: audit log: %w", keystore.ErrUnavailable, s.failed)
 	}
@@ -180,6 +183,10 @@ func (s *stream) close() {
 
 // commit writes everything in batch and releases it, or fails it.
 func (s *stream) commit(batch []*request) {
+	if err := s.log.trouble(); err != nil {
+		s.release(batch, err)
+		return
+	}
 	for len(batch) > 0 {
 		n, err := 0, s.health()
 		if err == nil {
