@@ -58,10 +58,15 @@ func specs(cfg *config.Config) []rotation.Spec {
 	return all
 }
 
-// memory is the catalog as the log's outside memory.
-type memory struct{ catalog *catalog.Catalog }
+// memory is the catalog as the log's outside memory. The tokens are told that
+// there is something to remember.
+type memory struct {
+	catalog *catalog.Catalog
+	heads   *tokenHeads
+}
 
 func (m memory) Remember(ctx context.Context, origin string, size int64, root [32]byte) error {
+	m.heads.News()
 	return m.catalog.Remember(ctx, origin, size, root)
 }
 

@@ -53,7 +53,7 @@ func behind(t *testing.T, key keystore.Key, s *stops, k *keyring) keystore.Key {
 func TestBatchSignersAreToldApart(t *testing.T) {
 	soft := keystoretest.NewKey(t, keystore.PurposeJWT, keystore.ES256)
 	s := newStops(time.Now, func(keystore.TokenStatus) {})
-	k := &keyring{lost: func(keystore.KID, error) {}, found: func(keystore.KID) {}}
+	k := &keyring{await: func(context.Context, string) error { return nil }, lost: func(keystore.KID, error) {}, found: func(keystore.KID) {}}
 	if _, ok := behind(t, soft, s, k).(keystore.BatchSigner); ok {
 		t.Error("a key that signs one message at a time became one that signs several")
 	}
@@ -68,7 +68,7 @@ func TestBatchSignersAreToldApart(t *testing.T) {
 // wrong with a message for itself is told as it was.
 func TestBatchesOfAStoppedKeystore(t *testing.T) {
 	s := newStops(time.Now, func(keystore.TokenStatus) {})
-	k := &keyring{lost: func(keystore.KID, error) {}, found: func(keystore.KID) {}}
+	k := &keyring{await: func(context.Context, string) error { return nil }, lost: func(keystore.KID, error) {}, found: func(keystore.KID) {}}
 	asked := 0
 	key := behind(t, answering{errs: func() []error {
 		asked++
@@ -95,6 +95,7 @@ func TestBatchesOfAStoppedKeystore(t *testing.T) {
 func TestBatchErrorsAreTold(t *testing.T) {
 	var told []string
 	k := &keyring{
+		await: func(context.Context, string) error { return nil },
 		lost:  func(kid keystore.KID, err error) { told = append(told, fmt.Sprint(kid, " lost ", err)) },
 		found: func(kid keystore.KID) { told = append(told, fmt.Sprint(kid, " found")) },
 	}

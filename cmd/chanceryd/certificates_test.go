@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -32,6 +33,7 @@ func TestACertificateThatAnotherNodeMadeIsTaken(t *testing.T) {
 	}
 	kid := publishedCA(t, c, key)
 	ring := &keyring{
+		await:  func(context.Context, string) error { return nil },
 		proven: map[keystore.KID]bool{kid: true}, open: make(map[keystore.KID]keystore.Key), opening: make(map[keystore.KID]*opening),
 		lost: func(keystore.KID, error) {},
 	}

@@ -26,6 +26,7 @@ const proofDeadline = 20 * time.Second
 // one up.
 type keyring struct {
 	providers map[string]keystore.Provider
+	await     func(ctx context.Context, keystore string) error // until its keys may sign
 	log       *audit.Log
 	slog      *slog.Logger
 	changed   func() // called after something was proven
@@ -64,6 +65,9 @@ func (k *keyring) Provider(name string) (keystore.Provider, error) {
 
 // Open returns the private key of a proven version.
 func (k *keyring) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Version) (keystore.Key, error) {
+	if err := k.await(ctx, v.Keystore); err != nil {
+		return nil, err
+	}
 	for {
 		k.mu.Lock()
 		key, open := k.open[v.KID]

@@ -36,6 +36,7 @@ func (p *slowOpening) Open(ctx context.Context, _ keystore.KeyRef, _ keystore.Pu
 // ring is a keyring with one proven version, whose key is in p, and what opens it.
 func (p *slowOpening) ring(lost func(keystore.KID, error), found func(keystore.KID)) func(context.Context) (keystore.Key, error) {
 	k := &keyring{
+		await:     func(context.Context, string) error { return nil },
 		providers: map[string]keystore.Provider{"vault": p}, proven: map[keystore.KID]bool{"kid": true},
 		open: make(map[keystore.KID]keystore.Key), opening: make(map[keystore.KID]*opening), lost: lost, found: found,
 	}

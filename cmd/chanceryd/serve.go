@@ -208,6 +208,10 @@ func (n *node) checks() []server.Check {
 	for _, name := range sortedKeys(n.providers) {
 		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) },
 			Note: func() string { return notConfined(n.providers[name].Status()) }})
+		if _, ok := notesOf(n.providers[name]); ok {
+			checks = append(checks, server.Check{Name: "log remembered by " + name, Run: func() error { return n.heads.Trouble(name) },
+				Note: func() string { return n.heads.Note(name) }})
+		}
 	}
 	for _, name := range sortedKeys(n.config.Load().KeySets) {
 		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }, Note: func() string {
