@@ -156,7 +156,7 @@ func (a *app) problemHint(p *api.Problem) string {
 	case api.CodeBackendUnavailable:
 		hint = "the keystore did not do it in time, or cannot now: `chancery token list` and `chancery rotation why KEYSET` say why"
 	case api.CodeAuditUnavailable:
-		hint = "the log cannot be written (is its disk full?): nothing is signed until it can"
+		hint = "the log cannot be written (is its disk full?), or is not what it was: /readyz?verbose of the node says why"
 	case api.CodeLeaseExpired:
 		hint = "the key catalog cannot be read or written (is its disk full, its database down?): nothing is signed until it can"
 		if p.RetryAfter == 0 {
