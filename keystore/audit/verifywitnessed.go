@@ -95,7 +95,7 @@ func (w *witnesses) compare(c *check) {
 	notes := w.notes[c.name]
 	for i := range notes {
 		n := &notes[i]
-		if n.compared || n.Size != c.tree.size || c.broken {
+		if n.compared || n.Size != c.tree.size || n.Origin != c.rep.Origin || c.broken {
 			continue
 		}
 		n.compared, n.fits = true, n.Root == c.tree.root()
