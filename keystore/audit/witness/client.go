@@ -55,6 +55,10 @@ func NewClient(prefix string, transport http.RoundTripper) (*Client, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no submission prefix of a witness: want http(s)://HOST[:PORT][/PATH]", prefix)
 	}
+	return &Client{strings.TrimSuffix(u.String(), "/") + addPath, newHTTP(transport)}, nil
+}
+
+func newHTTP(transport http.RoundTripper) *http.Client {
 	if transport == nil {
 		transport = &http.Transport{
 			TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
@@ -62,11 +66,11 @@ func NewClient(prefix string, transport http.RoundTripper) (*Client, error) {
 			MaxResponseHeaderBytes: largestAnswer,
 		}
 	}
-	return &Client{strings.TrimSuffix(u.String(), "/") + addPath, &http.Client{
+	return &http.Client{
 		Transport:     transport,
 		Timeout:       clientPatience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
+	}
 }
 
 // Close lets go of idle connections.
