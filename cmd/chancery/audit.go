@@ -18,7 +18,7 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand())
+	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand(), a.auditWitnessCommand())
 }
 
 // logDir returns the audit directory: the argument, or that of --dir.
@@ -40,19 +40,21 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	var keys, checkpoints []string
+	var keys, checkpoints, witnesses []string
 	c := &cobra.Command{
 		Use:   "verify [LOGDIR]",
 		Short: "Check that no entry was changed, lost, added or moved",
 		Long: "Check the whole log: every entry, their order, and that the signed checkpoints are those\n" +
 			"of exactly these entries. It needs no daemon and is right beside a running one. Entries\n" +
 			"behind the last checkpoint are in order but not proven yet: the next one, within\n" +
-			"seconds, covers them. Without a log key from outside nothing is proven.",
+			"seconds, covers them. Without a log key from outside nothing is proven, and what no\n" +
+			"witness has cosigned could be another log than the one shown to others.",
 		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
 		Args:    atMostLogDir,
 	}
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
 	c.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "a checkpoint kept from before, which the log has to fit still: FILE")
+	c.Flags().StringArrayVar(&witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -66,13 +68,23 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		cosigned, err := readAll(checkpoints)
+		if err != nil {
+			return err
+		}
+		quorum, err := a.quorum(witnesses)
+		if err != nil {
+			return err
+		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
-		report, err := audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Kept: kept, Progress: verifyProgress(line)})
+		report, err := audit.Verify(ctx, dir, audit.Options{
+			Keys: vkeys, Kept: kept, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
+		})
 		line.wipe()
 		if err != nil {
 			return fmt.Errorf("verifying the log: %w", err)
 		}
-		return a.printReport(report, len(vkeys) > 0)
+		return a.printReport(report, len(vkeys) > 0, quorum != nil)
 	})
 	return c
 }
@@ -146,13 +158,14 @@ func verifyProgress(line *progressLine) func(done, total int64) {
 	}
 }
 
-func (a *app) printReport(r *audit.Report, keyed bool) error {
+func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 	if a.json {
 		if err := json.NewEncoder(a.out).Encode(r); err != nil {
 			return err
 		}
 	} else {
 		a.printLogs(r)
+		a.printWitnessed(r, witnesses)
 		for _, p := range r.Problems {
 			a.printf("problem: %s\n", p.String())
 		}

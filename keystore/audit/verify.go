@@ -19,6 +19,9 @@ type Options struct {
 	Keys     []string                // verifier keys; none: signatures are not checked, and the report says so
 	Progress func(done, total int64) // called now and then with bytes read; may be nil
 	Kept     []Checkpoint            // checkpoints seen before, which the logs have to fit still
+
+	Witnesses Quorum   // nil: none is known, and everything is told to be unwitnessed
+	Cosigned  [][]byte // cosigned checkpoints from elsewhere than dir; only for Witnesses
 }
 
 // A Report is what Verify found. The log is as its keys signed it if there are
@@ -28,6 +31,7 @@ type Report struct {
 	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys
 	Logs        []LogReport `json:"logs"`
 	Problems    []Problem   `json:"problems"`
+	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
 }
 
 // A LogReport tells of one log.
@@ -44,6 +48,8 @@ type LogReport struct {
 	Key         string    `json:"key"`          // NAME+ID of the key that signed; empty: no checkpoint
 	Verified    bool      `json:"verified"`     // signed by a given key, or closed in a lifecycle that is
 	Closed      string    `json:"closed,omitempty"`
+
+	Witnessed *Witnessed `json:"witnessed,omitempty"` // how far a quorum of witnesses knows it; nil: it is unwitnessed
 }
 
 // A Problem is something that is not as it was written.
@@ -93,7 +99,7 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
 	v := verification{
 		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{Problems: []Problem{}},
-		followers: []follower{newMonths()},
+		followers: []follower{newMonths(), newWitnesses(dir, opt)},
 	}
 	for _, k := range opt.Keys {
 		key, err := ParseVKey(k)

@@ -151,7 +151,7 @@ func (p *Public) serveLog(w http.ResponseWriter, r *http.Request, path string) {
 		writeProblem(w, api.Errorf(api.CodeNotFound, "nothing is published here"))
 		return
 	}
-	if strings.HasSuffix(path, "/checkpoint") {
+	if strings.HasSuffix(path, "/checkpoint") || strings.HasSuffix(path, "/witnessed") {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("Cache-Control", "no-cache")
 	} else {

@@ -18,6 +18,7 @@ import (
 const policy = `
 keystore              :
 keystore/audit        : keystore
+keystore/audit/witness: keystore/audit
 keystore/catalog      : keystore
 keystore/catalog/postgrestest :
 keystore/pkcs11       : keystore keystore/pkcs11/internal/confine
@@ -43,7 +44,7 @@ cmd/internal/clock    :
 cmd/internal/config   : keystore keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
-cmd/chancery          : keystore keystore/audit signer/api signer/client rotation rotation/simulation
+cmd/chancery          : keystore keystore/audit keystore/audit/witness signer/api signer/client rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"chancery/keystore/audit"
+	"chancery/keystore/audit/witness"
+)
+
+// quorum returns the witnesses that args name: a policy (C2SP tlog-policy), or
+// keys, of which all are wanted. Each is a key itself, @FILE, or a file. With
+// none it returns nil: no witness is known.
+func (a *app) quorum(args []string) (audit.Quorum, error) {
+	if len(args) == 0 {
+		return nil, nil
+	}
+	if path := strings.TrimPrefix(args[0], "@"); len(args) == 1 && exists(path) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading the witness policy: %w", err)
+		}
+		if isPolicy(string(text)) {
+			p, err := witness.ParsePolicy(text)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", path, err)
+			}
+			return p, nil
+		}
+	}
+	vkeys, err := a.logKeys(args)
+	if err != nil {
+		return nil, err
+	}
+	var keys []audit.WitnessKey
+	for _, vkey := range vkeys {
+		k, err := audit.ParseWitnessKey(vkey)
+		if err != nil {
+			return nil, usagef("witness %s: %v", vkey, err)
+		}
+		keys = append(keys, k)
+	}
+	return witness.AllOf(keys), nil
+}
+
+// isPolicy reports whether text is meant as a policy: keys are a word a line.
+func isPolicy(text string) bool {
+	for line := range strings.Lines(text) {
+		words := strings.Fields(line)
+		if len(words) > 1 && !strings.HasPrefix(words[0], "#") {
+			return true
+		}
+	}
+	return false
+}
+
+// printWitnessed tells how far witnesses know the logs, and which they do not.
+func (a *app) printWitnessed(r *audit.Report, given bool) {
+	for _, l := range r.Logs {
+		if l.Witnessed == nil {
+			continue
+		}
+		var by []string
+		for _, c := range l.Witnessed.By {
+			by = append(by, c.Key)
+		}
+		a.printf("witnessed: %s: %s by %s UTC, by %s\n", l.Name, count(l.Witnessed.Size, "entry", "entries"), when(l.Witnessed.Time), strings.Join(by, ", "))
+	}
+	why := "no quorum of the witnesses has cosigned a checkpoint"
+	if !given {
+		why = "no witness is given"
+	}
+	if len(r.Unwitnessed) > 0 {
+		a.printf("unwitnessed: %s: %s\n", strings.Join(r.Unwitnessed, ", "), why)
+	}
+}
+
+// readAll reads files whole, in their order.
+func readAll(paths []string) ([][]byte, error) {
+	var all [][]byte
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
