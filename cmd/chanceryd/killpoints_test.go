@@ -121,7 +121,7 @@ func rehearse(t *testing.T) *rehearsal {
 	d.stop()
 	edit(t, d.configFile(), "rotate_every: 20s", "rotate_every: 1h", "max_age: 2s", "max_age: 1s", "cache_for: 4s", "cache_for: 2s", "_ttl: 10s", "_ttl: 3s")
 	d = startDev(t, d.dir)
-	old := new(witness)
+	old := new(onlooker)
 	old.look(d)
 	for _, keyset := range fastSets {
 		if _, err := d.client("operator").Rotate(t.Context(), keyset, rotateFor("the short windows")); err != nil {
@@ -163,7 +163,7 @@ func (r *rehearsal) restore(t *testing.T) {
 // count returns how many calls of a kind a whole rotation makes.
 func (r *rehearsal) count(t *testing.T, calls string) int {
 	t.Helper()
-	n := len(r.perform(t, new(witness), calls, 0))
+	n := len(r.perform(t, new(onlooker), calls, 0))
 	t.Logf("a whole rotation of every key set: %d calls of %s", n, calls)
 	return n
 }
@@ -172,7 +172,7 @@ func (r *rehearsal) count(t *testing.T, calls string) int {
 // starts it again and demands that all is well. It returns the call, empty if
 // the rotation was over before it.
 func (r *rehearsal) killed(t *testing.T, calls string, n int) string {
-	w := new(witness)
+	w := new(onlooker)
 	seen := r.perform(t, w, calls, n)
 	call := ""
 	if len(seen) >= n {
@@ -221,7 +221,7 @@ func (d *chanceryd) wantNothingMissing() int {
 // kind, until the keys that signed first are gone from what it publishes, or
 // until it is killed at the n-th call; it is killed then, too. It returns the
 // calls.
-func (r *rehearsal) perform(t *testing.T, w *witness, calls string, n int) []string {
+func (r *rehearsal) perform(t *testing.T, w *onlooker, calls string, n int) []string {
 	t.Helper()
 	r.restore(t)
 	d, lines := launchTraced(t, r.dir, calls+":signal=STOP", "dev", "--dir", r.dir)

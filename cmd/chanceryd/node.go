@@ -19,6 +19,7 @@ import (
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
 	"chancery/keystore/audit"
+	"chancery/keystore/audit/witness"
 	"chancery/keystore/catalog"
 	"chancery/keystore/pkcs11"
 	"chancery/rotation"
@@ -45,7 +46,9 @@ type node struct {
 	brake     *brake
 	audit     *audit.Log
 	heads     *tokenHeads
-	forget    func() // ends what the tokens remember; nil: nothing
+	anchors   *anchors
+	feeder    *witness.Feeder // nil: no witnesses
+	forget    func()          // ends what the tokens remember; nil: nothing
 	providers map[string]keystore.Provider
 	leases    *leases
 	views     *views
@@ -103,7 +106,7 @@ func startNode(ctx context.Context, cfg *config.Config, o nodeOptions) (*node, e
 	n.config.Store(cfg)
 	n.wg.Go(func() { n.binary <- fileHash("/proc/self/exe") }) // while the token logs in
 	for _, step := range []func(context.Context) error{
-		n.openData, n.openKeystores, n.openLog, n.introduce, n.publish, n.openDoors, n.run,
+		n.openData, n.openKeystores, n.openLog, n.openOutside, n.introduce, n.publish, n.openDoors, n.run,
 	} {
 		if err := step(ctx); err != nil {
 			n.Close()
@@ -353,6 +356,10 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
 	n.wg.Go(func() { n.horizons.Run(ctx) })
+	n.wg.Go(func() { n.anchors.Run(ctx, n.now) })
+	if n.feeder != nil {
+		n.wg.Go(func() { n.feeder.Run(ctx) })
+	}
 	if n.leases.shared {
 		n.started()
 		n.leases.metrics(n.metrics, n.views.Began)

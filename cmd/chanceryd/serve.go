@@ -203,15 +203,19 @@ func (n *node) checks() []server.Check {
 		}},
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
+		{Name: "witnesses", Run: never, Note: n.witnessNote},
 		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 	}
 	for _, name := range sortedKeys(n.providers) {
 		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) },
 			Note: func() string { return notConfined(n.providers[name].Status()) }})
 		if _, ok := notesOf(n.providers[name]); ok {
-			checks = append(checks, server.Check{Name: "log remembered by " + name, Run: func() error { return n.heads.Trouble(name) },
+			checks = append(checks, server.Check{Name: "memory of " + name, Run: func() error { return n.heads.Trouble(name) },
 				Note: func() string { return n.heads.Note(name) }})
 		}
+	}
+	for _, at := range n.anchors.all {
+		checks = append(checks, server.Check{Name: "anchor " + at.name, Run: never, Note: at.Trouble})
 	}
 	for _, name := range sortedKeys(n.config.Load().KeySets) {
 		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }, Note: func() string {
@@ -223,6 +227,9 @@ func (n *node) checks() []server.Check {
 	}
 	return checks
 }
+
+// never fails: what somebody outside does, or does not do, keeps nobody from signing.
+func never() error { return nil }
 
 // notConfined tells what the processes of a module could not be kept from, or what
 // a Vault lets Chancery do beyond what it needs.

@@ -40,6 +40,7 @@ func check(c *Config, f *findings, now time.Time) {
 	k := checker{c, f, now}
 	k.general()
 	k.catalog()
+	k.audit()
 	k.keystores()
 	k.listeners()
 	k.clients()

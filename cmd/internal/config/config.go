@@ -34,6 +34,7 @@ type Config struct {
 	Data                      string               `yaml:"data,required"`
 	PublicURL                 string               `yaml:"public_url,required"`
 	Catalog                   Catalog              `yaml:"catalog"`
+	Audit                     Audit                `yaml:"audit"`
 	Keystores                 map[string]Keystore  `yaml:"keystores,required"`
 	Listeners                 Listeners            `yaml:"listeners,required"`
 	Clients                   []Client             `yaml:"clients,required"`
@@ -291,6 +292,8 @@ func (c *Config) NeedsRestart(next *Config) string {
 		return "public_url"
 	case !c.Catalog.equal(next.Catalog):
 		return "catalog"
+	case !c.Audit.equal(next.Audit):
+		return "audit"
 	case !maps.EqualFunc(c.Keystores, next.Keystores, Keystore.equal):
 		return "keystores"
 	case c.Listeners.addresses() != next.Listeners.addresses():

@@ -22,6 +22,15 @@
 //	    url: URL                  # with sslmode=verify-full; several hosts for a failover
 //	    password_file: FILE
 //	  publishing_lease: 10m       # how long a node that has lost it serves what it last knew
+//	audit:                        # what becomes of the logs beside their directory
+//	  keep_acts: 400d             # how long a month of acts is kept after its end; absent: for ever
+//	  witnesses:
+//	    policy: FILE              # C2SP tlog-policy: who has to cosign the checkpoints
+//	    every: 10s
+//	  anchors:                    # where signed checkpoints are sent besides
+//	    - {file: PATH, every: 1m} # appended to; or
+//	    - {syslog: ADDRESS}       # unix:PATH, udp://HOST:PORT or tcp://HOST:PORT; or
+//	    - {url: URL, ca: FILE}    # POST of the signed note; http on loopback only
 //	keystores:
 //	  NAME:
 //	    pkcs11:                   # this, or transit

@@ -96,6 +96,7 @@ func (c *Config) fill(f *findings, dir string) {
 		c.Keystores[name] = k
 	}
 	c.Catalog.fill(dir)
+	c.Audit.fill(dir)
 	c.fillAuthorities(f)
 	for name, ks := range c.KeySets {
 		ks.Name = name

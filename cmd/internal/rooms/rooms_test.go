@@ -41,7 +41,7 @@ signer/client         : signer/api
 rotation              : keystore keystore/audit
 rotation/simulation   : keystore rotation
 cmd/internal/clock    :
-cmd/internal/config   : keystore keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
+cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit keystore/audit/witness signer/api signer/client rotation rotation/simulation

@@ -19,9 +19,9 @@ func signAs(keyset string) api.SignJWTRequest {
 	return api.SignJWTRequest{KeySet: keyset, Claims: json.RawMessage(`{"sub":"x"}`)}
 }
 
-// A witness is what the world saw of a daemon and its successors: every set of
+// An onlooker is what the world saw of a daemon and its successors: every set of
 // keys that was fetched, and every token that was given.
-type witness struct {
+type onlooker struct {
 	sets    []fetchedSet
 	answers []answer
 	signed  time.Time // last
@@ -35,7 +35,7 @@ type fetchedSet struct {
 }
 
 // look fetches every key set, from a daemon that may be gone.
-func (w *witness) look(d *chanceryd) {
+func (w *onlooker) look(d *chanceryd) {
 	for _, keyset := range fastSets {
 		f := fetchedSet{keyset: keyset, asked: time.Now()}
 		kids, err := fetchKIDs(d.issuer(keyset))
@@ -48,7 +48,7 @@ func (w *witness) look(d *chanceryd) {
 
 // sign has a token of each key set signed, once a second, by a daemon that may
 // be gone.
-func (w *witness) sign(t *testing.T, d *chanceryd, c *client.Client) {
+func (w *onlooker) sign(t *testing.T, d *chanceryd, c *client.Client) {
 	if time.Since(w.signed) < time.Second {
 		return
 	}
@@ -64,13 +64,13 @@ func (w *witness) sign(t *testing.T, d *chanceryd, c *client.Client) {
 
 // signedBy reports whether a key set has signed, so that a kill is likely to
 // come between tokens of two keys.
-func (w *witness) signedBy(keyset string) bool {
+func (w *onlooker) signedBy(keyset string) bool {
 	return slices.ContainsFunc(w.answers, func(a answer) bool { return a.keyset == keyset })
 }
 
 // gone reports whether of each key set the keys that were published first are
 // published no more, but for those that still sign.
-func (w *witness) gone() bool {
+func (w *onlooker) gone() bool {
 	first, last := make(map[string][]string), make(map[string][]string)
 	for _, f := range w.sets {
 		if first[f.keyset] == nil {
@@ -90,7 +90,7 @@ func (w *witness) gone() bool {
 // wantKnown demands that the key of each token was in every set that was served
 // from A + S before it was signed until it expired: a verifier may have fetched
 // any of them and look at nothing else.
-func (w *witness) wantKnown(t *testing.T) {
+func (w *onlooker) wantKnown(t *testing.T) {
 	t.Helper()
 	checks := 0
 	for _, a := range w.answers {

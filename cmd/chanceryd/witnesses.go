@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"chancery/cmd/internal/config"
+	"chancery/cmd/internal/telemetry"
+	"chancery/keystore"
+	"chancery/keystore/audit/witness"
+)
+
+// openOutside makes what tells of the logs outside this node: witnesses that
+// cosign, and anchors that are sent to. Neither holds up the log.
+func (n *node) openOutside(context.Context) (err error) {
+	cfg := n.config.Load()
+	dir := filepath.Join(cfg.Data, "audit")
+	if n.anchors, err = newAnchors(dir, cfg.Audit.Anchors, n.log, n.now); err != nil {
+		return fmt.Errorf("anchors of the log: %w", err)
+	}
+	n.anchors.metrics(n.metrics, n.now)
+	if n.feeder, err = n.newFeeder(cfg, dir); err != nil {
+		return fmt.Errorf("witnesses of the log: %w", err)
+	}
+	witnessMetrics(n.metrics, n.feeder, n.now)
+	return nil
+}
+
+// newFeeder returns nil where no witness is configured.
+func (n *node) newFeeder(cfg *config.Config, dir string) (*witness.Feeder, error) {
+	w := cfg.Audit.Witnesses
+	if w == nil {
+		return nil, nil
+	}
+	return witness.NewFeeder(witness.Config{
+		Dir: dir, Policy: w.Policy, State: filepath.Join(cfg.Data, "witnesses"), Every: w.Every,
+		Keep: n.audit.KeepWitnessed, Told: n.enterContradiction, Log: n.log,
+	})
+}
+
+// contradictionDeadline bounds the entry of what a witness says.
+const contradictionDeadline = 10 * time.Second
+
+// enterContradiction enters that a witness contradicts a log, or no longer does.
+func (n *node) enterContradiction(c witness.Contradiction) error {
+	ctx, cancel := context.WithTimeout(context.Background(), contradictionDeadline)
+	defer cancel()
+	rec := keystore.Record{
+		Principal: "chancery", Action: keystore.ActAuditWitness, Outcome: keystore.OutcomeFailed, Reason: c.What,
+		Detail: map[string]string{"witness": c.Witness, "name": c.Name, "origin": c.Origin},
+	}
+	if c.What == "" {
+		rec.Outcome, rec.Reason = keystore.OutcomeDone, "the witness no longer contradicts the log"
+		n.log.Info("a witness no longer contradicts the log", "witness", c.Name, "origin", c.Origin)
+	} else {
+		n.log.Error("a witness contradicts the log: it was put back or changed, or the witness errs", "witness", c.Name, "origin", c.Origin, "what", c.What)
+	}
+	_, err := n.audit.Lifecycle(ctx, rec)
+	return err
+}
+
+// witnessMetrics tell how each witness stands to the logs. Since a witness is
+// somebody else, what it says is told and stops nothing.
+func witnessMetrics(m *telemetry.Metrics, f *witness.Feeder, now func() time.Time) {
+	if f == nil {
+		return
+	}
+	m.Gauge("chancery_log_witness_contradictions", "Logs that a witness contradicts.", nil,
+		func() float64 { return float64(len(f.Contradictions())) })
+	m.Gauge("chancery_log_witnessed_age_seconds", "Seconds since the witness that is furthest behind cosigned one of the logs that go on; -1: never.", nil,
+		func() float64 {
+			oldest := newestCosigned(f)
+			if oldest.IsZero() {
+				return -1
+			}
+			return now().Sub(oldest).Seconds()
+		})
+}
+
+// newestCosigned returns when the witness that is furthest behind last cosigned
+// anything; zero: one never has.
+func newestCosigned(f *witness.Feeder) (oldest time.Time) {
+	last := make(map[string]time.Time)
+	for _, s := range f.Standings() {
+		if at, ok := last[s.Witness]; !ok || s.At.After(at) {
+			last[s.Witness] = s.At
+		}
+	}
+	for _, at := range last {
+		if oldest.IsZero() || at.Before(oldest) {
+			oldest = at
+		}
+	}
+	return oldest
+}
+
+// witnessNote tells what witnesses say that is worth knowing.
+func (n *node) witnessNote() string {
+	if n.feeder == nil {
+		return "unwitnessed: none is configured"
+	}
+	for _, c := range n.feeder.Contradictions() {
+		return fmt.Sprintf("witness %s contradicts %s since %s: %s", c.Name, c.Origin, c.Since.Format(time.RFC3339), c.What)
+	}
+	for _, s := range n.feeder.Standings() {
+		if s.Failed != "" {
+			return fmt.Sprintf("witness %s does not cosign %s: %s", s.Name, s.Origin, s.Failed)
+		}
+	}
+	return ""
+}
