@@ -112,10 +112,11 @@ func (s *shard) checkpoint() (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	c, _, err := OpenCheckpoint(b, nil)
+	c, by, err := signers(b)
 	if err != nil {
 		return Checkpoint{}, nil
 	}
+	s.asked = by
 	if c.Origin != s.origin {
 		return Checkpoint{}, inconsistent(s.origin, "its checkpoint is of %s", c.Origin)
 	}
