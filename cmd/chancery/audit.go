@@ -59,6 +59,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			return err
 		}
 		vkeys, err := a.logKeys(keys)
+		if err == nil {
+			err = areLogKeys(vkeys)
+		}
 		if err != nil {
 			return err
 		}
@@ -106,12 +109,16 @@ func (a *app) logKeys(args []string) ([]string, error) {
 		}
 		all = append(all, keys...)
 	}
-	for _, k := range all {
+	return all, nil
+}
+
+func areLogKeys(vkeys []string) error {
+	for _, k := range vkeys {
 		if _, err := audit.ParseVKey(k); err != nil {
-			return nil, usagef("%v", err)
+			return usagef("%v", err)
 		}
 	}
-	return all, nil
+	return nil
 }
 
 func exists(path string) bool {

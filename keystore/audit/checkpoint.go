@@ -27,6 +27,9 @@ type Checkpoint struct {
 	Root   tlog.Hash
 }
 
+// checkpointFile is where a log's last checkpoint stands, as a signed note.
+const checkpointFile = "checkpoint"
+
 // String returns the text that is signed.
 func (c Checkpoint) String() string {
 	return fmt.Sprintf("%s\n%d\n%s\n", c.Origin, c.Size, c.Root)

@@ -56,7 +56,7 @@ func (l *Log) handOver(ctx context.Context, s *shard, keys Keys, next []string) 
 	if s.name != lifecycleName {
 		return nil
 	}
-	published, err := os.ReadFile(filepath.Join(s.dir, "checkpoint"))
+	published, err := os.ReadFile(filepath.Join(s.dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

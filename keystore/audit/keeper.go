@@ -132,7 +132,7 @@ func (l *Log) publishShard(ctx context.Context, s *shard) error {
 	if err := l.handOver(ctx, s, keys, signed.by); err != nil {
 		return fmt.Errorf("keeping the last checkpoint of a log key: %w", err)
 	}
-	if err := replace(filepath.Join(s.dir, "checkpoint"), signed.note); err != nil {
+	if err := replace(filepath.Join(s.dir, checkpointFile), signed.note); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
 	s.signed, s.asked = t.size, asked

@@ -105,7 +105,7 @@ func (s *shard) list() error {
 // checkpoint returns the published checkpoint, or a zero one if there is none
 // that can be read: it is derived, and the memory stands for it.
 func (s *shard) checkpoint() (Checkpoint, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir, "checkpoint"))
+	b, err := os.ReadFile(filepath.Join(s.dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Checkpoint{}, nil
 	}

@@ -142,9 +142,7 @@ type rig struct {
 	cfg Config
 	key *softKey
 	mem *memory
-
-	former []keystore.Key // that sign beside key
-	log    *Log
+	log *Log
 }
 
 // newRig opens a log whose keeper does nothing by itself for an hour.
@@ -153,7 +151,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	r := &rig{TB: t, key: newSoftKey(t, keystore.EdDSA), mem: newMemory()}
 	r.cfg = Config{
 		Dir: filepath.Join(t.TempDir(), "audit"), Host: host, Node: node, Memory: r.mem, JournalSize: 64 << 10,
-		Keys:     func(context.Context) (Keys, error) { return Keys{Active: r.key, Former: r.former}, nil },
+		Keys:     func(context.Context) (Keys, error) { return Keys{Active: r.key}, nil },
 		Interval: time.Hour,
 	}
 	for _, f := range change {

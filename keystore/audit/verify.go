@@ -108,6 +108,9 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 		return nil, fmt.Errorf("no audit log in %s: %w", dir, err)
 	}
 	v.total = journalBytes(dir)
+	if err := v.readAhead(); err != nil {
+		return nil, err
+	}
 	if err := v.log(lifecycleName); err != nil {
 		return nil, err
 	}
@@ -176,7 +179,8 @@ type verification struct {
 	total  int64
 	done   int64
 
-	logKeys   *logKeys // one of the followers
+	ahead     map[string][]byte // checkpoints that were read ahead, by the names of their logs
+	logKeys   *logKeys          // one of the followers
 	followers []follower
 }
 
@@ -302,7 +306,10 @@ func (c *check) readCheckpoint() (Checkpoint, error) {
 // awaitCheckpoint reads the checkpoint file. A log that a running daemon has
 // just begun gets its first one within moments.
 func (c *check) awaitCheckpoint() ([]byte, error) {
-	path := filepath.Join(c.dir, "checkpoint")
+	path := filepath.Join(c.dir, checkpointFile)
+	if b, ok := c.v.ahead[c.name]; ok {
+		return b, nil
+	}
 	for look := 0; ; look++ {
 		b, err := os.ReadFile(path)
 		young := errors.Is(err, fs.ErrNotExist) && len(c.v.keys) > 0 && look < checkpointLooks

@@ -44,8 +44,6 @@ type logKeys struct {
 	Origin      string // of lifecycle
 }
 
-const checkpointFile = "checkpoint"
-
 // A point is a size at which lifecycle was signed.
 type point struct {
 	File   string
@@ -112,6 +110,28 @@ func kidOf(key note.Verifier) keystore.KID {
 }
 
 func (v verifier) public() crypto.PublicKey { return v.pub }
+
+// readAhead reads the checkpoints of the months that are there: before that of
+// lifecycle, so that the key of each is announced there, however many keys a
+// running daemon goes through until the month is read.
+func (v *verification) readAhead() error {
+	months, err := listMonths(v.dir)
+	if err != nil {
+		return err
+	}
+	v.ahead = make(map[string][]byte)
+	for _, m := range months {
+		name := actsName + "/" + m
+		b, err := os.ReadFile(filepath.Join(v.dir, filepath.FromSlash(name), checkpointFile))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("reading the checkpoint: %w", err)
+		}
+		if err == nil {
+			v.ahead[name] = b
+		}
+	}
+	return nil
+}
 
 // begin notes the points that lifecycle has to pass. Its checkpoint has been read:
 // a running daemon keeps a handover before it publishes a checkpoint without the
