@@ -188,35 +188,31 @@ func (k *keyring) openFresh(ctx context.Context, purpose keystore.Purpose, v *ke
 // may cost worker processes, and just now the next key is made.
 const dropAfter = 1500 * time.Millisecond
 
-// Dropped forgets the keys of versions that signed before and do not now, here
-// and, at once if they are compromised, in their keystore.
+// Dropped forgets the keys of versions that were active before and are not now,
+// here and, at once if they are compromised, in their keystore.
 func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
 	if before == nil {
 		return
 	}
 	for _, set := range before.KeySets() {
+		old, ok := set.Active()
+		if !ok {
+			continue
+		}
 		now, ok := after.KeySet(set.Name)
 		if !ok {
 			continue
 		}
-		for i := range set.Versions {
-			old := &set.Versions[i]
-			v, ok := now.ByKID(old.KID)
-			switch {
-			case !uses(set, old) || ok && uses(now, v):
-			case ok && v.Compromised != nil:
-				k.drop(ctx, old, 0)
-			default:
-				k.drop(ctx, old, dropAfter)
-			}
+		wait := dropAfter
+		if v, ok := now.ByKID(old.KID); ok && v.State == keystore.Active {
+			continue
+		} else if ok && v.Compromised != nil {
+			wait = 0
+		} else if set.Purpose == keystore.PurposeAudit {
+			continue // it may sign on beside its successor: see overlap
 		}
+		k.drop(ctx, old, wait)
 	}
-}
-
-// uses reports whether the key of v is used while v is as it is: it is the active
-// one, or one that signs checkpoints beside it.
-func uses(set *keystore.KeySet, v *keystore.Version) bool {
-	return v.State == keystore.Active || isFormer(set, v)
 }
 
 // Forget forgets a key that is about to be destroyed.

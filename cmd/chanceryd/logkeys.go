@@ -3,14 +3,24 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
 )
 
+// An overlap is while former log keys sign checkpoints beside the active one.
+type overlap struct {
+	// answered reports whether every witness has answered for the log key kid, which
+	// ends the overlap with those before it. Nil: there are no witnesses.
+	answered func(kid keystore.KID) bool
+	held     []*keystore.Version // whose keys were open at the last checkpoint; owned by who makes them
+}
+
 // auditKeys returns the keys that sign checkpoints: the active log key and,
-// during an overlap, the former ones that can be opened.
+// during an overlap, the former ones that can be opened. The log asks for them
+// once at a time.
 func (n *node) auditKeys(ctx context.Context) (audit.Keys, error) {
 	view, err := n.views.Current()
 	if err != nil {
@@ -20,23 +30,34 @@ func (n *node) auditKeys(ctx context.Context) (audit.Keys, error) {
 		if set.Purpose != keystore.PurposeAudit {
 			continue
 		}
-		v, ok := set.Active()
-		if !ok || !v.Signs() {
-			continue
+		if v, ok := set.Active(); ok && v.Signs() {
+			return n.signersOf(ctx, set, v)
 		}
-		active, err := n.keys.Open(ctx, set, v)
-		if err != nil {
-			return audit.Keys{}, err
-		}
-		keys := audit.Keys{Active: active}
-		for _, v := range formers(set, v, n.answered) {
-			if key, err := n.openFormer(ctx, set, v); err == nil { // otherwise the ring tells
-				keys.Former = append(keys.Former, key)
-			}
-		}
-		return keys, nil
 	}
 	return audit.Keys{}, fmt.Errorf("%w: no version of purpose audit is active", audit.ErrNoKey)
+}
+
+// signersOf opens the active version's key and those of the former ones.
+func (n *node) signersOf(ctx context.Context, set *keystore.KeySet, active *keystore.Version) (audit.Keys, error) {
+	key, err := n.keys.Open(ctx, set, active)
+	if err != nil {
+		return audit.Keys{}, err
+	}
+	keys, held := audit.Keys{Active: key}, []*keystore.Version{active}
+	for _, v := range formers(set, n.overlap.answered, n.now()) {
+		key, err := n.openFormer(ctx, set, v)
+		if err != nil { // the ring tells of it, and the active key signs for itself
+			continue
+		}
+		keys.Former, held = append(keys.Former, key), append(held, v)
+	}
+	for _, old := range n.overlap.held {
+		if !slices.ContainsFunc(held, func(v *keystore.Version) bool { return v.KID == old.KID }) {
+			n.keys.drop(ctx, old, dropAfter)
+		}
+	}
+	n.overlap.held = held
+	return keys, nil
 }
 
 // formerWithin is how long opening a former key may keep a checkpoint waiting.
@@ -48,26 +69,29 @@ func (n *node) openFormer(ctx context.Context, set *keystore.KeySet, v *keystore
 	return n.keys.Open(ctx, set, v)
 }
 
-// formers returns the versions that sign checkpoints beside the active one: an
-// overlap lasts until every witness has answered for the active key, if that is
-// known, and no longer than the former is retiring.
-func formers(set *keystore.KeySet, active *keystore.Version, answered func(keystore.KID) bool) []*keystore.Version {
-	if answered != nil && answered(active.KID) {
-		return nil
-	}
+// formers returns the versions that sign checkpoints beside the active one: until
+// every witness has answered for one that came after it, or, without witnesses,
+// for as long as a cache may hold the list of log keys. Log keys are known for
+// ever, so that being known ends no overlap.
+func formers(set *keystore.KeySet, answered func(keystore.KID) bool, now time.Time) []*keystore.Version {
+	cached := keystore.InForce(set.Promises, now).CacheFor
 	var vs []*keystore.Version
 	for i := range set.Versions {
-		if v := &set.Versions[i]; isFormer(set, v) {
+		v := &set.Versions[i]
+		if v.State != keystore.Retiring || v.Suspended != nil || v.Compromised != nil {
+			continue
+		}
+		over := !now.Before(v.StoppedAt.Add(cached))
+		if answered != nil {
+			over = slices.ContainsFunc(set.Versions, func(next keystore.Version) bool {
+				return next.Number > v.Number && !next.ActivatedAt.IsZero() && answered(next.KID)
+			})
+		}
+		if !over {
 			vs = append(vs, v)
 		}
 	}
 	return vs
-}
-
-// isFormer reports whether v, of set, may sign checkpoints though it is not the
-// active version.
-func isFormer(set *keystore.KeySet, v *keystore.Version) bool {
-	return set.Purpose == keystore.PurposeAudit && v.State == keystore.Retiring && v.Suspended == nil && v.Compromised == nil
 }
 
 // logKeys returns the vkeys of every version of an audit key set that was ever

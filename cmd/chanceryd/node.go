@@ -45,8 +45,8 @@ type node struct {
 	brake     *brake
 	audit     *audit.Log
 	heads     *tokenHeads
-	forget    func()                      // ends what the tokens remember; nil: nothing
-	answered  func(kid keystore.KID) bool // every witness knows this log key; nil: nobody says so
+	forget    func() // ends what the tokens remember; nil: nothing
+	overlap   overlap
 	providers map[string]keystore.Provider
 	leases    *leases
 	views     *views
