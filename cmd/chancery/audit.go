@@ -300,7 +300,7 @@ func signedByTrusted(kept []keptCheckpoint, keys []audit.LogKey) error {
 			return fmt.Errorf("%s: %w", k.path, err)
 		}
 		if !sig.Verified {
-			return fmt.Errorf("%s is not signed by a log key that was given", k.path)
+			return fmt.Errorf("%s is not signed by a log key that was given, or announced under one", k.path)
 		}
 	}
 	return nil

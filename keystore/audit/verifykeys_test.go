@@ -3,12 +3,15 @@ package audit
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"chancery/keystore"
 )
@@ -335,6 +338,57 @@ func FuzzAnnouncement(f *testing.F) {
 		back := Announcement(keystore.PurposeAudit, &keystore.Version{Algorithm: v.alg, SPKI: spki})
 		if back["algorithm"] != algorithm || back["public"] != public {
 			t.Errorf("%q and %q come back as %v", algorithm, public, back)
+		}
+	})
+}
+
+func TestAnnouncementOfALongKeyFits(t *testing.T) {
+	spki := make([]byte, 550) // of RSA-4096
+	for i := range spki {
+		spki[i] = byte(i)
+	}
+	detail := Announcement(keystore.PurposeJWT, &keystore.Version{Algorithm: keystore.RS512, SPKI: spki})
+	e, err := ParseEntry(Entry{Schema: Schema, Time: noon, Record: keystore.Record{
+		Action: keystore.ActKeyPublish, Outcome: keystore.OutcomeDone, Detail: detail,
+	}}.Append(nil))
+	if err != nil || !maps.Equal(e.Detail, detail) {
+		t.Errorf("%v, %v; want %v", e.Detail, err, detail)
+	}
+}
+
+// Whatever becomes of the log's keys: as long as each is announced under a
+// checkpoint before it signs, whoever kept any of them verifies all of it.
+func TestAnyKeyVerifiesWhateverBecomesOfThem(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		first := eddsa(t)
+		k := newKeyRig(t, first)
+		defer k.close()
+		k.act(1)
+		k.monthBegan()
+		k.checkpoint()
+		keys, signing := []*softKey{first}, []keystore.Key{first}
+		for range rapid.IntRange(1, 6).Draw(rt, "steps") {
+			switch rapid.SampledFrom([]string{"rotate", "end the overlap", "come back", "entry", "restart"}).Draw(rt, "step") {
+			case "rotate":
+				next := newSoftKey(t, rapid.SampledFrom([]keystore.Algorithm{keystore.EdDSA, keystore.ES256}).Draw(rt, "algorithm"))
+				k.announce(next)
+				k.checkpoint()
+				keys = append(keys, next)
+				signing = append([]keystore.Key{next}, signing[:rapid.IntRange(0, len(signing)).Draw(rt, "former")]...)
+			case "end the overlap":
+				signing = signing[:1]
+			case "come back":
+				signing = []keystore.Key{rapid.SampledFrom(keys).Draw(rt, "key")}
+			case "entry":
+				k.act(1)
+			case "restart":
+				k.crash()
+				k.open()
+			}
+			k.use(signing[0], signing[1:]...)
+			if rep := k.verifyBy(rapid.SampledFrom(keys).Draw(rt, "kept")); !rep.OK() {
+				rt.Fatalf("%v", rep.Problems)
+			}
 		}
 	})
 }
