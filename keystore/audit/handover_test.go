@@ -161,7 +161,11 @@ func TestOverlapIsSignedByBoth(t *testing.T) {
 		t.Errorf("handed over to a key that signs beside it: %v", h)
 	}
 	for _, key := range []*softKey{old, next} {
-		k.soundBy(key)
+		for _, l := range k.soundBy(key).Logs {
+			if l.Key != idOf(t, key) || l.Announced != "" {
+				t.Errorf("%s rests on %+v, and not on the key given", l.Name, l)
+			}
+		}
 	}
 }
 

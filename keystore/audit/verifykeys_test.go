@@ -248,14 +248,16 @@ func TestCompromisedKeyAnnouncesNothingMore(t *testing.T) {
 // Of two signatures the one counts whose key was not compromised.
 func TestOverlapWithACompromisedKey(t *testing.T) {
 	old, next := eddsa(t), eddsa(t)
-	k := newKeyRig(t, old)
-	k.announce(next)
-	k.compromise(old)
-	k.act(1)
-	k.use(next, old)
-	for _, l := range k.soundBy(old).Logs {
-		if l.Key != idOf(t, next) || l.Compromised != "" {
-			t.Errorf("%s rests on %+v", l.Name, l)
+	for _, order := range [][]keystore.Key{{old, next}, {next, old}} {
+		k := newKeyRig(t, old)
+		k.announce(next)
+		k.compromise(old)
+		k.act(1)
+		k.use(order[0], order[1])
+		for _, l := range k.soundBy(old).Logs {
+			if l.Key != idOf(t, next) || l.Compromised != "" {
+				t.Errorf("%s rests on %+v", l.Name, l)
+			}
 		}
 	}
 }
