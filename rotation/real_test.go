@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -126,5 +127,20 @@ func TestRealCatalogAndLog(t *testing.T) {
 	}
 	if v, ok := ks.Active(); !ok || v.Number != 4 || len(ks.InState(keystore.Retired)) < 2 {
 		t.Errorf("after 70 seconds: %+v", ks.Versions)
+	}
+	published := 0
+	for at, err := range audit.Entries(filepath.Join(dir, "audit"), audit.Filter{Action: keystore.ActKeyPublish}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := at.Entry
+		v, _ := ks.Version(e.Version)
+		if want := audit.Announcement(keystore.PurposeJWT, v); e.KID != v.KID || !maps.Equal(e.Detail, want) {
+			t.Errorf("version %d is announced as %v, want %v", e.Version, e.Detail, want)
+		}
+		published++
+	}
+	if published != len(ks.Versions) {
+		t.Errorf("%d versions are announced, want %d", published, len(ks.Versions))
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 )
 
 // take carries out one step that Plan returned for ks.
@@ -251,7 +252,9 @@ func outcome(at keystore.Moment, ks *keystore.KeySet, v *keystore.Version, kid k
 	}
 	row.State, row.KID, row.SPKI = keystore.Published, kid, spki
 	row.PublishedAt = later(now, row.CreatedAt)
-	return []keystore.Record{record(ks, row, keystore.ActKeyPublish, Why{Rule: 8, Text: "its key is there and signs"})}, nil
+	rec := record(ks, row, keystore.ActKeyPublish, Why{Rule: 8, Text: "its key is there and signs"})
+	rec.Detail = audit.Announcement(ks.Purpose, row)
+	return []keystore.Record{rec}, nil
 }
 
 // expected returns when v may sign as far as it can be told: if no node serves

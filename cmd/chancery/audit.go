@@ -61,10 +61,13 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			return err
 		}
 		vkeys, err := a.logKeys(keys)
+		if err == nil {
+			err = areLogKeys(vkeys)
+		}
 		if err != nil {
 			return err
 		}
-		kept, err := keptCheckpoints(checkpoints, vkeys)
+		kept, err := keptCheckpoints(checkpoints)
 		if err != nil {
 			return err
 		}
@@ -78,11 +81,14 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		report, err := audit.Verify(ctx, dir, audit.Options{
-			Keys: vkeys, Kept: kept, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
+			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
 		})
 		line.wipe()
 		if err != nil {
 			return fmt.Errorf("verifying the log: %w", err)
+		}
+		if err := signedByTrusted(kept, report.LogKeys); err != nil {
+			return err
 		}
 		return a.printReport(report, len(vkeys) > 0, quorum != nil)
 	})
@@ -116,6 +122,15 @@ func (a *app) logKeys(args []string) ([]string, error) {
 		all = append(all, keys...)
 	}
 	return all, nil
+}
+
+func areLogKeys(vkeys []string) error {
+	for _, k := range vkeys {
+		if _, err := audit.ParseVKey(k); err != nil {
+			return usagef("%v", err)
+		}
+	}
+	return nil
 }
 
 func exists(path string) bool {
@@ -165,6 +180,7 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		}
 	} else {
 		a.printLogs(r)
+		a.printLogKeys(r)
 		a.printWitnessed(r, witnesses)
 		for _, p := range r.Problems {
 			a.printf("problem: %s\n", p.String())
@@ -231,31 +247,74 @@ func (a *app) printLogs(r *audit.Report) {
 	a.printTable([]string{"log", "entries", "signed", "unsigned", "signed until (UTC)", "log key", "signature"}, rows)
 }
 
-// keptCheckpoints reads signed checkpoints from files. They count only if one of
-// the log keys signed them.
-func keptCheckpoints(files, vkeys []string) ([]audit.Checkpoint, error) {
-	var verifiers []note.Verifier
-	for _, k := range vkeys {
-		v, err := audit.ParseVKey(k)
-		if err != nil {
-			return nil, usagef("%v", err)
+// printLogKeys tells why a key is trusted that was not given, and of a compromise.
+func (a *app) printLogKeys(r *audit.Report) {
+	for _, k := range r.LogKeys {
+		if k.Announced != "" {
+			a.printf("log key %s: announced by %s, under %s\n", k.Key, k.Announced, k.By)
 		}
-		verifiers = append(verifiers, v)
+		if k.Compromised != "" {
+			a.printf("log key %s: compromised, says %s\n", k.Key, k.Compromised)
+		}
 	}
-	var kept []audit.Checkpoint
+	for _, l := range r.Logs {
+		if l.Compromised != "" {
+			a.printf("note: %s is signed by no key that was not compromised by then\n", l.Origin)
+		}
+	}
+}
+
+// A keptCheckpoint is a signed checkpoint from a file.
+type keptCheckpoint struct {
+	path   string
+	signed []byte
+	text   audit.Checkpoint
+}
+
+// keptCheckpoints reads signed checkpoints from files.
+func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
+	var kept []keptCheckpoint
 	for _, path := range files {
 		signed, err := os.ReadFile(path)
 		if err != nil {
 			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
 		}
-		c, sig, err := audit.OpenCheckpoint(signed, verifiers)
+		c, _, err := audit.OpenCheckpoint(signed, nil)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
-		if !sig.Verified {
-			return nil, fmt.Errorf("%s is not signed by a log key that was given", path)
-		}
-		kept = append(kept, c)
+		kept = append(kept, keptCheckpoint{path, signed, c})
 	}
 	return kept, nil
+}
+
+func texts(kept []keptCheckpoint) []audit.Checkpoint {
+	var all []audit.Checkpoint
+	for _, k := range kept {
+		all = append(all, k.text)
+	}
+	return all
+}
+
+// signedByTrusted returns an error unless each kept checkpoint is signed by one of
+// keys, those given or announced under them: otherwise it counts for nothing.
+func signedByTrusted(kept []keptCheckpoint, keys []audit.LogKey) error {
+	var verifiers []note.Verifier
+	for _, k := range keys {
+		v, err := audit.ParseVKey(k.VKey)
+		if err != nil {
+			return fmt.Errorf("log key: %w", err)
+		}
+		verifiers = append(verifiers, v)
+	}
+	for _, k := range kept {
+		_, sig, err := audit.OpenCheckpoint(k.signed, verifiers)
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.path, err)
+		}
+		if !sig.Verified {
+			return fmt.Errorf("%s is not signed by a log key that was given, or announced under one", k.path)
+		}
+	}
+	return nil
 }

@@ -37,11 +37,11 @@ func writeLog(ctx context.Context, dir string) error {
 	var gone atomic.Bool
 	log, err := audit.Open(ctx, audit.Config{
 		Dir: filepath.Join(dir, "audit"), Host: "localhost:8443", Node: "dev", Interval: time.Hour, JournalSize: 64 << 10,
-		Key: func(context.Context) (keystore.Key, error) {
+		Keys: func(context.Context) (audit.Keys, error) {
 			if gone.Load() {
-				return nil, errors.New("the token sleeps")
+				return audit.Keys{}, errors.New("the token sleeps")
 			}
-			return key, nil
+			return audit.Keys{Active: key}, nil
 		},
 	})
 	if err != nil {

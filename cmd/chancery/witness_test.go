@@ -31,7 +31,7 @@ func newGrownLog(t *testing.T, key fileKey) grownLog {
 	l := grownLog{dir: filepath.Join(t.TempDir(), "audit")}
 	log, err := audit.Open(t.Context(), audit.Config{
 		Dir: l.dir, Host: "localhost:8443", Node: "dev", Interval: time.Hour, JournalSize: 64 << 10,
-		Key: func(context.Context) (keystore.Key, error) { return key, nil },
+		Keys: func(context.Context) (audit.Keys, error) { return audit.Keys{Active: key}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -208,6 +208,8 @@ func (k *keyring) Dropped(ctx context.Context, before, after *keystore.View) {
 			continue
 		} else if ok && v.Compromised != nil {
 			wait = 0
+		} else if set.Purpose == keystore.PurposeAudit {
+			continue // it may sign on beside its successor: see overlap
 		}
 		k.drop(ctx, old, wait)
 	}
@@ -348,6 +350,7 @@ func (k *keyring) prove(ctx context.Context, set *keystore.KeySet, v *keystore.V
 	_, err = k.log.Lifecycle(ctx, keystore.Record{
 		Principal: "chancery", Action: keystore.ActKeyProven, Outcome: keystore.OutcomeDone,
 		KeySet: set.Name, KID: v.KID, Version: v.Number, State: v.State.String(),
+		Detail: audit.Announcement(set.Purpose, v), // the version may have been published by another node, in whose log that is
 	})
 	if err != nil {
 		return fmt.Errorf("entering the proof: %w", err)

@@ -49,6 +49,7 @@ type node struct {
 	anchors   *anchors
 	feeder    *witness.Feeder // nil: no witnesses
 	forget    func()          // ends what the tokens remember; nil: nothing
+	overlap   overlap
 	providers map[string]keystore.Provider
 	leases    *leases
 	views     *views
@@ -178,23 +179,6 @@ func (n *node) changed() {
 		n.publisher.Kick()
 		n.rotator.Changed()
 	}
-}
-
-// auditKey returns the key that signs checkpoints.
-func (n *node) auditKey(ctx context.Context) (keystore.Key, error) {
-	view, err := n.views.Current()
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", audit.ErrNoKey, err)
-	}
-	for _, set := range view.KeySets() {
-		if set.Purpose != keystore.PurposeAudit {
-			continue
-		}
-		if v, ok := set.Active(); ok && v.Signs() {
-			return n.keys.Open(ctx, set, v)
-		}
-	}
-	return nil, fmt.Errorf("%w: no version of purpose audit is active", audit.ErrNoKey)
 }
 
 // introduce makes the rotator, the service and the publisher.

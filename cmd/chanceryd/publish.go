@@ -358,25 +358,3 @@ func (p *publisher) writeVKeys(view *keystore.View) error {
 func hasKey(cert *x509.Certificate, v *keystore.Version) bool {
 	return slices.Equal(cert.RawSubjectPublicKeyInfo, v.SPKI)
 }
-
-// logKeys returns the vkeys of every version of an audit key set that was ever
-// known, by number.
-func (n *node) logKeys(set *keystore.KeySet) ([]string, error) {
-	var keys []string
-	for i := range set.Versions {
-		v := &set.Versions[i]
-		if v.SPKI == nil || v.State == keystore.Pending || v.State == keystore.Abandoned || !n.keys.Proven(v.KID) {
-			continue
-		}
-		pub, err := v.Public()
-		if err != nil {
-			return nil, err
-		}
-		key, err := n.audit.VKey(v.Algorithm, pub)
-		if err != nil {
-			return nil, err
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
-}

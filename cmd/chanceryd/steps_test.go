@@ -25,7 +25,7 @@ func enrolledSteps(t *testing.T, url, node string) *steps {
 	t.Cleanup(func() { c.Close() })
 	log, err := audit.Open(t.Context(), audit.Config{
 		Dir: filepath.Join(t.TempDir(), "audit"), Host: "localhost", Node: node, Now: time.Now,
-		Key: func(context.Context) (keystore.Key, error) { return nil, audit.ErrNoKey },
+		Keys: func(context.Context) (audit.Keys, error) { return audit.Keys{}, audit.ErrNoKey },
 	})
 	if err != nil {
 		t.Fatal(err)

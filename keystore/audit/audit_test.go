@@ -108,13 +108,13 @@ func TestNoKeyStopsNoEntry(t *testing.T) {
 	var mu sync.Mutex
 	r := newRig(t, func(c *Config) {
 		c.Interval = 10 * time.Millisecond
-		c.Key = func(context.Context) (keystore.Key, error) {
+		c.Keys = func(context.Context) (Keys, error) {
 			mu.Lock()
 			defer mu.Unlock()
 			if key == nil {
-				return nil, fmt.Errorf("%w: the token is away", keystore.ErrUnavailable)
+				return Keys{}, fmt.Errorf("%w: the token is away", keystore.ErrUnavailable)
 			}
-			return key, nil
+			return Keys{Active: key}, nil
 		}
 	})
 	r.act(1)

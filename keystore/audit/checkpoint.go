@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -27,6 +26,9 @@ type Checkpoint struct {
 	Size   int64
 	Root   tlog.Hash
 }
+
+// checkpointFile is where a log's last checkpoint stands, as a signed note.
+const checkpointFile = "checkpoint"
 
 // String returns the text that is signed.
 func (c Checkpoint) String() string {
@@ -152,60 +154,52 @@ func (v verifier) Verify(text, sig []byte) bool {
 	return keystore.Verify(v.alg, v.pub, text, sig) == nil
 }
 
-// noteSigner lends a keystore.Key to note.Sign for one call.
-type noteSigner struct {
-	ctx  context.Context
-	key  keystore.Key
-	name string
-	id   uint32
-}
-
-func (s noteSigner) Name() string    { return s.name }
-func (s noteSigner) KeyHash() uint32 { return s.id }
-
-func (s noteSigner) Sign(text []byte) ([]byte, error) {
-	sig, err := s.key.Sign(s.ctx, text)
-	if err != nil {
-		return nil, err
-	}
-	return keystore.SignatureASN1(s.key.Algorithm(), sig)
-}
-
-// sign returns c as a signed note by key, under the given key name.
-func (c Checkpoint) sign(ctx context.Context, key keystore.Key, name string) ([]byte, error) {
-	id, _, err := noteKey(name, key.Algorithm(), key.Public())
-	if err != nil {
-		return nil, err
-	}
-	return note.Sign(&note.Note{Text: c.String()}, noteSigner{ctx, key, name, id})
-}
-
 // A Signature tells how a checkpoint's signature stands.
 type Signature struct {
 	Key      string `json:"key"` // "NAME+ID" of the key that signed, as in its verifier key
 	Verified bool   `json:"verified"`
 }
 
-// OpenCheckpoint reads a signed checkpoint. The signature is verified if it is
-// by one of keys; a signature by none of them is told, not refused. It returns
-// an error if a signature by one of keys is wrong.
+// OpenCheckpoint reads a signed checkpoint. It tells the first of its signatures
+// by one of keys, or the first of all if there is none, which is no error. It
+// returns an error if a signature by one of keys is wrong.
 func OpenCheckpoint(signed []byte, keys []note.Verifier) (Checkpoint, Signature, error) {
-	n, err := note.Open(signed, note.VerifierList(keys...))
-	var sig Signature
-	if unverified, ok := errors.AsType[*note.UnverifiedNoteError](err); ok {
-		n, err = unverified.Note, nil
-		if len(n.UnverifiedSigs) > 0 {
-			sig.Key = signatureKey(n.UnverifiedSigs[0])
+	c, sigs, err := OpenSignatures(signed, keys)
+	return c, first(sigs), err
+}
+
+// first returns the first signature that is verified, or else the first.
+func first(sigs []Signature) Signature {
+	for _, sig := range sigs {
+		if sig.Verified {
+			return sig
 		}
 	}
-	if err != nil {
-		return Checkpoint{}, Signature{}, fmt.Errorf("signed checkpoint: %w", err)
+	if len(sigs) == 0 {
+		return Signature{}
 	}
-	if len(n.Sigs) > 0 {
-		sig = Signature{Key: signatureKey(n.Sigs[0]), Verified: true}
+	return sigs[0]
+}
+
+// OpenSignatures is OpenCheckpoint that tells every signature: those by keys,
+// which are verified, and then those by others, such as witnesses.
+func OpenSignatures(signed []byte, keys []note.Verifier) (Checkpoint, []Signature, error) {
+	n, err := note.Open(signed, note.VerifierList(keys...))
+	if unverified, ok := errors.AsType[*note.UnverifiedNoteError](err); ok {
+		n, err = unverified.Note, nil
+	}
+	if err != nil {
+		return Checkpoint{}, nil, fmt.Errorf("signed checkpoint: %w", err)
+	}
+	var sigs []Signature
+	for _, s := range n.Sigs {
+		sigs = append(sigs, Signature{Key: signatureKey(s), Verified: true})
+	}
+	for _, s := range n.UnverifiedSigs {
+		sigs = append(sigs, Signature{Key: signatureKey(s)})
 	}
 	c, err := ParseCheckpoint(n.Text)
-	return c, sig, err
+	return c, sigs, err
 }
 
 func signatureKey(s note.Signature) string { return fmt.Sprintf("%s+%08x", s.Name, s.Hash) }

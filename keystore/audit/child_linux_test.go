@@ -40,7 +40,7 @@ func childKey() *softKey {
 func childConfig(dir string) Config {
 	return Config{
 		Dir: dir, Host: host, Node: node, JournalSize: 64 << 10, Interval: 5 * time.Millisecond,
-		Key: func(context.Context) (keystore.Key, error) { return childKey(), nil },
+		Keys: func(context.Context) (Keys, error) { return Keys{Active: childKey()}, nil },
 	}
 }
 

@@ -21,7 +21,7 @@
 // Verify and Entries need no daemon and take no lock: they are right beside a
 // running one.
 //
-//	log, err := audit.Open(ctx, audit.Config{Dir: dir, Host: "localhost:8443", Node: "dev", Memory: mem, Key: key})
+//	log, err := audit.Open(ctx, audit.Config{Dir: dir, Host: "localhost:8443", Node: "dev", Memory: mem, Keys: keys})
 //	receipt, err := log.Act(ctx, keystore.Record{Principal: who, Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone})
 //	// receipt.Entry is "localhost:8443/audit/dev/acts/2026-11#0"
 //	report, err := audit.Verify(ctx, dir, audit.Options{Keys: []string{vkey}})
@@ -30,6 +30,7 @@
 //
 //	DIR/lifecycle/journal-1, journal-2, …   the durable thing
 //	DIR/lifecycle/checkpoint                C2SP tlog-checkpoint, a signed note
+//	DIR/lifecycle/handover-SIZE             the last checkpoint of a log key that signs no more
 //	DIR/lifecycle/tile/L/NNN[.p/W]          C2SP tlog-tiles, hashes only
 //	DIR/acts/2026-11/…                      the same, one per month
 //	DIR/acts/2026-10/final                  the month is closed; where lifecycle says so
@@ -71,6 +72,18 @@
 //
 // "durable" tells a torn write from a changed log. A record that cannot be read
 // may be cut only if no later record says that it had been durable.
+//
+// # Log keys
+//
+// A log key has successors, and during an overlap a checkpoint has a signature
+// by each. A successor is announced in lifecycle, in the detail of its
+// key.publish and key.proven entries: purpose "audit", algorithm, and public,
+// its SubjectPublicKeyInfo in base64. The last checkpoint that a key signed is
+// kept as handover-SIZE before there is one without it, and for ever. So Verify
+// goes from a key that an auditor kept to all later ones: a checkpoint or
+// handover that a trusted key signed, with the root of the entries, makes the
+// keys trusted that entries under it announce. A key that is said to be
+// compromised vouches for nothing behind the entry that says so.
 //
 // # Entries
 //

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -107,31 +108,34 @@ func (l *Log) publishShard(ctx context.Context, s *shard) error {
 		s.untake(full)
 		return fmt.Errorf("writing tiles: %w", err)
 	}
-	if t.size == 0 || t.size == s.signed && t.size == s.remembered {
+	if t.size == 0 {
 		return nil
 	}
 	c := Checkpoint{s.origin, t.size, t.root()}
 	if t.size != s.remembered && l.tell(ctx, c) == nil {
 		s.remembered = t.size
 	}
-	if t.size == s.signed || l.cfg.Key == nil {
+	keys, asked, err := l.keys(ctx)
+	if t.size == s.signed && (err != nil || slices.Equal(asked, s.asked)) || l.cfg.Keys == nil {
 		return nil
 	}
-	key, err := l.cfg.Key(ctx)
 	if err != nil {
 		return fmt.Errorf("no key for checkpoints: %w", err)
 	}
-	signed, err := c.sign(ctx, key, l.KeyName())
+	signed, err := l.sign(ctx, keys, c)
 	if err != nil {
 		return fmt.Errorf("signing a checkpoint: %w", err)
 	}
 	if err := writeTiles(s.dir, t.edge()); err != nil {
 		return fmt.Errorf("writing tiles: %w", err)
 	}
-	if err := replace(filepath.Join(s.dir, "checkpoint"), signed); err != nil {
+	if err := l.handOver(ctx, s, keys, signed.by); err != nil {
+		return fmt.Errorf("keeping the last checkpoint of a log key: %w", err)
+	}
+	if err := replace(filepath.Join(s.dir, checkpointFile), signed.note); err != nil {
 		return fmt.Errorf("writing a checkpoint: %w", err)
 	}
-	s.signed = t.size
+	s.signed, s.asked = t.size, asked
 	return nil
 }
 

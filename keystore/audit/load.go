@@ -105,17 +105,18 @@ func (s *shard) list() error {
 // checkpoint returns the published checkpoint, or a zero one if there is none
 // that can be read: it is derived, and the memory stands for it.
 func (s *shard) checkpoint() (Checkpoint, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir, "checkpoint"))
+	b, err := os.ReadFile(filepath.Join(s.dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Checkpoint{}, nil
 	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	c, _, err := OpenCheckpoint(b, nil)
+	c, by, err := signers(b)
 	if err != nil {
 		return Checkpoint{}, nil
 	}
+	s.asked = by
 	if c.Origin != s.origin {
 		return Checkpoint{}, inconsistent(s.origin, "its checkpoint is of %s", c.Origin)
 	}

@@ -30,21 +30,21 @@ type Memory interface {
 	Recall(ctx context.Context) (map[string]Head, error)
 }
 
-// ErrNoKey is what Config.Key wraps while there is no log key yet, as in the
+// ErrNoKey is what Config.Keys wraps while there is no log key yet, as in the
 // first moments of a new node. Checkpoints wait for it without a warning.
 var ErrNoKey = errors.New("no log key yet")
 
 // Config says where the logs are and who they belong to. It is not changed
 // after Open.
 type Config struct {
-	Dir      string                                          // the audit directory, made if missing
-	Host     string                                          // in origins, such as "localhost:8443"
-	Node     string                                          // in origins
-	Now      func() time.Time                                // nil: time.Now
-	Memory   Memory                                          // nil: none; only for tests
-	Key      func(ctx context.Context) (keystore.Key, error) // the active log key; nil or an error: checkpoints wait
-	Log      *slog.Logger                                    // nil: nowhere
-	Interval time.Duration                                   // between checkpoints when there is something new; 0: 1 s
+	Dir      string                                  // the audit directory, made if missing
+	Host     string                                  // in origins, such as "localhost:8443"
+	Node     string                                  // in origins
+	Now      func() time.Time                        // nil: time.Now
+	Memory   Memory                                  // nil: none; only for tests
+	Keys     func(ctx context.Context) (Keys, error) // sign the checkpoints; nil or an error: checkpoints wait
+	Log      *slog.Logger                            // nil: nowhere
+	Interval time.Duration                           // between checkpoints when there is something new; 0: 1 s
 	Refusals Budget
 	// JournalSize is the size of a journal, all of it reserved when it is made;
 	// 0: 8 MiB. At least 64 KiB, at most 1 GiB.
@@ -131,6 +131,7 @@ type Log struct {
 	notes    []keystore.Record // what the log has to tell of itself
 	unsigned error             // why the last checkpoint could not be signed
 	memory   error             // why the memory could not be written last
+	former   error             // why a former log key did not sign last
 
 	publishing chan struct{} // holds one while checkpoints are made
 	kick       chan struct{} // holds one: there is a reason not to wait for the next tick

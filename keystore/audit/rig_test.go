@@ -74,6 +74,16 @@ func (k *softKey) vkey(t testing.TB) string {
 	return v
 }
 
+// signedBy returns c as the keys sign it, the first of which is the active one.
+func signedBy(t testing.TB, c Checkpoint, keys ...keystore.Key) []byte {
+	t.Helper()
+	s, err := Keys{Active: keys[0], Former: keys[1:]}.sign(t.Context(), c, keyName(host, node))
+	if err != nil || s.failed != nil {
+		t.Fatal(err, s.failed)
+	}
+	return s.note
+}
+
 // memory is a Memory in memory.
 type memory struct {
 	mu    sync.Mutex
@@ -141,7 +151,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	r := &rig{TB: t, key: newSoftKey(t, keystore.EdDSA), mem: newMemory()}
 	r.cfg = Config{
 		Dir: filepath.Join(t.TempDir(), "audit"), Host: host, Node: node, Memory: r.mem, JournalSize: 64 << 10,
-		Key:      func(context.Context) (keystore.Key, error) { return r.key, nil },
+		Keys:     func(context.Context) (Keys, error) { return Keys{Active: r.key}, nil },
 		Interval: time.Hour,
 	}
 	for _, f := range change {

@@ -47,7 +47,8 @@ type shard struct {
 	tiles []tile // full and not yet written
 
 	// The rest belongs to whoever has Log.publishing.
-	signed     int64 // entries under the last checkpoint; -1: none
+	signed     int64    // entries under the last checkpoint; -1: none
+	asked      []string // NAME+ID of the keys that were asked to sign it
 	remembered int64
 }
 

@@ -195,14 +195,15 @@ func (l leafHasher) sum(entry []byte) (leaf tlog.Hash) {
 }
 
 // IsPublic reports whether name, a slash-separated path under the audit
-// directory, is a checkpoint, cosigned or not, or a hash tile: what may be shown to the world.
-// Journals hold entries and are not.
+// directory, is a checkpoint, cosigned or not, a handover or a hash tile: what may
+// be shown to the world. Journals hold entries and are not.
 func IsPublic(name string) bool {
 	log, file, ok := splitLog(name)
 	if !ok || log == "" {
 		return false
 	}
-	return file == "checkpoint" || file == witnessedName || isTilePath(file)
+	_, handover := handoverSize(file)
+	return file == "checkpoint" || file == witnessedName || isTilePath(file) || handover && log == lifecycleName
 }
 
 // splitLog splits a path under the audit directory into the log's name and the rest.

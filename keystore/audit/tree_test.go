@@ -157,10 +157,7 @@ func TestTilePaths(t *testing.T) {
 func TestCheckpointIsASignedNoteThatOthersRead(t *testing.T) {
 	key := newSoftKey(t, keystore.EdDSA)
 	c := Checkpoint{host + "/audit/dev/lifecycle", 42, tlog.Hash{1, 2, 3}}
-	signed, err := c.sign(t.Context(), key, keyName(host, node))
-	if err != nil {
-		t.Fatal(err)
-	}
+	signed := signedBy(t, c, key)
 	// x/mod's own verifier, from the text of our key.
 	v, err := note.NewVerifier(key.vkey(t))
 	if err != nil {
@@ -186,10 +183,7 @@ func TestVKeysComeBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := Checkpoint{host + "/audit/dev/lifecycle", 1, tlog.Hash{}}
-		signed, err := c.sign(t.Context(), key, keyName(host, node))
-		if err != nil {
-			t.Fatal(err)
-		}
+		signed := signedBy(t, c, key)
 		if _, sig, err := OpenCheckpoint(signed, []note.Verifier{v}); err != nil || !sig.Verified {
 			t.Errorf("%s: %+v, %v", alg, sig, err)
 		}

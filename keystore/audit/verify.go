@@ -28,8 +28,9 @@ type Options struct {
 // no Problems and KeyVerified; the entries of a log beyond its Proven are in
 // order but under no signature yet.
 type Report struct {
-	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys
+	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys, or one they announced
 	Logs        []LogReport `json:"logs"`
+	LogKeys     []LogKey    `json:"log_keys"` // that were trusted: those given, then those announced, in the order they were
 	Problems    []Problem   `json:"problems"`
 	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
 }
@@ -46,8 +47,10 @@ type LogReport struct {
 	ProvenUntil time.Time `json:"proven_until"` // time of the last proven entry
 	Root        string    `json:"root"`         // of all entries, in base64
 	Key         string    `json:"key"`          // NAME+ID of the key that signed; empty: no checkpoint
-	Verified    bool      `json:"verified"`     // signed by a given key, or closed in a lifecycle that is
+	Verified    bool      `json:"verified"`     // signed by a given or announced key, or closed in a lifecycle that is
 	Closed      string    `json:"closed,omitempty"`
+	Announced   string    `json:"announced,omitempty"`   // the entry that announced Key, if it was not given
+	Compromised string    `json:"compromised,omitempty"` // the entry that says that Key was compromised before it signed this
 
 	Witnessed *Witnessed `json:"witnessed,omitempty"` // how far a quorum of witnesses knows it; nil: it is unwitnessed
 }
@@ -98,20 +101,22 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
 	v := verification{
-		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{Problems: []Problem{}},
-		followers: []follower{newMonths(), newWitnesses(dir, opt)},
+		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{LogKeys: []LogKey{}, Problems: []Problem{}},
+		logKeys: newLogKeys(),
 	}
+	v.followers = []follower{v.logKeys, newMonths(), newWitnesses(dir, opt)}
 	for _, k := range opt.Keys {
-		key, err := ParseVKey(k)
-		if err != nil {
+		if err := v.trust(k); err != nil {
 			return nil, err
 		}
-		v.keys = append(v.keys, key)
 	}
 	if _, err := os.Stat(filepath.Join(dir, lifecycleName)); err != nil {
 		return nil, fmt.Errorf("no audit log in %s: %w", dir, err)
 	}
 	v.total = journalBytes(dir)
+	if err := v.readAhead(); err != nil {
+		return nil, err
+	}
 	if err := v.log(lifecycleName); err != nil {
 		return nil, err
 	}
@@ -151,7 +156,7 @@ func (v *verification) conclude() {
 		case l.Key == "":
 			v.problem(l.Name, -1, "it has no checkpoint, so that nothing proves its entries")
 		case !ours: // otherwise what is wrong has been told
-			v.problem(l.Name, -1, "its checkpoint is signed by "+l.Key+", which is none of the keys given")
+			v.problem(l.Name, -1, "its checkpoint is signed by "+l.Key+v.logKeys.unknown(l.Key))
 		}
 	}
 }
@@ -180,6 +185,8 @@ type verification struct {
 	total  int64
 	done   int64
 
+	ahead     map[string][]byte // checkpoints that were read ahead, by the names of their logs
+	logKeys   *logKeys          // one of the followers
 	followers []follower
 }
 
@@ -242,6 +249,9 @@ func (v *verification) log(name string) error {
 		}
 		return ours
 	})
+	if err := v.logKeys.begin(&c); err != nil {
+		return err
+	}
 	if err := c.journals(); err != nil {
 		return err
 	}
@@ -256,6 +266,7 @@ type check struct {
 	name   string
 	dir    string
 	signed Checkpoint // Size 0: none
+	note   []byte     // signed, as it was published
 	sig    Signature
 	hasher leafHasher
 	rep    LogReport
@@ -294,14 +305,17 @@ func (c *check) readCheckpoint() (Checkpoint, error) {
 		c.problem(-1, "its checkpoint is signed by %s, which is no key of this node", sig.Key)
 		return Checkpoint{}, nil
 	}
-	c.sig, c.rep.Key, c.rep.Origin = sig, sig.Key, signed.Origin
+	c.note, c.sig, c.rep.Key, c.rep.Origin = b, sig, sig.Key, signed.Origin
 	return signed, nil
 }
 
 // awaitCheckpoint reads the checkpoint file. A log that a running daemon has
 // just begun gets its first one within moments.
 func (c *check) awaitCheckpoint() ([]byte, error) {
-	path := filepath.Join(c.dir, "checkpoint")
+	path := filepath.Join(c.dir, checkpointFile)
+	if b, ok := c.v.ahead[c.name]; ok {
+		return b, nil
+	}
 	for look := 0; ; look++ {
 		b, err := os.ReadFile(path)
 		young := errors.Is(err, fs.ErrNotExist) && len(c.v.keys) > 0 && look < checkpointLooks
