@@ -385,4 +385,3 @@ func FuzzParseProof(f *testing.F) {
 		}
 	})
 }
-
