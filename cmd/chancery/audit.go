@@ -12,13 +12,22 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/sumdb/note"
 
 	"chancery/keystore/audit"
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand(), a.auditWitnessCommand())
+	return group("audit", "Read and verify the log",
+		a.auditListCommand(),
+		a.auditShowCommand(),
+		a.auditVerifyCommand(),
+		a.auditProveCommand(),
+		a.auditCheckProofCommand(),
+		a.auditMatchCommand(),
+		a.auditExportCommand(),
+		a.auditSchemaCommand(),
+		a.auditWitnessCommand(),
+	)
 }
 
 // logDir returns the audit directory: the argument, or that of --dir.
@@ -234,13 +243,9 @@ func (a *app) printLogs(r *audit.Report) {
 // keptCheckpoints reads signed checkpoints from files. They count only if one of
 // the log keys signed them.
 func keptCheckpoints(files, vkeys []string) ([]audit.Checkpoint, error) {
-	var verifiers []note.Verifier
-	for _, k := range vkeys {
-		v, err := audit.ParseVKey(k)
-		if err != nil {
-			return nil, usagef("%v", err)
-		}
-		verifiers = append(verifiers, v)
+	verifiers, err := verifiersOf(vkeys)
+	if err != nil {
+		return nil, err
 	}
 	var kept []audit.Checkpoint
 	for _, path := range files {

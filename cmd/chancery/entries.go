@@ -142,7 +142,7 @@ func (l *lister) first(ctx context.Context, n int) error {
 	for _, at := range list {
 		rows = append(rows, entryRow(at))
 	}
-	l.printTable([]string{"time (UTC)", "entry", "principal", "action", "outcome", "key set", "version", "what else"}, rows)
+	l.printTable(entryHeading(), rows)
 	if left > 0 {
 		fmt.Fprintf(l.err, "hint: %d earlier entries are left out: --last 0 shows all\n", left)
 	}
@@ -189,18 +189,18 @@ func (l *lister) printJSON(list []audit.Located) error {
 	return nil
 }
 
+func entryHeading() []string {
+	return []string{"time (UTC)", "entry", "principal", "action", "outcome", "key set", "version", "what else"}
+}
+
 func entryRow(at audit.Located) []string {
 	e := &at.Entry
 	version := ""
 	if e.Version > 0 {
 		version = strconv.Itoa(e.Version)
 	}
-	name := at.Origin
-	if _, rest, ok := strings.Cut(name, "/audit/"); ok {
-		name = rest
-	}
 	return []string{
-		when(e.Time), name + "#" + strconv.FormatInt(e.Sequence, 10), e.Principal,
+		when(e.Time), shortName(&at), e.Principal,
 		string(e.Action), string(e.Outcome), cmp.Or(e.KeySet, e.Authority), version, whatElse(e),
 	}
 }
