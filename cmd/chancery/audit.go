@@ -51,13 +51,15 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 func (a *app) auditVerifyCommand() *cobra.Command {
 	var keys, checkpoints, witnesses []string
 	c := &cobra.Command{
-		Use:   "verify [LOGDIR]",
+		Use:   "verify [LOGDIR|URL]",
 		Short: "Check that no entry was changed, lost, added or moved",
 		Long: "Check the whole log: every entry, their order, and that the signed checkpoints are those\n" +
 			"of exactly these entries. It needs no daemon and is right beside a running one. Entries\n" +
 			"behind the last checkpoint are in order but not proven yet: the next one, within\n" +
 			"seconds, covers them. Without a log key from outside nothing is proven, and what no\n" +
-			"witness has cosigned could be another log than the one shown to others.",
+			"witness has cosigned could be another log than the one shown to others.\n\n" +
+			"Of a URL, such as https://keys.example/audit/NODE, it checks what is published: that the\n" +
+			"tiles are the tree that the checkpoints sign. Entries are not published.",
 		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
 		Args:    atMostLogDir,
 	}
@@ -85,6 +87,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if isURL(dir) {
+			return a.verifyPublished(ctx, dir, audit.Options{Keys: vkeys, Kept: kept, Witnesses: quorum, Cosigned: cosigned})
+		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		report, err := audit.Verify(ctx, dir, audit.Options{
 			Keys: vkeys, Kept: kept, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
@@ -92,6 +97,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		line.wipe()
 		if err != nil {
 			return fmt.Errorf("verifying the log: %w", err)
+		}
+		if report.OK() {
+			a.hintToKeep(kept, "cp "+filepath.Join(dir, "lifecycle", "checkpoint")+" DIR")
 		}
 		return a.printReport(report, len(vkeys) > 0, quorum != nil)
 	})

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"strconv"
 	"strings"
 
@@ -44,7 +43,7 @@ func find(ctx context.Context, dir, word, log string) ([]audit.Located, error) {
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("no entry has the jti, serial or id %q: %w", word, fs.ErrNotExist)
+	return nil, fmt.Errorf("no entry has the jti, serial or id %q", word)
 }
 
 // findAt returns the entry at an index of the log with that origin, or the end
@@ -62,7 +61,7 @@ func findAt(ctx context.Context, dir, origin string, index int64) ([]audit.Locat
 		}
 		break
 	}
-	return nil, fmt.Errorf("%s has no entry %d: %w", origin, index, fs.ErrNotExist)
+	return nil, fmt.Errorf("%s has no entry %d", origin, index)
 }
 
 // logNamed returns the name of the log at the end of an origin.

@@ -29,11 +29,15 @@ type issued struct {
 	serial string       // of a certificate, as the log spells it
 	kid    keystore.KID // of a certificate: empty when its issuer is not at hand
 	ends   int64        // exp or notAfter, in Unix seconds
+	alien  error        // why it is nothing that Chancery makes; the rest is empty
 }
 
 // what names it as people do.
 func (i *issued) what() string {
-	if i.token {
+	switch {
+	case i.alien != nil:
+		return "line " + i.place
+	case i.token:
 		return "jti " + i.jti
 	}
 	return "serial " + i.serial
@@ -63,6 +67,9 @@ type matched struct {
 // judge says which of entries, those with its jti or serial in the order of
 // time, made i.
 func judge(i *issued, entries []audit.Located) matched {
+	if i.alien != nil {
+		return matched{match: matchNone, why: i.alien.Error()}
+	}
 	first := map[keystore.Outcome]*audit.Located{}
 	var other *audit.Located
 	withdrawn := (*audit.Located)(nil)
@@ -82,7 +89,7 @@ func judge(i *issued, entries []audit.Located) matched {
 	ended := cmp.Or(first[keystore.OutcomeFailed], first[keystore.OutcomeRefused])
 	switch {
 	case withdrawn != nil:
-		return matched{matchWithdrawn, made, "entry " + withdrawn.Name() + " says that it was not released"}
+		return matched{matchWithdrawn, made, "it was not released, says " + shortName(withdrawn)}
 	case made != nil:
 		return matched{match: matchMade, entry: made}
 	case ended != nil && first[keystore.OutcomeUnknown] == nil:
@@ -90,9 +97,9 @@ func judge(i *issued, entries []audit.Located) matched {
 	case unknown != nil:
 		return matched{matchUnknown, unknown, "nobody knows whether it was made: count it as made"}
 	case other != nil:
-		return matched{matchCounterfeit, other, "the entry with its " + i.what() + " has " + i.differs(&other.Entry)}
+		return matched{matchCounterfeit, other, "that entry has " + i.differs(&other.Entry)}
 	}
-	return matched{match: matchNone, why: "the log has no entry with its " + i.what()}
+	return matched{match: matchNone, why: "the log has no entry of it"}
 }
 
 // differs tells in what e, an entry with the jti or serial of i, is of something
@@ -103,10 +110,8 @@ func (i *issued) differs(e *audit.Entry) string {
 		ends = e.NotAfter
 	}
 	switch {
-	case i.kid != "" && e.KID != "" && e.KID != i.kid:
-		return fmt.Sprintf("kid %s, not %s", e.KID, i.kid)
-	case i.token && e.KID != i.kid:
-		return fmt.Sprintf("no kid, not %s", i.kid)
+	case e.KID != i.kid && (i.token || i.kid != ""):
+		return fmt.Sprintf("kid %q, not %q", e.KID, i.kid)
 	case ends != i.ends:
 		return fmt.Sprintf("its end at %s, not %s", when(time.Unix(ends, 0)), when(time.Unix(i.ends, 0)))
 	}
@@ -118,14 +123,15 @@ func (i *issued) is(e *audit.Entry) bool {
 	return i.token && e.JTI == i.jti || !i.token && e.Serial == i.serial
 }
 
-// issuedIn reads tokens, one a line, or certificates in PEM. It returns an error
-// that names the first line or block that is neither.
+// issuedIn reads tokens, one a line, or certificates in PEM. A line that is no
+// token of Chancery is told as such, unless all are.
 func issuedIn(data []byte) ([]*issued, error) {
 	if bytes.Contains(data, []byte("-----BEGIN ")) {
 		return certificatesIn(data)
 	}
 	var all []*issued
-	n := 0
+	var alien error
+	n, tokens := 0, 0
 	for line := range bytes.Lines(data) {
 		n++
 		text := strings.TrimSpace(string(line))
@@ -134,10 +140,16 @@ func issuedIn(data []byte) ([]*issued, error) {
 		}
 		i, err := issuedToken(text)
 		if err != nil {
-			return nil, fmt.Errorf("line %d: %w", n, err)
+			i = &issued{token: true, alien: err}
+			alien = cmp.Or(alien, fmt.Errorf("line %d: %w", n, err))
+		} else {
+			tokens++
 		}
 		i.place = strconv.Itoa(n)
 		all = append(all, i)
+	}
+	if tokens == 0 {
+		return nil, alien
 	}
 	return all, nil
 }

@@ -95,6 +95,9 @@ func (a *app) readAll(path string, most int64) ([]byte, error) {
 func entriesOf(ctx context.Context, dir string, all []*issued) (map[*issued][]audit.Located, error) {
 	wanted := map[string][]*issued{}
 	for _, i := range all {
+		if i.alien != nil {
+			continue
+		}
 		wanted[i.what()] = append(wanted[i.what()], i)
 	}
 	found := map[*issued][]audit.Located{}

@@ -42,6 +42,8 @@ func TestCommand(t *testing.T) {
 			"daemon":   daemonCommand,
 			"makelog":  makeLog,
 			"flipbyte": flipByte,
+			"makeacts": makeActs,
+			"publish":  publishLog,
 		},
 	})
 }

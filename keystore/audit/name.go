@@ -9,15 +9,6 @@ import (
 // "acts/YYYY-MM".
 func (l Located) Log() string { return nameOf(l.Origin) }
 
-// LogOf returns the name of the log with the given origin, and the name that
-// its node's log keys have, and whether it is the origin of a log of Chancery:
-// HOST/audit/NODE/lifecycle or HOST/audit/NODE/acts/YYYY-MM.
-func LogOf(origin string) (log, keyName string, ok bool) {
-	log = nameOf(origin)
-	keyName, ok = strings.CutSuffix(origin, "/"+log)
-	return log, keyName, ok && isLogName(log) && isKeyName(keyName)
-}
-
 func isLogName(name string) bool {
 	month, acts := strings.CutPrefix(name, actsName+"/")
 	return name == lifecycleName || acts && isMonth(month)

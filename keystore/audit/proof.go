@@ -189,7 +189,7 @@ func openProof(signed []byte, keys, witnesses []note.Verifier) (Proven, error) {
 	if err != nil {
 		return Proven{}, err
 	}
-	_, keyName, ok := LogOf(c.Origin)
+	keyName, _, ok := LogOf(c.Origin)
 	if !ok {
 		return Proven{}, fmt.Errorf("the checkpoint is of %q, which is no log of Chancery", c.Origin)
 	}

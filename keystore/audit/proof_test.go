@@ -356,18 +356,6 @@ func TestNamesOfEntries(t *testing.T) {
 			t.Errorf("%s: %s, want %s", name, got, want)
 		}
 	}
-	for origin, want := range map[string]string{
-		"localhost:8443/audit/dev/lifecycle":    "lifecycle localhost:8443/audit/dev true",
-		"localhost:8443/audit/dev/acts/2026-11": "acts/2026-11 localhost:8443/audit/dev true",
-		"localhost:8443/audit/dev/acts/2026-13": "2026-13 localhost:8443/audit/dev/acts false",
-		"lifecycle":                             "lifecycle lifecycle false",
-		"example.com/log":                       "log example.com false",
-	} {
-		log, key, ok := LogOf(origin)
-		if got := fmt.Sprint(log, " ", key, " ", ok); got != want {
-			t.Errorf("%s: %s, want %s", origin, got, want)
-		}
-	}
 }
 
 func FuzzParseProof(f *testing.F) {
