@@ -18,7 +18,17 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand(), a.auditWitnessCommand())
+	return group("audit", "Read and verify the log",
+		a.auditListCommand(),
+		a.auditShowCommand(),
+		a.auditVerifyCommand(),
+		a.auditProveCommand(),
+		a.auditCheckProofCommand(),
+		a.auditMatchCommand(),
+		a.auditExportCommand(),
+		a.auditSchemaCommand(),
+		a.auditWitnessCommand(),
+	)
 }
 
 // logDir returns the audit directory: the argument, or that of --dir.
@@ -42,13 +52,15 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 func (a *app) auditVerifyCommand() *cobra.Command {
 	var keys, checkpoints, witnesses []string
 	c := &cobra.Command{
-		Use:   "verify [LOGDIR]",
+		Use:   "verify [LOGDIR|URL]",
 		Short: "Check that no entry was changed, lost, added or moved",
 		Long: "Check the whole log: every entry, their order, and that the signed checkpoints are those\n" +
 			"of exactly these entries. It needs no daemon and is right beside a running one. Entries\n" +
 			"behind the last checkpoint are in order but not proven yet: the next one, within\n" +
 			"seconds, covers them. Without a log key from outside nothing is proven, and what no\n" +
-			"witness has cosigned could be another log than the one shown to others.",
+			"witness has cosigned could be another log than the one shown to others.\n\n" +
+			"Of a URL, such as https://keys.example/audit/NODE, it checks what is published: that the\n" +
+			"tiles are the tree that the checkpoints sign. Entries are not published.",
 		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
 		Args:    atMostLogDir,
 	}
@@ -79,6 +91,12 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if isURL(dir) {
+			if err := signedByTrusted(kept, given(vkeys)); err != nil {
+				return err
+			}
+			return a.verifyPublished(ctx, dir, audit.Options{Keys: vkeys, Kept: texts(kept), Witnesses: quorum, Cosigned: cosigned})
+		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		report, err := audit.Verify(ctx, dir, audit.Options{
 			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
@@ -89,6 +107,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		if err := signedByTrusted(kept, report.LogKeys); err != nil {
 			return err
+		}
+		if report.OK() {
+			a.hintToKeep(len(kept), "cp "+filepath.Join(dir, "lifecycle", "checkpoint")+" DIR")
 		}
 		return a.printReport(report, len(vkeys) > 0, quorum != nil)
 	})
@@ -317,4 +338,12 @@ func signedByTrusted(kept []keptCheckpoint, keys []audit.LogKey) error {
 		}
 	}
 	return nil
+}
+
+// given returns log keys that were given as those that are trusted.
+func given(vkeys []string) (keys []audit.LogKey) {
+	for _, vkey := range vkeys {
+		keys = append(keys, audit.LogKey{VKey: vkey})
+	}
+	return keys
 }

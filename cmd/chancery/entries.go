@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -17,15 +19,43 @@ import (
 // shownEntries is how many entries a table has unless --last says otherwise.
 const shownEntries = 200
 
-type listFlags struct {
+// filterFlags say which entries are wanted.
+type filterFlags struct {
 	filter               audit.Filter
 	kid, action, outcome string
-	last                 int
-	follow               bool
 }
 
+func (f *filterFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.filter.Log, "log", "", "only this log: lifecycle, acts or acts/YYYY-MM")
+	c.Flags().StringVar(&f.filter.KeySet, "keyset", "", "only of this key set")
+	c.Flags().StringVar(&f.kid, "kid", "", "only of this key")
+	c.Flags().StringVar(&f.filter.Principal, "principal", "", "only by this principal")
+	c.Flags().StringVar(&f.action, "action", "", "only this action, such as jwt.sign or key.activate")
+	c.Flags().StringVar(&f.outcome, "outcome", "", "only with this outcome: intent, done, refused, failed or unknown")
+	c.Flags().StringVar(&f.filter.Rule, "rule", "", "only what this rule decided, such as rotation/1")
+	c.Flags().StringVar(&f.filter.Code, "code", "", "only refused with this code, such as forbidden")
+	c.Flags().StringVar(&f.filter.JTI, "jti", "", "only of the token with this jti")
+	c.Flags().StringVar(&f.filter.Serial, "serial", "", "only of the certificate with this serial number, in hexadecimal")
+	c.Flags().Var(moment{&f.filter.Since}, "since", "not before this time, or this long ago")
+	c.Flags().Var(moment{&f.filter.Until}, "until", "before this time, or this long ago")
+}
+
+// wanted returns what the flags say.
+func (f *filterFlags) wanted() audit.Filter {
+	f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
+	f.filter.Outcome = keystore.Outcome(f.outcome)
+	f.filter.Serial = plainSerial(f.filter.Serial)
+	return f.filter
+}
+
+// plainSerial is a serial number as the log spells it: people copy it with
+// colons and capitals.
+func plainSerial(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
+
 func (a *app) auditListCommand() *cobra.Command {
-	var f listFlags
+	var f filterFlags
+	var last int
+	var follow bool
 	c := &cobra.Command{
 		Use:   "list [LOGDIR]",
 		Short: "List entries of the log",
@@ -34,31 +64,22 @@ func (a *app) auditListCommand() *cobra.Command {
 		Example: "  chancery --dir dev audit list --keyset web --since 1h\n  chancery --dir dev audit list --follow --json",
 		Args:    atMostLogDir,
 	}
-	c.Flags().StringVar(&f.filter.Log, "log", "", "only this log: lifecycle, acts or acts/YYYY-MM")
-	c.Flags().StringVar(&f.filter.KeySet, "keyset", "", "only of this key set")
-	c.Flags().StringVar(&f.kid, "kid", "", "only of this key")
-	c.Flags().StringVar(&f.filter.Principal, "principal", "", "only by this principal")
-	c.Flags().StringVar(&f.action, "action", "", "only this action, such as jwt.sign or key.activate")
-	c.Flags().StringVar(&f.outcome, "outcome", "", "only with this outcome: intent, done, refused, failed or unknown")
-	c.Flags().Var(moment{&f.filter.Since}, "since", "not before this time, or this long ago")
-	c.Flags().Var(moment{&f.filter.Until}, "until", "before this time, or this long ago")
-	c.Flags().IntVar(&f.last, "last", shownEntries, "only the last so many; 0: all (default with --json)")
-	c.Flags().BoolVarP(&f.follow, "follow", "f", false, "go on with new entries as they come")
+	f.add(c)
+	c.Flags().IntVar(&last, "last", shownEntries, "only the last so many; 0: all (default with --json)")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new entries as they come")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
 			return err
 		}
-		if f.last < 0 {
-			return usagef("audit list: --last %d is negative", f.last)
+		if last < 0 {
+			return usagef("audit list: --last %d is negative", last)
 		}
 		if a.json && !c.Flags().Changed("last") {
-			f.last = 0
+			last = 0
 		}
-		f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
-		f.filter.Outcome = keystore.Outcome(f.outcome)
-		l := &lister{app: a, dir: dir, filter: f.filter, next: map[string]int64{}}
-		if err := l.first(ctx, f.last); err != nil || !f.follow {
+		l := &lister{app: a, tail: audit.NewTail(dir, f.wanted())}
+		if err := l.first(ctx, last); err != nil || !follow {
 			return err
 		}
 		return l.follow(ctx)
@@ -69,25 +90,16 @@ func (a *app) auditListCommand() *cobra.Command {
 // A lister prints entries, each once.
 type lister struct {
 	*app
-	dir    string
-	filter audit.Filter
-	next   map[string]int64 // by origin: the lowest index not seen yet
+	tail *audit.Tail
 }
 
 // fresh returns the entries not seen before, the last n of them (0: all), and
 // how many it left out.
 func (l *lister) fresh(ctx context.Context, n int) (list []audit.Located, left int, err error) {
-	for at, err := range audit.Entries(l.dir, l.filter) {
+	for at, err := range l.tail.Entries(ctx) {
 		if err != nil {
 			return list, left, fmt.Errorf("reading the log: %w", err)
 		}
-		if err := ctx.Err(); err != nil {
-			return nil, 0, context.Cause(ctx)
-		}
-		if at.Entry.Sequence < l.next[at.Origin] {
-			continue
-		}
-		l.next[at.Origin] = at.Entry.Sequence + 1
 		list = append(list, at)
 		if n > 0 && len(list) >= 2*n { // forget in strides: the log may be long
 			left += len(list) - n
@@ -101,7 +113,24 @@ func (l *lister) fresh(ctx context.Context, n int) (list []audit.Located, left i
 	return list, left, nil
 }
 
+// stream prints everything there is as it is read: the log may be long.
+func (l *lister) stream(ctx context.Context) error {
+	out := bufio.NewWriter(l.out)
+	for at, err := range l.tail.Entries(ctx) {
+		if err != nil {
+			return errors.Join(fmt.Errorf("reading the log: %w", err), out.Flush())
+		}
+		if _, err := out.Write(append(at.Entry.Append(nil), '\n')); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}
+
 func (l *lister) first(ctx context.Context, n int) error {
+	if l.json && n == 0 {
+		return l.stream(ctx)
+	}
 	list, left, err := l.fresh(ctx, n)
 	if err != nil {
 		return err
@@ -113,24 +142,21 @@ func (l *lister) first(ctx context.Context, n int) error {
 	for _, at := range list {
 		rows = append(rows, entryRow(at))
 	}
-	l.printTable([]string{"time (UTC)", "entry", "principal", "action", "outcome", "key set", "version", "what else"}, rows)
+	l.printTable(entryHeading(), rows)
 	if left > 0 {
 		fmt.Fprintf(l.err, "hint: %d earlier entries are left out: --last 0 shows all\n", left)
 	}
 	return nil
 }
 
-// follow prints new entries until ctx ends. A look reads the journals from the
-// beginning, so looks are rarer in a long log.
+// follow prints new entries until ctx ends.
 func (l *lister) follow(ctx context.Context) error {
-	took := time.Duration(0)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil // that is how following ends
-		case <-time.After(max(500*time.Millisecond, 10*took)):
+		case <-time.After(500 * time.Millisecond):
 		}
-		start := time.Now()
 		list, _, err := l.fresh(ctx, 0)
 		if ctx.Err() != nil {
 			return nil
@@ -138,7 +164,6 @@ func (l *lister) follow(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		took = time.Since(start)
 		if l.json {
 			err = l.printJSON(list)
 		} else {
@@ -164,18 +189,18 @@ func (l *lister) printJSON(list []audit.Located) error {
 	return nil
 }
 
+func entryHeading() []string {
+	return []string{"time (UTC)", "entry", "principal", "action", "outcome", "key set", "version", "what else"}
+}
+
 func entryRow(at audit.Located) []string {
 	e := &at.Entry
 	version := ""
 	if e.Version > 0 {
 		version = strconv.Itoa(e.Version)
 	}
-	name := at.Origin
-	if _, rest, ok := strings.Cut(name, "/audit/"); ok {
-		name = rest
-	}
 	return []string{
-		when(e.Time), name + "#" + strconv.FormatInt(e.Sequence, 10), e.Principal,
+		when(e.Time), shortName(&at), e.Principal,
 		string(e.Action), string(e.Outcome), cmp.Or(e.KeySet, e.Authority), version, whatElse(e),
 	}
 }

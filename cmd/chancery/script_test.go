@@ -43,6 +43,8 @@ func TestCommand(t *testing.T) {
 			"makelog":   makeLog,
 			"rotatelog": rotateLog,
 			"flipbyte":  flipByte,
+			"makeacts":  makeActs,
+			"publish":   publishLog,
 		},
 	})
 }

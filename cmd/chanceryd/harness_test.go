@@ -419,6 +419,7 @@ func (d *chanceryd) verifyLog() {
 	for _, p := range report.Problems {
 		d.t.Errorf("the log: %s", p)
 	}
+	entriesFit(d.t, d.dir)
 }
 
 // logged returns the entries of the log that a filter wants.

@@ -26,6 +26,10 @@
 //	// receipt.Entry is "localhost:8443/audit/dev/acts/2026-11#0"
 //	report, err := audit.Verify(ctx, dir, audit.Options{Keys: []string{vkey}})
 //
+// Prove makes a proof that an entry is under the published checkpoint, which
+// Check checks without the log. VerifyPublished checks what a node shows to the
+// world: checkpoints and tiles, no entries.
+//
 // # On disk
 //
 //	DIR/lifecycle/journal-1, journal-2, …   the durable thing
@@ -96,6 +100,8 @@
 // the entry's bytes.
 //
 //	{"v":1,"seq":41,"time":"2026-11-22T16:15:58.000000Z","principal":"dev:spiffe:spiffe://chancery.dev/issuer","action":"jwt.sign","outcome":"done","keyset":"web"}
+//
+// EntrySchema says what each member, action and outcome means.
 //
 // A string longer than its member allows ends in "[cut: N bytes]", where N is
 // its full length; an attacker's long name never makes an entry fail.

@@ -39,6 +39,8 @@ type Filter struct {
 	ID        string
 	JTI       string
 	Serial    string
+	Rule      string
+	Code      string
 }
 
 func (f *Filter) wantsLog(name string) bool {
@@ -56,7 +58,8 @@ func (f *Filter) wants(e *Entry) bool {
 	return e.Sequence >= f.From && !e.Time.Before(f.Since) && (f.Until.IsZero() || e.Time.Before(f.Until)) &&
 		is(f.Principal, e.Principal) && is(string(f.Action), string(e.Action)) &&
 		is(string(f.Outcome), string(e.Outcome)) && is(f.KeySet, e.KeySet) &&
-		is(string(f.KID), string(e.KID)) && is(f.ID, e.ID) && is(f.JTI, e.JTI) && is(f.Serial, e.Serial)
+		is(string(f.KID), string(e.KID)) && is(f.ID, e.ID) && is(f.JTI, e.JTI) && is(f.Serial, e.Serial) &&
+		is(f.Rule, e.Rule) && is(f.Code, e.Code)
 }
 
 // needle is something every entry the filter wants contains, so that the others
@@ -67,7 +70,7 @@ func (f *Filter) needle() []byte {
 		limit       int
 	}{
 		{`"jti":"`, f.JTI, limitText}, {`"serial":"`, f.Serial, limitName}, {`"id":"`, f.ID, limitName},
-		{`"kid":"`, string(f.KID), limitName}, {`"keyset":"`, f.KeySet, limitText},
+		{`"kid":"`, string(f.KID), limitName}, {`"code":"`, f.Code, limitName}, {`"rule":"`, f.Rule, limitText}, {`"keyset":"`, f.KeySet, limitText},
 		{`"principal":"`, f.Principal, limitPrincipal}, {`"action":"`, string(f.Action), limitName},
 	} {
 		if m.value != "" {
@@ -89,6 +92,12 @@ func Entries(dir string, f Filter) iter.Seq2[Located, error] {
 // it opens no journal but the one where f.From stands, and parses nothing. It
 // ends after the first error, which is ctx's cause when ctx ends.
 func EntriesContext(ctx context.Context, dir string, f Filter) iter.Seq2[Located, error] {
+	return entriesAfter(ctx, dir, f, map[string]int64{})
+}
+
+// entriesAfter is EntriesContext for what is at or behind next, by log, and
+// keeps next at what was not yielded and is to be.
+func entriesAfter(ctx context.Context, dir string, f Filter, next map[string]int64) iter.Seq2[Located, error] {
 	return func(yield func(Located, error) bool) {
 		months, err := listMonths(dir)
 		if err != nil {
@@ -99,7 +108,7 @@ func EntriesContext(ctx context.Context, dir string, f Filter) iter.Seq2[Located
 		for _, m := range months {
 			acts = append(acts, actsName+"/"+m)
 		}
-		merge(wanted(ctx, dir, []string{lifecycleName}, f), wanted(ctx, dir, acts, f), yield)
+		merge(wanted(ctx, dir, []string{lifecycleName}, f, next), wanted(ctx, dir, acts, f, next), yield)
 	}
 }
 
@@ -127,14 +136,15 @@ func merge(a, b iter.Seq2[Located, error], yield func(Located, error) bool) {
 	}
 }
 
-func wanted(ctx context.Context, dir string, names []string, f Filter) iter.Seq2[Located, error] {
+func wanted(ctx context.Context, dir string, names []string, f Filter, next map[string]int64) iter.Seq2[Located, error] {
 	return func(yield func(Located, error) bool) {
 		needle := f.needle()
 		for _, name := range names {
 			if !f.wantsLog(name) {
 				continue
 			}
-			for at, err := range entries(filepath.Join(dir, filepath.FromSlash(name)), f.From) {
+			from := max(f.From, next[name])
+			for at, err := range entries(filepath.Join(dir, filepath.FromSlash(name)), from) {
 				if err == nil && ctx.Err() != nil {
 					err = fmt.Errorf("%s: %w", entryName(at.origin, at.index), context.Cause(ctx))
 				}
@@ -142,20 +152,20 @@ func wanted(ctx context.Context, dir string, names []string, f Filter) iter.Seq2
 					yield(Located{}, err)
 					return
 				}
-				if at.index < f.From {
+				if at.index < from {
 					continue
 				}
-				if needle != nil && !bytes.Contains(at.entry, needle) {
-					continue
+				if needle == nil || bytes.Contains(at.entry, needle) {
+					e, err := ParseEntry(at.entry)
+					if err != nil {
+						yield(Located{}, fmt.Errorf("%s: %w", entryName(at.origin, at.index), err))
+						return
+					}
+					if f.wants(&e) && !yield(Located{at.origin, e}, nil) {
+						return
+					}
 				}
-				e, err := ParseEntry(at.entry)
-				if err != nil {
-					yield(Located{}, fmt.Errorf("%s: %w", entryName(at.origin, at.index), err))
-					return
-				}
-				if f.wants(&e) && !yield(Located{at.origin, e}, nil) {
-					return
-				}
+				next[name] = at.index + 1
 			}
 		}
 	}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"chancery/keystore/audit"
+)
+
+// largestMatch is the largest file of tokens or certificates that is read, in
+// bytes.
+const largestMatch = 256 << 20
+
+func (a *app) auditMatchCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "match FILE|- [LOGDIR]",
+		Short: "Tell which entry made each token or certificate of a file, or none",
+		Long: "Tell which entry of the log made each of many tokens, one a line, or certificates, in PEM.\n" +
+			"A token is known by its jti, kid and exp, a certificate by its serial number, its end and,\n" +
+			"if its issuer's certificate is in the file as well, the issuer's key. It tells them as\n\n" +
+			"  made         by that entry\n" +
+			"  unknown      by that entry, perhaps: its outcome is not known, so count it as made\n" +
+			"  withdrawn    that entry says that it was not made, or never released\n" +
+			"  counterfeit  that entry has the same jti or serial number, of something else\n" +
+			"  none         by nothing that is in the log\n\n" +
+			"and exits with 1 if any was not made. The log is read once, and not verified: see\n" +
+			"`chancery audit verify`. Nor are signatures of tokens: see `chancery verify`.",
+		Example: "  chancery --dir dev audit match tokens.txt\n  chancery audit match --json - /var/lib/chancery/audit <certificates.pem",
+		Args:    wordAndLogDir("FILE"),
+	}
+	c.RunE = does(func(ctx context.Context, args []string) error {
+		dir, err := a.logDir(args[1:])
+		if err != nil {
+			return err
+		}
+		data, err := a.readAll(args[0], largestMatch)
+		if err != nil {
+			return err
+		}
+		all, err := issuedIn(data)
+		if err != nil {
+			return fmt.Errorf("%s: %w", args[0], err)
+		}
+		if len(all) == 0 {
+			return fmt.Errorf("%s: there is neither a token nor a certificate in it", args[0])
+		}
+		entries, err := entriesOf(ctx, dir, all)
+		if err != nil {
+			return err
+		}
+		return a.printMatches(all, entries)
+	})
+	return c
+}
+
+// wordAndLogDir wants one argument, and takes a log directory.
+func wordAndLogDir(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 2 {
+			return nil
+		}
+		return exactly(name)(cmd, args)
+	}
+}
+
+// readAll reads a file, or standard input for "-".
+func (a *app) readAll(path string, most int64) ([]byte, error) {
+	r := a.in
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() // read only
+		r = f
+	}
+	data, err := io.ReadAll(io.LimitReader(r, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("%s is over %d bytes", path, most)
+	}
+	return data, nil
+}
+
+// entriesOf reads the log once and returns the entries with the jti or serial of
+// each.
+func entriesOf(ctx context.Context, dir string, all []*issued) (map[*issued][]audit.Located, error) {
+	wanted := map[string][]*issued{}
+	for _, i := range all {
+		if i.alien != nil {
+			continue
+		}
+		wanted[i.what()] = append(wanted[i.what()], i)
+	}
+	found := map[*issued][]audit.Located{}
+	for at, err := range audit.EntriesContext(ctx, dir, audit.Filter{}) {
+		if err != nil {
+			return nil, fmt.Errorf("reading the log: %w", err)
+		}
+		for _, of := range []issued{{token: true, jti: at.Entry.JTI}, {serial: at.Entry.Serial}} {
+			if of.jti == "" && of.serial == "" {
+				continue
+			}
+			for _, i := range wanted[of.what()] {
+				found[i] = append(found[i], at)
+			}
+		}
+	}
+	return found, nil
+}
+
+// A matchLine is what --json prints for each.
+type matchLine struct {
+	Place    string          `json:"place"` // line of a token, number of a certificate
+	Kind     string          `json:"kind"`  // "token" or "certificate"
+	JTI      string          `json:"jti,omitempty"`
+	Serial   string          `json:"serial,omitempty"`
+	KID      string          `json:"kid,omitempty"`
+	Exp      int64           `json:"exp,omitempty"`
+	NotAfter int64           `json:"not_after,omitempty"`
+	Match    match           `json:"match"`
+	Entry    string          `json:"entry,omitempty"` // the name of the one that decided
+	Why      string          `json:"why,omitempty"`
+	Record   json.RawMessage `json:"record,omitempty"` // that entry
+}
+
+func lineOf(i *issued, m matched) matchLine {
+	l := matchLine{Place: i.place, Kind: "certificate", Serial: i.serial, KID: string(i.kid), NotAfter: i.ends, Match: m.match, Why: m.why}
+	if i.token {
+		l.Kind, l.JTI, l.Exp, l.NotAfter = "token", i.jti, i.ends, 0
+	}
+	if m.entry != nil {
+		l.Entry, l.Record = m.entry.Name(), m.entry.Entry.Append(nil)
+	}
+	return l
+}
+
+func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located) error {
+	out := bufio.NewWriter(a.out)
+	encoder := json.NewEncoder(out)
+	counts := map[match]int64{}
+	unsound := int64(0)
+	var rows [][]string
+	for _, i := range all {
+		m := judge(i, entries[i])
+		counts[m.match]++
+		if !m.match.sound() {
+			unsound++
+		}
+		if a.json {
+			if err := encoder.Encode(lineOf(i, m)); err != nil {
+				return err
+			}
+			continue
+		}
+		entry, by := "-", "-"
+		if m.entry != nil {
+			entry, by = shortName(m.entry), m.entry.Entry.Principal
+		}
+		rows = append(rows, []string{i.place, i.what(), string(m.match), entry, by, m.why})
+	}
+	if a.json {
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	} else {
+		a.printWrapped([]string{"#", "of", "match", "entry", "principal", "why"}, rows, map[int]int{5: 40, 6: 48})
+		a.printf("%d: %d made, %d unknown, %d withdrawn, %d counterfeit, %d none\n", len(all),
+			counts[matchMade], counts[matchUnknown], counts[matchWithdrawn], counts[matchCounterfeit], counts[matchNone])
+	}
+	if unsound > 0 {
+		return errFound
+	}
+	return nil
+}
