@@ -42,6 +42,7 @@ type Action string
 // The actions.
 const (
 	ActSignJWT         Action = "jwt.sign"
+	ActSignHistory     Action = "history.sign" // the keys a key set has had
 	ActSignCSR         Action = "csr.sign"
 	ActHandshake       Action = "tls.handshake"
 	ActRequest         Action = "request" // a refused request that named no other action
