@@ -1,6 +1,7 @@
 package jwks
 
 import (
+	"bytes"
 	"cmp"
 	"crypto"
 	"encoding/json"
@@ -27,6 +28,10 @@ type HistoricalKey struct {
 	Reason  string    // of that: ReasonCompromised; empty: not said
 }
 
+// MaxHistory is the longest list of historical keys, in bytes. In base64, which a
+// JWS signs, it is below keystore.MaxMessage.
+const MaxHistory = 512 << 10
+
 // ReasonCompromised says that the private key is believed to be in other hands
 // (OpenID Federation 1.0 Section 8.7.3).
 const ReasonCompromised = "compromised"
@@ -49,6 +54,8 @@ type lifetime struct {
 // Historical returns the "keys" member of a historical key set (OpenID Federation
 // 1.0 Section 8.7.2): a JSON array with each key once, in the order they became
 // known. Seconds are counted so that a lifetime is never told shorter than it was.
+// Of more keys than fit into MaxHistory bytes those are left out that became known
+// first: the log has them all, and a verifier does not know what is not there.
 // It returns an error wrapping ErrEmpty if there is no key, and another if one
 // contradicts itself.
 func Historical(keys []HistoricalKey) ([]byte, error) {
@@ -59,18 +66,19 @@ func Historical(keys []HistoricalKey) ([]byte, error) {
 	slices.SortFunc(keys, func(a, b HistoricalKey) int {
 		return cmp.Or(a.IssuedAt.Compare(b.IssuedAt), cmp.Compare(a.KID, b.KID))
 	})
-	body := []byte{'['}
-	for i, k := range keys {
-		if i > 0 {
-			body = append(body, ',')
-		}
-		one, err := k.encode()
+	each, size := make([][]byte, 0, len(keys)), len("[]")
+	for i := range slices.Backward(keys) {
+		one, err := keys[i].encode()
 		if err != nil {
-			return nil, fmt.Errorf("historical key %s: %w", k.KID, err)
+			return nil, fmt.Errorf("historical key %s: %w", keys[i].KID, err)
 		}
-		body = append(body, one...)
+		if size += len(one) + len(","); size > MaxHistory {
+			break
+		}
+		each = append(each, one)
 	}
-	return append(body, ']'), nil
+	slices.Reverse(each)
+	return append(append([]byte{'['}, bytes.Join(each, []byte{','})...), ']'), nil
 }
 
 // encode returns the key as a JWK with its lifetime.

@@ -1,6 +1,7 @@
 package jwks
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,6 +58,33 @@ func TestTheHistoryHasEachKeyWithItsLife(t *testing.T) {
 	again, err := Historical([]HistoricalKey{older, newer})
 	if err != nil || string(again) != string(body) {
 		t.Errorf("in another order it is another: %s", again)
+	}
+}
+
+// A list that grows for ever could not be signed one day.
+func TestALongHistoryHasTheLatestKeys(t *testing.T) {
+	first := historical(t, keystore.RS256, time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC))
+	one, err := Historical([]HistoricalKey{first})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fit := (MaxHistory - len("[]")) / (len(one) - len("[]") + len(","))
+	var keys []HistoricalKey
+	for i := range fit + 3 {
+		k := first
+		k.IssuedAt = k.IssuedAt.Add(time.Duration(i) * time.Second)
+		keys = append(keys, k)
+	}
+	body, err := Historical(keys)
+	var got []struct{ IAT int64 }
+	if err := errors.Join(err, json.Unmarshal(body, &got)); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != fit || got[0].IAT != keys[3].IssuedAt.Unix() || got[fit-1].IAT != keys[fit+2].IssuedAt.Unix() {
+		t.Errorf("%d keys of %d, %d to %d", len(got), len(keys), got[0].IAT, got[len(got)-1].IAT)
+	}
+	if n := base64.RawURLEncoding.EncodedLen(len(body) + 2048); n > keystore.MaxMessage {
+		t.Errorf("%d bytes are to be signed", n)
 	}
 }
 
