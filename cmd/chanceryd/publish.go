@@ -38,6 +38,8 @@ type publisher struct {
 	hold   func() error // nil, or why nothing may be signed
 	// rotate wakes the rotator: a version was acknowledged.
 	rotate func()
+	// histories are what was signed of keys that have left; nil: nothing is.
+	histories *histories
 
 	kick chan struct{}
 	// What follows is owned by the one who publishes: the start, then Run.
@@ -98,6 +100,9 @@ func (p *publisher) pass(ctx context.Context) error {
 	view, read := p.views.Published()
 	if view == nil {
 		return viewErr
+	}
+	if p.histories != nil {
+		defer p.histories.Kick() // when it is served by what key a history can be checked
 	}
 	p.keys.Prove(ctx, view)
 	if p.hold() == nil {
@@ -236,6 +241,9 @@ func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []i
 		for _, path := range paths(cfg, set) {
 			docs[path] = server.Document{Withheld: why}
 		}
+		if _, ok := p.histories.Document(set); ok {
+			docs[historyPath(set)] = server.Document{Withheld: why}
+		}
 		return docs, nil
 	}
 	switch {
@@ -268,6 +276,8 @@ func paths(cfg *config.Config, set *keystore.KeySet) []string {
 
 func jwksPath(set *keystore.KeySet) string { return "/issuers/" + set.Name + "/jwks.json" }
 
+func historyPath(set *keystore.KeySet) string { return "/issuers/" + set.Name + "/historical-keys.jwt" }
+
 func discoveryPath(set *keystore.KeySet) string {
 	return "/issuers/" + set.Name + "/.well-known/openid-configuration"
 }
@@ -297,7 +307,7 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 		return nil, err
 	}
 	base := cfg.PublicURL + "/issuers/" + set.Name
-	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", jwks.Algorithms(set))
+	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", cfg.PublicURL+historyPath(set), jwks.Algorithms(set))
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +316,9 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 		docs[path] = server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge(set)}
 	}
 	docs[jwksPath(set)] = server.Document{Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge(set)}
+	if doc, ok := p.histories.Document(set); ok {
+		docs[historyPath(set)] = doc
+	}
 	return docs, nil
 }
 
