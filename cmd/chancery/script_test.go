@@ -42,6 +42,9 @@ func TestCommand(t *testing.T) {
 			"daemon":   daemonCommand,
 			"makelog":  makeLog,
 			"flipbyte": flipByte,
+
+			"makepast":    makePast,
+			"makehistory": makeHistory,
 		},
 	})
 }
