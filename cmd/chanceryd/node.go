@@ -252,6 +252,7 @@ func (n *node) introduce(ctx context.Context) error {
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,
 		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), first: make(map[string]bool), last: make(map[string]documents),
 	}
+	n.comparing.disputes = &disputes{cfg.Node, n.views, n.steps, n.public, n.publisher, rotations.lives}
 	return nil
 }
 

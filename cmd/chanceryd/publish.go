@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -41,7 +42,8 @@ type publisher struct {
 	// histories are what was signed of keys that have left; nil: nothing is.
 	histories *histories
 
-	kick chan struct{}
+	kick    chan struct{}
+	reached atomic.Int64 // the revision of what was published last
 	// What follows is owned by the one who publishes: the start, then Run.
 	served  map[string]map[int]bool // acknowledged
 	first   map[string]bool         // to be served for the first time, and recorded
@@ -202,6 +204,7 @@ func (p *publisher) publish(ctx context.Context, view *keystore.View) (serves ma
 		}
 	}
 	p.public.Publish(pub)
+	p.reached.Store(view.Revision())
 	return serves, errors.Join(errs...)
 }
 
