@@ -42,6 +42,7 @@ type Action string
 // The actions.
 const (
 	ActSignJWT         Action = "jwt.sign"
+	ActSignHistory     Action = "history.sign" // the keys a key set has had
 	ActSignCSR         Action = "csr.sign"
 	ActHandshake       Action = "tls.handshake"
 	ActRequest         Action = "request" // a refused request that named no other action
@@ -63,6 +64,7 @@ const (
 	ActKeyHalfPair     Action = "key.half_pair"   // one half of a version's key pair is not there
 	ActKeyAttributes   Action = "key.attributes"  // a key can do what it must not
 	ActKeyResurrected  Action = "key.resurrected" // a destroyed key is there again
+	ActKeyDisputed     Action = "key.disputed"    // log, catalog and published set say different things of a version
 	ActReconcile       Action = "key.reconcile"   // an operator had the keystores compared
 	ActIssueAuthority  Action = "authority.issue" // the certificate of a CA key version
 	ActRotate          Action = "keyset.rotate"

@@ -41,7 +41,9 @@ type Mismatch struct {
 }
 
 // Stray reports whether the mismatch is a key that belongs to no version.
-func (m *Mismatch) Stray() bool { return m.Version == 0 && m.Kind != KeyAttributes }
+func (m *Mismatch) Stray() bool {
+	return m.Version == 0 && m.Kind != KeyAttributes && !m.Kind.Disagrees()
+}
 
 // privateHalf is what Object.Missing says of a public key that is there alone.
 const privateHalf = "private half"
@@ -267,6 +269,8 @@ func missingTodo(m *Mismatch) string {
 // under another name.
 func mismatchAction(m *Mismatch) keystore.Action {
 	switch {
+	case m.Kind.Disagrees():
+		return keystore.ActKeyDisputed
 	case m.Kind == KeyMissing:
 		return keystore.ActKeyMissing
 	case m.Kind == KeyResurrected:
@@ -289,6 +293,9 @@ func mismatchRecord(m *Mismatch) keystore.Record {
 	action := mismatchAction(m)
 	if action != keystore.ActKeyOrphan {
 		name = fmt.Appendf(nil, "%s %q %q %q %q %x %q %d", action, m.Keystore, o.Token, o.ID, o.Label, o.SPKI, m.KeySet, m.Version)
+	}
+	if m.Kind.Disagrees() { // what it is changes with the versions' states, which makes it another
+		name = fmt.Appendf(nil, "%s %q %q %d %q %q", action, m.Kind, m.KeySet, m.Version, m.KID, m.What)
 	}
 	hash := keystore.HashSPKI(name)
 	rec := keystore.Record{

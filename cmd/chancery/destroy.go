@@ -17,9 +17,10 @@ func (a *app) keysReconcileCommand() *cobra.Command {
 	var last bool
 	c := &cobra.Command{
 		Use:   "reconcile",
-		Short: "Compare the keys on each token with the catalog",
-		Long: "Compare the keys on each token with the catalog, both ways, and say of each thing that\n" +
-			"does not fit what to do. What a crash left is finished by it; no other key is used, and\n" +
+		Short: "Compare tokens, catalog, log and published sets",
+		Long: "Compare the keys on each token with the catalog, both ways, and the catalog with what\n" +
+			"the log says of each version and with the key sets that are served. Say of each thing\n" +
+			"that does not fit what to do. What a crash left is finished by it; no other key is used, and\n" +
 			"none is deleted. The exit status is 1 if anything was found or could not be compared.",
 		Args: noArgs,
 	}

@@ -40,13 +40,14 @@ type fake struct {
 	public string
 	stop   func()
 
-	mu       sync.Mutex
-	mode     string // what it does differently
-	versions []fakeVersion
-	caKey    *ecdsa.PrivateKey
-	caCert   *x509.Certificate
-	rootKey  *ecdsa.PrivateKey
-	root     *x509.Certificate
+	mu         sync.Mutex
+	mode       string // what it does differently
+	versions   []fakeVersion
+	keyHistory string // signed; empty: none
+	caKey      *ecdsa.PrivateKey
+	caCert     *x509.Certificate
+	rootKey    *ecdsa.PrivateKey
+	root       *x509.Certificate
 }
 
 // otherName is what the fake's certificates are for in the mode "renamed".
@@ -370,17 +371,25 @@ func (f *fake) sign(body []byte) (*api.SignJWTReply, error) {
 		typ = "JWT"
 	}
 	v := f.active()
-	b64 := base64.RawURLEncoding.EncodeToString
 	_, claims, _ := strings.Cut(string(req.Claims), "{")
 	payload := fmt.Sprintf(`{"iss":%q,"iat":%d,"nbf":%d,"exp":%d,"jti":"j1",%s`, f.public+"/issuers/web", now, now-60, now+ttl, claims)
+	token, err := v.jws(typ, payload)
+	if err != nil {
+		return nil, err
+	}
+	return &api.SignJWTReply{Token: token, KID: v.KID, ExpiresAt: time.Unix(now+ttl, 0).UTC(), Entry: "localhost/audit/dev/acts/2026-11#4"}, nil
+}
+
+// jws signs a payload under a header that names the version's key.
+func (v *fakeVersion) jws(typ, payload string) (string, error) {
+	b64 := base64.RawURLEncoding.EncodeToString
 	input := b64(fmt.Appendf(nil, `{"alg":"ES256","kid":%q,"typ":%q}`, v.KID, typ)) + "." + b64([]byte(payload))
 	digest := sha256.Sum256([]byte(input))
 	x, y, err := ecdsa.Sign(rand.Reader, v.key, digest[:])
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	sig := append(x.FillBytes(make([]byte, 32)), y.FillBytes(make([]byte, 32))...)
-	return &api.SignJWTReply{Token: input + "." + b64(sig), KID: v.KID, ExpiresAt: time.Unix(now+ttl, 0).UTC(), Entry: "localhost/audit/dev/acts/2026-11#4"}, nil
+	return input + "." + b64(append(x.FillBytes(make([]byte, 32)), y.FillBytes(make([]byte, 32))...)), nil
 }
 
 func (f *fake) signCSR(r *http.Request) (int, any, error) {
@@ -454,6 +463,8 @@ func (f *fake) servePublic(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header().Set("Cache-Control", "public, max-age=900")
 		json.NewEncoder(w).Encode(set)
+	case "/issuers/web/historical-keys.jwt":
+		f.serveHistory(w)
 	default:
 		http.NotFound(w, r)
 	}

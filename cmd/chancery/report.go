@@ -56,8 +56,19 @@ func problemText(p *api.Problem) string {
 	return text
 }
 
+// hinted is an error that brings its hint along.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Unwrap() error { return h.error }
+
 // hint returns the next move after err, or nothing.
 func (a *app) hint(err error) string {
+	if h, ok := errors.AsType[hinted](err); ok {
+		return h.hint
+	}
 	if p, ok := errors.AsType[*api.Problem](err); ok {
 		return a.problemHint(p)
 	}

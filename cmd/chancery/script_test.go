@@ -38,13 +38,15 @@ func TestCommand(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status":    status,
-			"daemon":    daemonCommand,
-			"makelog":   makeLog,
-			"rotatelog": rotateLog,
-			"flipbyte":  flipByte,
-			"makeacts":  makeActs,
-			"publish":   publishLog,
+			"status":      status,
+			"daemon":      daemonCommand,
+			"makelog":     makeLog,
+			"rotatelog":   rotateLog,
+			"flipbyte":    flipByte,
+			"makeacts":    makeActs,
+			"publish":     publishLog,
+			"makepast":    makePast,
+			"makehistory": makeHistory,
 		},
 	})
 }

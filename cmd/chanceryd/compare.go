@@ -15,7 +15,8 @@ import (
 	"chancery/signer/api"
 )
 
-// comparing compares the catalog with what the keystores hold: at the start,
+// comparing compares the catalog with what the keystores hold, with the log, and
+// with what is published: at the start,
 // whenever a token is up again that was not, since it may be another one or have
 // lost keys, now and then, and when an operator asks. A keystore in which a
 // destroyed key is there again is stopped, until a comparison does not see it.
@@ -25,6 +26,8 @@ type comparing struct {
 	keys    *keyring
 	log     *slog.Logger
 	wake    chan struct{} // capacity 1
+	// disputes compares with log and publication; nil: nothing does.
+	disputes *disputes
 
 	mu    sync.Mutex                    // guards what follows
 	down  map[string]bool               // keystores that were not up since they were last compared
@@ -32,6 +35,8 @@ type comparing struct {
 	stray map[string]int                // keys that no version names, by keystore, as last compared
 	last  map[string]api.Reconciliation // by keystore
 	at    time.Time                     // of the last comparison of all; zero: none yet
+
+	disputed int // what log, catalog or publication disagreed in, as last compared
 }
 
 func newComparing(r *rotation.Rotator, s *stops, k *keyring, m *telemetry.Metrics, log *slog.Logger) *comparing {
@@ -42,6 +47,11 @@ func newComparing(r *rotation.Rotator, s *stops, k *keyring, m *telemetry.Metric
 	m.Gauge("chancery_orphan_keys", "Keys in keystores that no version names, as last compared; NaN before that.", nil, c.orphans)
 	m.Gauge("chancery_missing_keys", "Versions whose private keys are missing or do not do what they are asked.", nil,
 		func() float64 { return float64(r.Troubled()) })
+	m.Gauge("chancery_disputed_versions", "In how many things log, catalog and published sets disagree, as last compared.", nil, func() float64 {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return float64(c.disputed)
+	})
 	m.Gauge("chancery_keysets_configured_otherwise", "Key sets of which this node takes no step, because another has configured them otherwise.", nil,
 		func() float64 { return float64(r.Disagreeing()) })
 	return c
@@ -120,7 +130,11 @@ func (c *comparing) compare(ctx context.Context) {
 		case rotation.KeyAdopted, rotation.KeyFinished:
 			level = slog.LevelInfo
 		}
-		c.log.Log(ctx, level, "keystore and catalog do not agree", "kind", m.Kind, "keystore", m.Keystore, "what", m.What,
+		text := "keystore and catalog do not agree"
+		if m.Kind.Disagrees() {
+			level, text = slog.LevelError, "log, catalog and published set do not agree"
+		}
+		c.log.Log(ctx, level, text, "kind", m.Kind, "keystore", m.Keystore, "what", m.What,
 			"keyset", m.KeySet, "version", m.Version, "id", m.Object.ID, "label", m.Object.Label, "type", m.Object.Type, "lacks", m.Object.Missing)
 	}
 }
@@ -131,6 +145,7 @@ func (c *comparing) Reconcile(ctx context.Context, only string) (rotation.Reconc
 	if err != nil {
 		return found, err
 	}
+	c.dispute(ctx, &found, only)
 	for _, name := range c.keep(found, only == "") {
 		if p, err := c.keys.Provider(name); err == nil {
 			c.stops.tell(p)

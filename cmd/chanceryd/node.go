@@ -64,6 +64,7 @@ type node struct {
 	service   *signer.Service
 	public    *server.Public
 	publisher *publisher
+	histories *histories
 	admin     http.Handler
 	doors     *doors
 
@@ -212,11 +213,12 @@ func (n *node) introduce(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the salt of request digests: %w", err)
 	}
+	rotations := n.rotations(cfg)
 	n.service, err = signer.New(signer.Config{
 		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
-		Rotations:    n.rotations(cfg),
+		Rotations:    rotations,
 		Tokens:       &tokens{n.providers, n.comparing},
 		Nodes:        n.nodes(cfg),
 		Clock:        clockConfirmer{n.clock, n.audit, make(chan struct{}, 1)},
@@ -226,11 +228,15 @@ func (n *node) introduce(ctx context.Context) error {
 		return err
 	}
 	n.public = &server.Public{Node: cfg.Node, Logs: os.DirFS(filepath.Join(cfg.Data, "audit")), Log: n.log, Now: n.now, Lease: func() error { return n.leases.serve(n.views.Began()) }}
+	n.histories = newHistories(n.views, n.kick, n.now, n.log)
+	n.histories.lives, n.histories.sign = rotations.lives, n.service.SignHistory
 	n.publisher = &publisher{
-		node: cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
+		histories: n.histories,
+		node:      cfg.Node, config: n.config.Load, views: n.views, steps: n.steps, keys: n.keys, cas: n.cas,
 		public: n.public, vkeys: n.logKeys, vkey: filepath.Join(cfg.Data, "audit.vkey"), log: n.log, now: n.now, hold: n.clock.Held,
 		rotate: n.rotator.Changed, kick: make(chan struct{}, 1), served: make(map[string]map[int]bool), first: make(map[string]bool), last: make(map[string]documents),
 	}
+	n.comparing.disputes = &disputes{cfg.Node, n.views, n.steps, n.public, n.publisher, rotations.lives}
 	return nil
 }
 
@@ -334,6 +340,7 @@ func (n *node) run(ctx context.Context) error {
 	n.running.Store(true)
 	n.wg.Go(func() { n.clock.Run(ctx) })
 	n.wg.Go(func() { n.publisher.Run(ctx) })
+	n.wg.Go(func() { n.histories.Run(ctx) })
 	n.wg.Go(func() { n.rotate(ctx) })
 	for _, s := range tokenStates(n.providers) { // what changed while nobody listened
 		n.comparing.Token(s)

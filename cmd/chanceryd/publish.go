@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -38,8 +39,11 @@ type publisher struct {
 	hold   func() error // nil, or why nothing may be signed
 	// rotate wakes the rotator: a version was acknowledged.
 	rotate func()
+	// histories are what was signed of keys that have left; nil: nothing is.
+	histories *histories
 
-	kick chan struct{}
+	kick    chan struct{}
+	reached atomic.Int64 // the revision of what was published last
 	// What follows is owned by the one who publishes: the start, then Run.
 	served  map[string]map[int]bool // acknowledged
 	first   map[string]bool         // to be served for the first time, and recorded
@@ -98,6 +102,9 @@ func (p *publisher) pass(ctx context.Context) error {
 	view, read := p.views.Published()
 	if view == nil {
 		return viewErr
+	}
+	if p.histories != nil {
+		defer p.histories.Kick() // when it is served by what key a history can be checked
 	}
 	p.keys.Prove(ctx, view)
 	if p.hold() == nil {
@@ -197,6 +204,7 @@ func (p *publisher) publish(ctx context.Context, view *keystore.View) (serves ma
 		}
 	}
 	p.public.Publish(pub)
+	p.reached.Store(view.Revision())
 	return serves, errors.Join(errs...)
 }
 
@@ -236,6 +244,9 @@ func (p *publisher) documents(cfg *config.Config, set *keystore.KeySet, held []i
 		for _, path := range paths(cfg, set) {
 			docs[path] = server.Document{Withheld: why}
 		}
+		if _, ok := p.histories.Document(set); ok {
+			docs[historyPath(set)] = server.Document{Withheld: why}
+		}
 		return docs, nil
 	}
 	switch {
@@ -268,6 +279,8 @@ func paths(cfg *config.Config, set *keystore.KeySet) []string {
 
 func jwksPath(set *keystore.KeySet) string { return "/issuers/" + set.Name + "/jwks.json" }
 
+func historyPath(set *keystore.KeySet) string { return "/issuers/" + set.Name + "/historical-keys.jwt" }
+
 func discoveryPath(set *keystore.KeySet) string {
 	return "/issuers/" + set.Name + "/.well-known/openid-configuration"
 }
@@ -297,7 +310,7 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 		return nil, err
 	}
 	base := cfg.PublicURL + "/issuers/" + set.Name
-	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", jwks.Algorithms(set))
+	metadata, tag, err := jwks.Discovery(settings.IssuerURL(cfg.PublicURL), base+"/jwks.json", cfg.PublicURL+historyPath(set), jwks.Algorithms(set))
 	if err != nil {
 		return nil, err
 	}
@@ -306,6 +319,9 @@ func (p *publisher) jwks(cfg *config.Config, set *keystore.KeySet, held []int) (
 		docs[path] = server.Document{Body: metadata, ETag: tag, ContentType: "application/json", MaxAge: maxAge(set)}
 	}
 	docs[jwksPath(set)] = server.Document{Body: body, ETag: etag, ContentType: "application/jwk-set+json", MaxAge: maxAge(set)}
+	if doc, ok := p.histories.Document(set); ok {
+		docs[historyPath(set)] = doc
+	}
 	return docs, nil
 }
 

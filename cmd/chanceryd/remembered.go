@@ -38,7 +38,8 @@ func (r *remembered) add(rec keystore.Record) {
 	case keystore.ActKeyProven:
 		r.proven[rec.KID] = true
 		return
-	case keystore.ActKeyOrphan, keystore.ActKeyHalfPair, keystore.ActKeyMissing, keystore.ActKeyAttributes, keystore.ActKeyResurrected:
+	case keystore.ActKeyOrphan, keystore.ActKeyHalfPair, keystore.ActKeyMissing, keystore.ActKeyAttributes, keystore.ActKeyResurrected,
+		keystore.ActKeyDisputed:
 		return // entered without a step
 	case keystore.ActTokenState:
 		switch keystore.TokenState(rec.State) { // a token that is away is stopped still

@@ -201,21 +201,43 @@ func waitOf(w rotation.Why, now time.Time) api.Wait {
 	return wait
 }
 
-func (r *rotations) History(ctx context.Context, keyset string) (api.History, error) {
+// entered returns what any node has entered of a key set, in the order of time.
+func (r *rotations) entered(ctx context.Context, keyset string) ([]rotation.Entered, error) {
 	var entered []rotation.Entered
 	for at, err := range audit.EntriesContext(ctx, r.logDir, audit.Filter{Log: "lifecycle", KeySet: keyset}) {
 		if err != nil {
-			return api.History{}, fmt.Errorf("reading the lifecycle log: %w", err)
+			return nil, fmt.Errorf("reading the lifecycle log: %w", err)
 		}
 		entered = append(entered, rotation.Entered{Record: at.Entry.Record, Time: at.Entry.Time, Entry: at.Name()})
 	}
 	if r.anywhere != nil {
 		all, err := r.anywhere(ctx, keyset)
 		if err != nil {
-			return api.History{}, fmt.Errorf("reading the steps of other nodes: %w", err)
+			return nil, fmt.Errorf("reading the steps of other nodes: %w", err)
 		}
 		entered = append(entered, without(all, entered)...)
 		slices.SortStableFunc(entered, func(a, b rotation.Entered) int { return a.Time.Compare(b.Time) })
+	}
+	return entered, nil
+}
+
+// lives returns the lives of the versions of a key set, as the logs have them.
+func (r *rotations) lives(ctx context.Context, keyset string) (*audit.KeyLives, error) {
+	entered, err := r.entered(ctx, keyset)
+	if err != nil {
+		return nil, err
+	}
+	lives := audit.NewKeyLives()
+	for i := range entered {
+		lives.Add(&entered[i].Record, entered[i].Time, entered[i].Entry)
+	}
+	return lives, nil
+}
+
+func (r *rotations) History(ctx context.Context, keyset string) (api.History, error) {
+	entered, err := r.entered(ctx, keyset)
+	if err != nil {
+		return api.History{}, err
 	}
 	history := api.History{Events: []api.Event{}}
 	for _, e := range rotation.History(entered, keyset) {

@@ -89,6 +89,9 @@ func newestCosigned(f *witness.Feeder) (oldest time.Time) {
 		}
 	}
 	for _, at := range last {
+		if at.IsZero() {
+			return time.Time{}
+		}
 		if oldest.IsZero() || at.Before(oldest) {
 			oldest = at
 		}

@@ -93,13 +93,13 @@ func TestRebuiltChain(t *testing.T) {
 
 	t.Run("with a key that nobody announced", func(t *testing.T) {
 		rep := verifyDir(t, k.rebuild(thief), old)
-		if rep.KeyVerified || !told(rep, idOf(t, thief)+", which is none of the keys given") {
+		if rep.KeyVerified || !tells(rep, idOf(t, thief)+", which is none of the keys given") {
 			t.Errorf("%v", rep.Problems)
 		}
 	})
 	t.Run("with a key that it announces itself", func(t *testing.T) {
 		rep := verifyDir(t, k.rebuild(thief, announcing(t, thief)), old)
-		if rep.KeyVerified || !told(rep, idOf(t, thief)+", which entry 3 of lifecycle announces, and no key that is trusted signed that entry") {
+		if rep.KeyVerified || !tells(rep, idOf(t, thief)+", which entry 3 of lifecycle announces, and no key that is trusted signed that entry") {
 			t.Errorf("%v", rep.Problems)
 		}
 	})
@@ -114,7 +114,7 @@ func TestRebuiltChain(t *testing.T) {
 		}
 		// Its first entries are the true ones, which the old key did sign.
 		rep := verifyDir(t, dir, old)
-		if rep.KeyVerified || !told(rep, idOf(t, thief)+", which entry 3 of lifecycle announces") || len(rep.LogKeys) != 2 {
+		if rep.KeyVerified || !tells(rep, idOf(t, thief)+", which entry 3 of lifecycle announces") || len(rep.LogKeys) != 2 {
 			t.Errorf("%v, keys %v", rep.Problems, rep.LogKeys)
 		}
 	})
@@ -124,13 +124,13 @@ func TestRebuiltChain(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, lifecycleName, handoverName(4)), forged, 0o640); err != nil {
 			t.Fatal(err)
 		}
-		if rep := verifyDir(t, dir, old); rep.KeyVerified || !told(rep, "handover-4: its first 4 entries are not the ones that were signed") {
+		if rep := verifyDir(t, dir, old); rep.KeyVerified || !tells(rep, "handover-4: its first 4 entries are not the ones that were signed") {
 			t.Errorf("%v", rep.Problems)
 		}
 	})
 }
 
-func told(rep *Report, text string) bool {
+func tells(rep *Report, text string) bool {
 	return slices.ContainsFunc(rep.Problems, func(p Problem) bool { return strings.Contains(p.String(), text) })
 }
 
@@ -140,7 +140,7 @@ func TestAnnouncementBehindTheLastCheckpoint(t *testing.T) {
 	k := newKeyRig(t, old)
 	k.announce(next)
 	k.use(next)
-	if rep := k.verifyBy(old); rep.KeyVerified || len(rep.LogKeys) != 1 || !told(rep, "which entry 1 of lifecycle announces, and no key that is trusted signed that entry") {
+	if rep := k.verifyBy(old); rep.KeyVerified || len(rep.LogKeys) != 1 || !tells(rep, "which entry 1 of lifecycle announces, and no key that is trusted signed that entry") {
 		t.Errorf("%v, keys %v", rep.Problems, rep.LogKeys)
 	}
 	k.soundBy(next)
@@ -188,7 +188,7 @@ func TestHandoverThatIsGoneOrChanged(t *testing.T) {
 			if err := test.change(path); err != nil {
 				t.Fatal(err)
 			}
-			if rep := k.verifyBy(old); rep.OK() || !told(rep, test.want) {
+			if rep := k.verifyBy(old); rep.OK() || !tells(rep, test.want) {
 				t.Errorf("%v, want %q", rep.Problems, test.want)
 			}
 		})
@@ -209,7 +209,7 @@ func TestAnnouncementThatFitsNoKey(t *testing.T) {
 		change(&rec)
 		k.lifecycle(rec)
 		k.checkpoint()
-		if rep := k.verifyBy(key); len(rep.Problems) != 1 || !strings.Contains(rep.Problems[0].String(), "entry 1: it announces a log key, and ") || !told(rep, want) {
+		if rep := k.verifyBy(key); len(rep.Problems) != 1 || !strings.Contains(rep.Problems[0].String(), "entry 1: it announces a log key, and ") || !tells(rep, want) {
 			t.Errorf("%v, want %q", rep.Problems, want)
 		}
 	}
@@ -231,7 +231,7 @@ func TestCompromisedKeyAnnouncesNothingMore(t *testing.T) {
 		t.Errorf("trusted: %+v", rep.LogKeys)
 	}
 	k.use(thief)
-	if rep := k.verifyBy(old); rep.KeyVerified || !told(rep, idOf(t, thief)+", which entry 3 of lifecycle announces") {
+	if rep := k.verifyBy(old); rep.KeyVerified || !tells(rep, idOf(t, thief)+", which entry 3 of lifecycle announces") {
 		t.Errorf("%v", rep.Problems)
 	}
 	k.use(next)

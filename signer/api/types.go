@@ -241,9 +241,11 @@ type Compared struct {
 	Error    string `json:"error,omitempty"` // why it could not be compared, or not to the end
 }
 
-// Mismatch is one thing in which a keystore and the catalog do not agree. Its
-// kind is adopted, finished, orphan, unknown, half_pair, missing, resurrected or
-// attributes; more may come.
+// Mismatch is one thing in which a keystore and the catalog do not agree: its kind
+// is adopted, finished, orphan, unknown, half_pair, missing, resurrected or
+// attributes. Or one in which the log, the catalog or the published set do not
+// agree of a version: log_state, log_key, not_in_log, not_in_catalog, jwks_missing
+// or jwks_extra. More may come.
 type Mismatch struct {
 	Kind     string   `json:"kind"`
 	Keystore string   `json:"keystore"`

@@ -117,7 +117,7 @@ func (c *keyCache) fetch(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	asked := c.now()
-	resp, body, err := c.get(ctx, c.url, header)
+	resp, body, err := c.get(ctx, c.url, maxKeySet, header)
 	if err != nil {
 		return c.failed(ctx, err)
 	}
@@ -157,7 +157,7 @@ func (c *keyCache) failed(ctx context.Context, cause error) error {
 // Discovery 1.0 Section 4.3).
 func (c *keyCache) discover(ctx context.Context) (string, error) {
 	where := strings.TrimSuffix(c.issuer, "/") + "/.well-known/openid-configuration"
-	resp, body, err := c.get(ctx, where, http.Header{"Accept": {"application/json"}})
+	resp, body, err := c.get(ctx, where, maxKeySet, http.Header{"Accept": {"application/json"}})
 	if err != nil {
 		return "", err
 	}
@@ -187,7 +187,8 @@ func (c *keyCache) discover(ctx context.Context) (string, error) {
 	return jwks, nil
 }
 
-func (c *keyCache) get(ctx context.Context, url string, header http.Header) (*http.Response, []byte, error) {
+// get reads what is at a URL, if it has at most so many bytes.
+func (c *keyCache) get(ctx context.Context, url string, most int, header http.Header) (*http.Response, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, nil, err
@@ -198,12 +199,12 @@ func (c *keyCache) get(ctx context.Context, url string, header http.Header) (*ht
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxKeySet+1))
+	body, err := io.ReadAll(io.LimitReader(resp.Body, int64(most)+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading %s: %w", url, err)
 	}
-	if len(body) > maxKeySet {
-		return nil, nil, fmt.Errorf("reading %s: over %d bytes", url, maxKeySet)
+	if len(body) > most {
+		return nil, nil, fmt.Errorf("reading %s: over %d bytes", url, most)
 	}
 	return resp, body, nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/base64"
+	"errors"
 	"testing"
 )
 
@@ -44,6 +45,32 @@ func FuzzParseKeySet(f *testing.F) {
 				t.Errorf("key %q: %+v", kid, k)
 			}
 			a.verify(k.Public, "input", make([]byte, 64))
+		}
+	})
+}
+
+// What is in a history that is read is complete, and each key fits.
+func FuzzReadHistory(f *testing.F) {
+	k := newKey(f, "k1", "ES256")
+	f.Add([]byte(historyPayload(k.past(f, `,"iat":1,"nbf":2,"exp":3,"revoked":{"revoked_at":2,"reason":"compromised"}`))))
+	f.Add([]byte(historyPayload(k.past(f, `,"exp":1e9`), `{"kty":"RSA"}`)))
+	f.Add([]byte(historyPayload()))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		h, issuer, err := readHistory(payload)
+		if err != nil {
+			if !errors.Is(err, ErrMalformed) {
+				t.Errorf("%v does not say what it is", err)
+			}
+			return
+		}
+		if issuer == "" || h.IssuedAt.IsZero() {
+			t.Errorf("%q: %+v", issuer, h)
+		}
+		for kid, k := range h.Keys {
+			a, ok := algorithmNamed(k.Algorithm)
+			if kid == "" || kid != k.KID || !ok || !a.fits(k.Public) || k.Expires.IsZero() {
+				t.Errorf("key %q: %+v", kid, k)
+			}
 		}
 	})
 }

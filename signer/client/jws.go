@@ -42,9 +42,12 @@ type jws struct {
 // parseJWS takes token apart (RFC 7515 Section 7.1): three parts of strict
 // base64url, a header of one JSON object without anything that would name a key
 // or change how the rest is read. Its errors wrap ErrMalformed or ErrAlgorithm.
-func parseJWS(token string) (*jws, error) {
-	if len(token) > MaxToken {
-		return nil, fmt.Errorf("%w: over %d bytes", ErrMalformed, MaxToken)
+func parseJWS(token string) (*jws, error) { return parseSized(token, MaxToken) }
+
+// parseSized is parseJWS for what has at most so many bytes.
+func parseSized(token string, most int) (*jws, error) {
+	if len(token) > most {
+		return nil, fmt.Errorf("%w: over %d bytes", ErrMalformed, most)
 	}
 	switch dots := strings.Count(token, "."); dots {
 	case 2:

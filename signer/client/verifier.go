@@ -59,6 +59,7 @@ type Token struct {
 	RawHeader json.RawMessage
 	Claims    json.RawMessage // the payload as it was signed
 	Issuer    string
+	ID        string    // "jti"; empty: not said
 	IssuedAt  time.Time // zero: not said
 	NotBefore time.Time // zero: not said
 	Expires   time.Time
@@ -100,7 +101,29 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Token, error) {
 	if err := t.check(key); err != nil {
 		return nil, err
 	}
-	return v.judge(t, key)
+	return v.judge(t, key, v.cfg.Now())
+}
+
+// VerifyUnder is Verify under a key the caller knows, as at a time that may be
+// long past. It fetches nothing.
+func (v *Verifier) VerifyUnder(token string, key Key, at time.Time) (*Token, error) {
+	t, err := parseJWS(token)
+	if err != nil {
+		return nil, err
+	}
+	if t.header.KID != key.KID {
+		return nil, ErrUnknownKey
+	}
+	if err := t.check(key); err != nil {
+		return nil, err
+	}
+	return v.judge(t, key, at)
+}
+
+// Published returns the key of that kid that the issuer publishes now, or an error
+// wrapping ErrUnknownKey or ErrKeysUnavailable.
+func (v *Verifier) Published(ctx context.Context, kid string) (Key, error) {
+	return v.cache.key(ctx, kid)
 }
 
 // check returns nil if t is signed by key. RFC 8725 Section 3.1: the algorithm
@@ -116,13 +139,12 @@ func (t *jws) check(key Key) error {
 	return nil
 }
 
-// judge reads the claims of t, whose signature is good.
-func (v *Verifier) judge(t *jws, key Key) (*Token, error) {
+// judge reads the claims of t, whose signature is good, as at now.
+func (v *Verifier) judge(t *jws, key Key, now time.Time) (*Token, error) {
 	c, err := readClaims(t.payload)
 	if err != nil {
 		return nil, err
 	}
-	now := v.cfg.Now()
 	typed := slices.ContainsFunc(v.cfg.Types, func(typ string) bool { return sameType(typ, t.header.Type) })
 	switch {
 	case !typed:
@@ -138,7 +160,7 @@ func (v *Verifier) judge(t *jws, key Key) (*Token, error) {
 	}
 	return &Token{
 		Header: t.header, RawHeader: t.rawHeader, Claims: t.payload, Key: key,
-		Issuer: c.issuer, IssuedAt: c.issuedAt, NotBefore: c.notBefore, Expires: c.expires,
+		Issuer: c.issuer, ID: c.id, IssuedAt: c.issuedAt, NotBefore: c.notBefore, Expires: c.expires,
 	}, nil
 }
 
@@ -168,7 +190,7 @@ func Unverified(token string) (header Header, issuer string, err error) {
 
 // claims are the registered claims a Verifier looks at.
 type claims struct {
-	issuer                       string
+	issuer, id                   string
 	audience                     []string
 	issuedAt, notBefore, expires time.Time
 }
@@ -181,6 +203,8 @@ func readClaims(payload []byte) (c claims, err error) {
 			err = readString(name, value, &c.issuer)
 		case "aud":
 			c.audience, err = readAudience(value)
+		case "jti":
+			_ = json.Unmarshal(value, &c.id) // not everyone's is a string, and nothing is decided by it
 		case "iat":
 			c.issuedAt, err = readDate(name, value)
 		case "nbf":

@@ -4,7 +4,8 @@
 //
 //	body, etag, err := jwks.Set(set, proven)                 // application/jwk-set+json
 //	maxAge := jwks.MaxAge(set.Promises, now)                 // Cache-Control
-//	doc, etag, err := jwks.Discovery(issuer, uri, jwks.Algorithms(set))
+//	doc, etag, err := jwks.Discovery(issuer, uri, historyURI, jwks.Algorithms(set))
+//	past, err := jwks.Historical(keys)                       // what is signed of keys it had
 //
 // A set has every version the world knows and this node has seen proven, by
 // number. A key is in it with these members, and nothing of its private half
@@ -130,16 +131,21 @@ type metadata struct {
 	ResponseTypes []string             `json:"response_types_supported"`
 	SubjectTypes  []string             `json:"subject_types_supported"`
 	Algorithms    []keystore.Algorithm `json:"id_token_signing_alg_values_supported"`
+	// History is metadata of a federation entity (OpenID Federation 1.0 Section
+	// 5.1.1). It stands here, where others pass over it, since this is where whoever
+	// has nothing but a token's issuer looks.
+	History string `json:"federation_historical_keys_endpoint"`
 }
 
 // Discovery returns the metadata of an issuer and its entity tag. issuer is
-// exactly what tokens carry in iss.
-func Discovery(issuer, jwksURI string, algs []keystore.Algorithm) (body []byte, etag string, err error) {
-	if issuer == "" || jwksURI == "" || len(algs) == 0 {
-		return nil, "", errors.New("metadata needs an issuer, the address of its JWK set, and an algorithm")
+// exactly what tokens carry in iss. historyURI is where its historical keys are,
+// once it has some.
+func Discovery(issuer, jwksURI, historyURI string, algs []keystore.Algorithm) (body []byte, etag string, err error) {
+	if issuer == "" || jwksURI == "" || historyURI == "" || len(algs) == 0 {
+		return nil, "", errors.New("metadata needs an issuer, the addresses of its JWK sets, and an algorithm")
 	}
 	return encode(metadata{
-		Issuer: issuer, JWKSURI: jwksURI, Algorithms: algs,
+		Issuer: issuer, JWKSURI: jwksURI, History: historyURI, Algorithms: algs,
 		ResponseTypes: []string{"id_token"}, SubjectTypes: []string{"public"},
 	})
 }

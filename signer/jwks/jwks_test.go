@@ -220,14 +220,15 @@ func TestDiscoveryListsEveryAlgorithmFromTheFirstDay(t *testing.T) {
 	if !slices.Equal(algs, []keystore.Algorithm{keystore.ES256, keystore.RS256, keystore.PS256, keystore.EdDSA}) {
 		t.Errorf("algorithms %v", algs)
 	}
-	body, etag, err := Discovery("http://localhost:1/issuers/web", "http://localhost:1/issuers/web/jwks.json", algs)
+	body, etag, err := Discovery("http://localhost:1/issuers/web", "http://localhost:1/issuers/web/jwks.json", "http://localhost:1/issuers/web/history", algs)
 	want := `{"issuer":"http://localhost:1/issuers/web","jwks_uri":"http://localhost:1/issuers/web/jwks.json",` +
 		`"response_types_supported":["id_token"],"subject_types_supported":["public"],` +
-		`"id_token_signing_alg_values_supported":["ES256","RS256","PS256","EdDSA"]}`
+		`"id_token_signing_alg_values_supported":["ES256","RS256","PS256","EdDSA"],` +
+		`"federation_historical_keys_endpoint":"http://localhost:1/issuers/web/history"}`
 	if err != nil || string(body) != want || etag != ETag(body) {
 		t.Errorf("%s, %v", body, err)
 	}
-	if _, _, err := Discovery("", "x", algs); err == nil {
+	if _, _, err := Discovery("", "x", "x", algs); err == nil {
 		t.Error("metadata without issuer")
 	}
 }

@@ -88,6 +88,9 @@ func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 	if typ == "" {
 		typ = policy.DefaultType
 	}
+	if IsKeySetType(typ) {
+		return nil, errKeySetType()
+	}
 	if !grant.AllowsType(typ) {
 		return nil, api.Errorf(api.CodeTypNotAllowed, "the grant does not allow this typ")
 	}

@@ -58,6 +58,16 @@ type Public struct {
 // sees p.
 func (p *Public) Publish(pub *Publication) { p.current.Store(pub) }
 
+// Published returns the document that is published at a path.
+func (p *Public) Published(path string) (Document, bool) {
+	pub := p.current.Load()
+	if pub == nil {
+		return Document{}, false
+	}
+	d, ok := pub.documents[path]
+	return d, ok
+}
+
 // ServeHTTP answers GET and HEAD. A document that is not published is 404 with
 // no-store, which is not serving: caches keep nothing of it.
 func (p *Public) ServeHTTP(w http.ResponseWriter, r *http.Request) {
