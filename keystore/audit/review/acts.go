@@ -48,7 +48,7 @@ func (t *Tally) add(e *audit.Entry, n int64) {
 }
 
 // All returns how many acts are counted.
-func (t *Tally) All() int64 { return t.Done + t.Refused + t.Failed + t.Unknown }
+func (t Tally) All() int64 { return t.Done + t.Refused + t.Failed + t.Unknown }
 
 func unix(seconds int64) time.Time {
 	if seconds == 0 {
@@ -125,20 +125,11 @@ type suspect struct {
 func (c *counting) act(at audit.Located) {
 	e := &at.Entry
 	behind := !c.opt.Until.IsZero() && !e.Time.Before(c.opt.Until)
-	id := nodeOf(at.Origin) + "#" + e.ID
-	if e.Outcome == keystore.OutcomeIntent && e.ID != "" {
-		if behind || e.Time.Before(c.opt.Since) {
-			return
-		}
-		if len(c.open) >= maxIntents {
-			c.dropped++
-			return
-		}
-		c.open[id] = at
-		return
+	if e.ID != "" && e.Outcome != keystore.OutcomeIntent {
+		delete(c.open, openName(at))
 	}
-	if e.ID != "" {
-		delete(c.open, id)
+	if e.ID != "" && e.Outcome == keystore.OutcomeIntent && !behind && !e.Time.Before(c.opt.Since) {
+		c.begun(at)
 	}
 	if behind || e.Outcome == keystore.OutcomeIntent {
 		return
@@ -157,6 +148,17 @@ func (c *counting) act(at audit.Located) {
 		c.signature(at)
 	}
 }
+
+// begun keeps an intent until its outcome comes.
+func (c *counting) begun(at audit.Located) {
+	if len(c.open) >= maxIntents {
+		c.dropped++
+		return
+	}
+	c.open[openName(at)] = at
+}
+
+func openName(at audit.Located) string { return nodeOf(at.Origin) + "#" + at.Entry.ID }
 
 // unknown: what nobody knows about one of our keys may have been signed.
 func (c *counting) unknown(at audit.Located) {
@@ -193,9 +195,9 @@ func (c *counting) expires(at audit.Located) {
 	if at.Entry.NotAfter > at.Entry.Exp {
 		exp, name = unix(at.Entry.NotAfter), "not_after"
 	}
-	later := exp.After(l.exp) || exp.Equal(l.exp) && at.Name() < l.expBy
+	later := exp.After(l.exp) || exp.Equal(l.exp) && before(at, l.expBy)
 	if !exp.IsZero() && later {
-		l.exp, l.expires, l.expBy = exp, name, at.Name()
+		l.exp, l.expires, l.expBy = exp, name, at
 	}
 }
 
@@ -324,7 +326,10 @@ func (c *counting) suspect(at audit.Located, n int64, severity Severity, rule, t
 }
 
 func before(a, b audit.Located) bool {
-	return cmp.Or(a.Entry.Time.Compare(b.Entry.Time), cmp.Compare(a.Name(), b.Name())) < 0
+	if a.Entry.Time.Equal(b.Entry.Time) {
+		return a.Name() < b.Name()
+	}
+	return a.Entry.Time.Before(b.Entry.Time)
 }
 
 // conclude turns what was kept of acts into deviations.

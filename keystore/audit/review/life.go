@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 )
 
 // A life is what the entries tell of one version, over all time.
@@ -34,8 +35,9 @@ type life struct {
 
 	acts    Tally     // in the period
 	exp     time.Time // the highest of all acts that were read
-	expBy   string    // the entry of that act
-	expires string    // "exp" or "not_after"
+	expBy   audit.Located
+	expires string // "exp" or "not_after"
+	checks  []Check
 }
 
 // A hold is a suspension; to is nil while it lasts.
@@ -43,9 +45,10 @@ type hold struct{ from, to *fact }
 
 // A setLife is what the entries tell of one key set.
 type setLife struct {
-	name    string
-	configs []*fact
-	lives   []*life // by number
+	name     string
+	configs  []*fact
+	promises []keystore.Promise // of configs
+	lives    []*life            // by number
 }
 
 func (s *setLife) detail(name string, until time.Time) (value string) {
@@ -70,17 +73,20 @@ func (s *setLife) skew(t time.Time) time.Duration {
 
 // inForce returns what was promised to caches and verifiers and counted at t.
 func (s *setLife) inForce(t time.Time) keystore.Promise {
-	var promises []keystore.Promise
-	for _, f := range s.configs {
-		if f.at.After(t) {
-			continue
-		}
-		p := keystore.Promise{At: f.at}
-		p.CacheFor, _ = time.ParseDuration(f.Entry.Detail["cache_for"]) // what is no duration promises nothing
-		p.MaxLifetime, _ = time.ParseDuration(f.Entry.Detail["max_ttl"])
-		promises = append(promises, p)
+	n := 0
+	for n < len(s.promises) && !s.promises[n].At.After(t) {
+		n++
 	}
-	return keystore.InForce(promises, t)
+	return keystore.InForce(s.promises[:n], t)
+}
+
+// promise returns what a configuration promises. What is no duration promises
+// nothing.
+func promise(f *fact) keystore.Promise {
+	p := keystore.Promise{At: f.at}
+	p.CacheFor, _ = time.ParseDuration(f.Entry.Detail["cache_for"])
+	p.MaxLifetime, _ = time.ParseDuration(f.Entry.Detail["max_ttl"])
+	return p
 }
 
 // A model is what the lifecycle tells of all key sets.
@@ -103,7 +109,7 @@ func newModel(facts []fact) *model {
 		case e.KeySet == "":
 		case e.Action == keystore.ActKeySetCreate || e.Action == keystore.ActKeySetConfigure:
 			s := m.set(e.KeySet)
-			s.configs = append(s.configs, f)
+			s.configs, s.promises = append(s.configs, f), append(s.promises, promise(f))
 		case e.Version > 0 && e.Action != keystore.ActRotate:
 			l := m.life(e.KeySet, e.Version)
 			l.facts = append(l.facts, f)

@@ -111,8 +111,19 @@ type Version struct {
 	Abandoned time.Time    `json:"abandoned_at,omitzero"`
 	Leaked    time.Time    `json:"compromised_at,omitzero"`
 	Suspended []Suspension `json:"suspensions"`
-	Steps     []Event      `json:"steps"` // all of its life up to the end of the period
-	Acts      Tally        `json:"acts"`  // in the period
+	Steps     []Event      `json:"steps"`  // all of its life up to the end of the period
+	Checks    []Check      `json:"checks"` // of its timing rules
+	Acts      Tally        `json:"acts"`   // in the period
+}
+
+// A Check is a rule held against the entries of one version. What was not held is
+// a Deviation as well.
+type Check struct {
+	Rule    string    `json:"rule"`
+	Held    bool      `json:"held"`
+	At      time.Time `json:"at"`
+	Text    string    `json:"text"`
+	Entries []string  `json:"entries"`
 }
 
 // A Suspension is from when until when a version was suspended; a zero Until: it

@@ -215,7 +215,7 @@ func changed(was, is map[string]string) []string {
 // version tells of one version up to the end of the period, and whether it lived
 // in it: whether something became of it, or it was known.
 func (c *counting) version(l *life) (v Version, lived bool) {
-	v = Version{Number: l.number, KID: l.kid, Algorithm: l.algorithm, Keystore: l.keystore, Acts: l.acts, Suspended: []Suspension{}, Steps: []Event{}}
+	v = Version{Number: l.number, KID: l.kid, Algorithm: l.algorithm, Keystore: l.keystore, Acts: l.acts, Suspended: []Suspension{}, Steps: []Event{}, Checks: []Check{}}
 	state := keystore.State(0)
 	for _, f := range l.facts {
 		if !c.opt.before(f.at) {
@@ -246,6 +246,11 @@ func (c *counting) version(l *life) (v Version, lived bool) {
 		v.NIST = "compromised"
 		if state == keystore.Destroyed {
 			v.NIST = "destroyed compromised"
+		}
+	}
+	for _, check := range l.checks {
+		if c.opt.before(check.At) {
+			v.Checks = append(v.Checks, check)
 		}
 	}
 	for _, h := range l.held {

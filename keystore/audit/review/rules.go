@@ -22,6 +22,21 @@ func (m *model) judge() {
 	m.oddities()
 }
 
+// check notes how l kept a rule at f, and what else proves it. What it did not
+// keep is a deviation as well.
+func (m *model) check(l *life, f *fact, held bool, severity Severity, rule, text string, with ...*fact) {
+	c := Check{Rule: rule, Held: held, At: f.at, Text: text, Entries: []string{}}
+	for _, w := range append(with, f) {
+		if w != nil {
+			c.Entries = append(c.Entries, w.Name())
+		}
+	}
+	l.checks = append(l.checks, c)
+	if !held {
+		m.find(l, f, severity, rule, text, with...)
+	}
+}
+
 // rule1: a version signs no earlier than A + S after the last moment that a node
 // served a set without it; one before which no set was served need not wait.
 func (m *model) rule1(l *life) {
@@ -29,27 +44,31 @@ func (m *model) rule1(l *life) {
 	if f == nil {
 		return
 	}
-	var last *fact
+	last := l.acknowledged(f.at.Add(Late))
+	switch wait := l.set.inForce(f.at).CacheFor + l.set.skew(f.at); {
+	case last == nil:
+		m.check(l, f, false, m.weight(), "rotation/1", "activated before any node had said that it serves it", l.published)
+	case !l.followed():
+		m.check(l, f, true, Breach, "rotation/1", "activated when a node had said that it serves it; no set without it was ever served", last)
+	default:
+		waited := f.at.Sub(last.at)
+		m.check(l, f, waited+Late >= wait, Breach, "rotation/1", fmt.Sprintf(
+			"activated %s after the last node had said that it serves it; A + S in force was %s", round(waited), round(wait)), last)
+	}
+}
+
+// acknowledged returns the last of the nodes' words, up to until, that they serve
+// l. A node that came later never served a set without it.
+func (l *life) acknowledged(until time.Time) (last *fact) {
 	for _, ack := range l.served {
-		if ack.at.After(f.at.Add(Late)) { // a node that came later never served a set without it
+		if ack.at.After(until) {
 			continue
 		}
 		if last == nil || ack.at.After(last.at) || ack.at.Equal(last.at) && ack.Name() < last.Name() {
 			last = ack
 		}
 	}
-	if last == nil {
-		m.find(l, f, m.weight(), "rotation/1", "activated before any node had said that it serves it", l.published)
-		return
-	}
-	if !l.followed() {
-		return
-	}
-	wait, waited := l.set.inForce(f.at).CacheFor+l.set.skew(f.at), f.at.Sub(last.at)
-	if waited+Late < wait {
-		m.find(l, f, Breach, "rotation/1", fmt.Sprintf("activated %s after a node said that it serves it; A + S in force is %s",
-			round(waited), round(wait)), last)
-	}
+	return last
 }
 
 // followed reports whether a set without l was served before the first with it.
@@ -80,12 +99,12 @@ func (m *model) rule2(l *life) {
 		rule = "rotation/10"
 	}
 	until := l.exp.Add(l.set.skew(f.at))
-	if f.Entry.Time.Before(until) {
-		m.find(l, f, Breach, rule, fmt.Sprintf("removed %s before what it signed had expired: %s %s, and S",
-			round(until.Sub(f.Entry.Time)), l.expires, l.exp.Format(time.RFC3339)))
-		d := &m.found[len(m.found)-1]
-		d.Entries = append([]string{l.expBy}, d.Entries...)
+	after, held := f.Entry.Time.Sub(until), !f.Entry.Time.Before(until)
+	text := fmt.Sprintf("removed %s after the latest %s that it signed, %s, plus S", round(after), l.expires, l.exp.Format(time.RFC3339))
+	if !held {
+		text = fmt.Sprintf("removed %s before what it signed had expired: the latest %s is %s, plus S", round(-after), l.expires, l.exp.Format(time.RFC3339))
 	}
+	m.check(l, f, held, Breach, rule, text, &fact{l.expBy, l.expBy.Entry.Time})
 }
 
 // rule4: at most one version is active at a time.
@@ -94,28 +113,45 @@ func (m *model) rule4(l *life) {
 	if f == nil {
 		return
 	}
+	clear := true
 	for _, o := range l.set.lives {
 		if o == l || o.activated == nil || o.activated.at.After(f.at) || o.activated.at.Equal(f.at) && o.number > l.number {
 			continue
 		}
-		switch end := o.ended(); {
+		end := o.ended()
+		switch {
 		case end == nil:
-			m.find(l, f, m.weight(), "rotation/4", fmt.Sprintf("activated while version %d was active, which no entry ever ended", o.number), o.activated)
+			m.check(l, f, false, m.weight(), "rotation/4", fmt.Sprintf("activated while version %d was active, which no entry ever ended", o.number), o.activated)
 		case end.at.After(f.at.Add(Late)):
-			m.find(l, f, Breach, "rotation/4", fmt.Sprintf("activated while version %d was active, for %s more",
+			m.check(l, f, false, Breach, "rotation/4", fmt.Sprintf("activated while version %d was active, for %s more",
 				o.number, round(end.at.Sub(f.at))), o.activated, end)
+		default:
+			continue
 		}
+		clear = false
+	}
+	if clear {
+		m.check(l, f, true, Breach, "rotation/4", "activated when no other version was active")
 	}
 }
 
 // rule8: a key is made before it is published, and seen to sign before it does.
 func (m *model) rule8(l *life) {
-	if l.published != nil && (l.generated == nil || l.generated.Entry.Time.After(l.published.Entry.Time.Add(m.slack(l.generated, l.published)))) {
-		m.find(l, l.published, m.weight(), "rotation/8", "published before an entry said that its key was made", l.generated)
+	if f := l.published; f != nil {
+		made := l.generated != nil && !l.generated.Entry.Time.After(f.Entry.Time.Add(m.slack(l.generated, f)))
+		m.check(l, f, made, m.weight(), "rotation/8", told(made, "published after its key was made", "published before an entry said that its key was made"), l.generated)
 	}
-	if l.activated != nil && (l.proven == nil || l.proven.Entry.Time.After(l.activated.Entry.Time.Add(m.slack(l.proven, l.activated)))) {
-		m.find(l, l.activated, m.weight(), "rotation/8", "activated before its key was seen to sign", l.proven)
+	if f := l.activated; f != nil {
+		proven := l.proven != nil && !l.proven.Entry.Time.After(f.Entry.Time.Add(m.slack(l.proven, f)))
+		m.check(l, f, proven, m.weight(), "rotation/8", told(proven, "activated after its key was seen to sign", "activated before its key was seen to sign"), l.proven)
 	}
+}
+
+func told(held bool, yes, no string) string {
+	if held {
+		return yes
+	}
+	return no
 }
 
 // slack is how far two entries may be out of order.

@@ -26,7 +26,7 @@ func (v Verdict) Words() string {
 }
 
 // Words tells what verification said of a log, in a clause.
-func (c *Checked) Words() string {
+func (c Checked) Words() string {
 	r := c.Report
 	switch {
 	case r == nil:
@@ -40,7 +40,7 @@ func (c *Checked) Words() string {
 }
 
 // Words tells a period in a clause, in UTC.
-func (p *Period) Words() string {
+func (p Period) Words() string {
 	from, to := "the log's beginning", "its end"
 	if !p.Since.IsZero() {
 		from = clock(p.Since) + " UTC"
@@ -52,7 +52,7 @@ func (p *Period) Words() string {
 }
 
 // Fate tells a version's state, and what it is beside that.
-func (v *Version) Fate() string {
+func (v Version) Fate() string {
 	fate := v.State
 	if n := len(v.Suspended); n > 0 && v.Suspended[n-1].Until.IsZero() {
 		fate += ", suspended"
@@ -64,7 +64,7 @@ func (v *Version) Fate() string {
 }
 
 // Words tells why an event was and what is particular to it.
-func (e *Event) Words() string {
+func (e Event) Words() string {
 	var words []string
 	if e.Reason != "" {
 		words = append(words, e.Reason)
