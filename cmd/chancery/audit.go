@@ -18,7 +18,8 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand(), a.auditWitnessCommand(), a.auditReportCommand())
+	return group("audit", "Read and verify the log", a.auditListCommand(), a.auditVerifyCommand(), a.auditWitnessCommand(),
+		a.auditReportCommand(), a.auditImpactCommand())
 }
 
 // logDir returns the audit directory: the argument, or that of --dir.

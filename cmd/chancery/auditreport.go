@@ -168,4 +168,3 @@ func (a *app) formatReport(w io.Writer, r *review.Report, format string) error {
 	page.printReview(r)
 	return nil
 }
-
