@@ -73,8 +73,13 @@ func (a *app) auditImpact(ctx context.Context, dirs []string, f impactFlags) err
 		return fmt.Errorf("reading the log: %w", err)
 	}
 	a.printImpact(i)
+	return told(i)
+}
+
+// told returns an error if no entry tells of the key.
+func told(i *review.Impact) error {
 	if i.KeySet == "" && i.Acts.All() == 0 {
-		return fmt.Errorf("no entry tells of the key %s", f.kid)
+		return fmt.Errorf("no entry tells of the key %s", i.KID)
 	}
 	return nil
 }
@@ -106,8 +111,10 @@ func (a *app) impactJSON(logs []review.Log, kid keystore.KID, opt review.Options
 	if !put(i) {
 		return failed
 	}
-	_, err = fmt.Fprintln(a.out, "}")
-	return err
+	if _, err := fmt.Fprintln(a.out, "}"); err != nil {
+		return err
+	}
+	return told(i)
 }
 
 func (a *app) printSigned(s review.Signed) bool {

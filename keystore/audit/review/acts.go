@@ -221,7 +221,8 @@ func (c *counting) count(at audit.Located) {
 	}
 }
 
-// uses counts the numbers in ranges such as "17-19,23".
+// uses counts the numbers in ranges such as "17-19,23". What is no range counts
+// nothing, and no text more than mostUses.
 func uses(ranges string) (n int64) {
 	for part := range strings.SplitSeq(ranges, ",") {
 		from, to, ranged := strings.Cut(part, "-")
@@ -230,12 +231,15 @@ func uses(ranges string) (n int64) {
 		if ranged && err == nil {
 			b, err = strconv.ParseInt(to, 10, 64)
 		}
-		if err == nil && b >= a {
-			n += b - a + 1
+		if err == nil && a > 0 && b >= a {
+			n = min(n+min(b-a, mostUses)+1, mostUses)
 		}
 	}
 	return n
 }
+
+// mostUses bounds what a text from a log that may be hostile counts for.
+const mostUses = 1 << 48
 
 // signature holds a signature against the windows of the version that made it.
 func (c *counting) signature(at audit.Located) {

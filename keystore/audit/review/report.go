@@ -34,10 +34,10 @@ type Report struct {
 // A Period is what a report is about: from Since on, before Until. A zero time is
 // the log's own first or last.
 type Period struct {
-	Since time.Time `json:"since"`
-	Until time.Time `json:"until"`
-	First time.Time `json:"first"` // entry in it
-	Last  time.Time `json:"last"`
+	Since time.Time `json:"since,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	First time.Time `json:"first,omitzero"` // entry in it
+	Last  time.Time `json:"last,omitzero"`
 }
 
 // A Verdict is what a report comes to.
@@ -129,7 +129,7 @@ type Check struct {
 // A Suspension is from when until when a version was suspended; a zero Until: it
 // still is.
 type Suspension struct {
-	Since time.Time `json:"since"`
+	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
 }
 
