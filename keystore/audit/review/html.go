@@ -31,7 +31,7 @@ type page struct {
 // escaped. It prints on A4.
 func (r *Report) WriteHTML(w io.Writer) error {
 	t, err := template.New("page").Funcs(template.FuncMap{
-		"clock": clock, "number": number, "rule": RuleWords, "short": Short, "join": strings.Join,
+		"clock": clock, "number": number, "rule": RuleWords, "short": Short, "join": strings.Join, "words": strings.Fields,
 		"draw": func(k *KeySet, p *page) *drawing { return draw(k, p.From, p.To) },
 	}).Parse(pageText)
 	if err != nil {
