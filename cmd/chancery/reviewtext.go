@@ -30,6 +30,9 @@ func (a *app) printReview(r *review.Report) {
 	if len(r.Absent) > 0 {
 		a.printf("not given: the logs of %s\n", strings.Join(r.Absent, ", "))
 	}
+	if r.Lone {
+		a.printf("not given: the logs of the nodes that share the catalog; what is missing may stand in them (--node-dir)\n")
+	}
 	a.printDeviations(r)
 	for i := range r.KeySets {
 		a.printKeySetReview(&r.KeySets[i])

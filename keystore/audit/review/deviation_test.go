@@ -50,6 +50,8 @@ func TestDeviations(t *testing.T) {
 		{"A was raised and waited for", follows(active().configured(3, configure, "9s", "1s", "10s").made(4, 2), 14), nil},
 		{"A was lowered, and the old one counts", follows(active().configured(5, configure, "1s", "1s", "10s").made(5, 2), 8.5), []judged{{Breach, "rotation/1", "A + S in force was 5s"}}},
 		{"A was lowered long ago", follows(active().configured(5, configure, "1s", "1s", "10s").made(20, 2), 22), nil},
+		{"activated early after a compromise", created().made(1, 1).of(2, 1, activate).of(9, 1, compromise).made(9, 2).told(10, early()), []judged{{Attention, "rotation/1", "on_gap: sign_early allows that"}}},
+		{"early, and nothing was compromised", active().made(4, 2).told(5, early()).of(5, 1, retire), []judged{{Breach, "rotation/1", "activated 1s after"}}},
 		{"served long before its late entry", follows(active().made(4, 2).without(2, served).of(8, 2, served, "node", "a", "at", "2026-03-01T12:00:04Z"), 9), nil},
 
 		{"removed when all had expired", follows(active().signed(19, 1, 10).made(4, 2), 20).of(30, 1, remove), nil},
@@ -130,11 +132,28 @@ func TestWhatAnotherNodeHasIsNoBreach(t *testing.T) {
 		t.Errorf("with both: absent %v: %+v", r.Absent, r.Deviations)
 	}
 
+	// A node says that it shares its catalog before another one has been heard of.
+	enrolled := keystore.Record{Action: keystore.ActNodeEnrol, Detail: map[string]string{"node": "a", "catalog": "shared"}}
+	lone := created().told(0, enrolled).of(2, 1, keystore.ActKeyRetire)
+	if r := report(t, Options{}, lone); r.Count(Breach) != 0 || r.Count(Attention) != 1 || !r.Lone {
+		t.Errorf("one log of several: %+v", r.Deviations)
+	}
+	if r := report(t, Options{}, lone, (&history{node: "b"}).told(1, keystore.Record{Action: keystore.ActStart})); r.Count(Breach) != 1 || r.Lone {
+		t.Errorf("all logs there are: %+v", r.Deviations)
+	}
+
 	twice, slow := active2(), &history{node: "b"}
 	slow.told(2.5, twice.lifecycle[len(twice.lifecycle)-1].Entry.Record)
 	if r := report(t, Options{}, twice, slow); len(r.Deviations) != 0 {
 		t.Errorf("one step in two logs: %+v", r.Deviations)
 	}
+}
+
+// early is an activation that ends a gap before rule 1 allows it.
+func early() keystore.Record {
+	rec := new(history).step(2, keystore.ActKeyActivate)
+	rec.Rule = "rotation/6"
+	return rec
 }
 
 // active2 is a version whose activation has a name of its own, as each step has.

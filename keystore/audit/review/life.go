@@ -95,13 +95,14 @@ type model struct {
 	sets   map[string]*setLife
 	byKID  map[keystore.KID]*life
 	absent []string // nodes whose logs were not given
+	lone   bool     // one log was given, of a node that shares its catalog
 	found  []Deviation
 }
 
 // newModel folds facts, which are in the order of time.
 func newModel(facts []fact) *model {
 	m := &model{facts: facts, sets: make(map[string]*setLife), byKID: make(map[keystore.KID]*life)}
-	m.absent = absentOf(facts)
+	m.absent, m.lone = absentOf(facts), isLone(facts)
 	for i := range m.facts {
 		f := &m.facts[i]
 		e := &f.Entry
@@ -246,7 +247,7 @@ func (m *model) name(l *life, f *fact) {
 // move takes l to its next state.
 func (m *model) move(l *life, f *fact, next keystore.State, when **fact) {
 	if !l.state.MayBecome(next) {
-		was, severity := "nothing", m.weight()
+		was, severity := "nothing so far", m.weight()
 		if l.state != 0 {
 			was = l.state.String()
 		}
@@ -292,7 +293,7 @@ var steps = map[keystore.State]string{
 
 // weight is that of something missing, which may stand in a log not given.
 func (m *model) weight() Severity {
-	if len(m.absent) > 0 {
+	if len(m.absent) > 0 || m.lone {
 		return Attention
 	}
 	return Breach
@@ -327,4 +328,18 @@ func absentOf(facts []fact) []string {
 	}
 	maps.DeleteFunc(named, func(node string, _ bool) bool { return given[node] || node == "" || node == "." })
 	return append([]string{}, slices.Sorted(maps.Keys(named))...)
+}
+
+// isLone reports whether all facts are of one node, and it has said that it shares
+// its catalog with others.
+func isLone(facts []fact) bool {
+	shared := false
+	for i := range facts {
+		if nodeOf(facts[i].Origin) != nodeOf(facts[0].Origin) {
+			return false
+		}
+		e := &facts[i].Entry
+		shared = shared || e.Action == keystore.ActNodeEnrol && e.Detail["catalog"] == "shared"
+	}
+	return shared
 }

@@ -27,6 +27,7 @@ type Report struct {
 	LogEvents  []Event     `json:"log_events"` // months, repairs, prunes, peers, witnesses
 	Acts       Tally       `json:"acts"`       // all of them
 	Absent     []string    `json:"absent"`     // nodes that the entries name and whose logs were not given
+	Lone       bool        `json:"lone"`       // the logs of one node of several: what is missing may stand in the others'
 	Left       []Left      `json:"left_out"`   // what was too much to be listed
 	Limits     []string    `json:"limits"`     // what no log proves
 }

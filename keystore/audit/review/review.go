@@ -93,7 +93,7 @@ func (c *counting) report() *Report {
 		MadeAt: c.opt.Now.UTC(), Period: c.period(), KeySet: c.opt.KeySet, Logs: c.opt.Checked, Witnessed: cmp.Or(c.opt.Witnessed, Unwitnessed),
 		KeySets: []KeySet{}, Operations: []Event{}, Nodes: []Event{}, Clocks: []Event{}, Tokens: []Event{}, LogEvents: []Event{},
 		Principals: []Principal{}, Refusals: []Refusal{}, Policies: []Policy{}, Left: []Left{},
-		Acts: c.all, Absent: c.absent, Limits: limits(),
+		Acts: c.all, Absent: c.absent, Lone: c.lone, Limits: limits(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.sets)) {
 		if c.opt.KeySet == "" || c.opt.KeySet == name {

@@ -52,9 +52,21 @@ func (m *model) rule1(l *life) {
 		m.check(l, f, true, Breach, "rotation/1", "activated when a node had said that it serves it; no set without it was ever served", last)
 	default:
 		waited := f.at.Sub(last.at)
-		m.check(l, f, waited+Late >= wait, Breach, "rotation/1", fmt.Sprintf(
-			"activated %s after the last node had said that it serves it; A + S in force was %s", round(waited), round(wait)), last)
+		held, severity := waited+Late >= wait, Breach
+		text := fmt.Sprintf("activated %s after the last node had said that it serves it; A + S in force was %s", round(waited), round(wait))
+		if !held && l.fills(f) {
+			severity, text = Attention, text+"; after a compromise on_gap: sign_early allows that, and verifiers that cache may have rejected its tokens"
+		}
+		m.check(l, f, held, severity, "rotation/1", text, last)
 	}
+}
+
+// fills reports whether f, the activation of l, says that it ends the gap that a
+// compromise left, and there was one.
+func (l *life) fills(f *fact) bool {
+	return f.Entry.Rule == "rotation/6" && slices.ContainsFunc(l.set.lives, func(o *life) bool {
+		return o.leaked != nil && o.activated != nil && !o.leaked.at.After(f.at) && o.activated.at.Before(f.at)
+	})
 }
 
 // acknowledged returns the last of the nodes' words, up to until, that they serve
