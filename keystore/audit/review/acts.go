@@ -115,7 +115,6 @@ type suspicion struct {
 type suspect struct {
 	n           int64
 	life        *life
-	at          time.Time
 	first, last audit.Located
 	with        *fact
 }

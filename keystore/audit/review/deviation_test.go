@@ -44,6 +44,7 @@ func TestDeviations(t *testing.T) {
 		{"activated too early", follows(active().made(4, 2), 7.9), []judged{{Breach, "rotation/1", "activated 3.9s after the last node had said that it serves it; A + S in force was 5s"}}},
 		{"early by no more than entries take", follows(active().made(4, 2), 8), nil},
 		{"served late as another node says", follows(active().made(4, 2).of(8, 2, served, "node", "b"), 9), []judged{{Breach, "rotation/1", "activated 1s after"}}},
+		{"served by another node from then on", follows(active().made(4, 2), 9).of(9.5, 2, served, "node", "b"), nil},
 		{"activated and never served", follows(active().made(4, 2).without(2, served), 20), []judged{{Breach, "rotation/1", "before any node had said"}}},
 		{"the first need not wait", created().made(1, 1).of(1, 1, activate), nil},
 		{"A was raised before", follows(active().configured(3, configure, "9s", "1s", "10s").made(4, 2), 12.9), []judged{{Breach, "rotation/1", "A + S in force was 10s"}}},

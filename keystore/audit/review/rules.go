@@ -1,6 +1,7 @@
 package review
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -44,7 +45,7 @@ func (m *model) rule1(l *life) {
 	if f == nil {
 		return
 	}
-	last := l.acknowledged(f.at.Add(Late))
+	last := cmp.Or(l.acknowledged(f.at), l.acknowledged(f.at.Add(apart)))
 	switch wait := l.set.inForce(f.at).CacheFor + l.set.skew(f.at); {
 	case last == nil:
 		m.check(l, f, false, m.weight(), "rotation/1", "activated before any node had said that it serves it", l.published)
