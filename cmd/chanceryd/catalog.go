@@ -87,10 +87,7 @@ func (n *node) enrol(ctx context.Context, cfg *config.Config) error {
 		self, err = n.catalog.Enrol(ctx, catalog.Enrolment{
 			Node: cfg.Node, Identity: identity, Signing: config.Lease, Publishing: cfg.Catalog.PublishingLease,
 			Holds: func(_ string, v *keystore.Version) bool { return n.keys.Proven(v.KID) },
-		}, keystore.Record{
-			Principal: "chancery", Action: keystore.ActNodeEnrol, Outcome: keystore.OutcomeDone,
-			Detail: map[string]string{"node": cfg.Node, "identity": hex.EncodeToString(identity[:])},
-		})
+		}, n.enrolRecord(cfg.Node, identity))
 		return err
 	})
 	if err != nil {

@@ -456,5 +456,5 @@ func (s *steps) enterRecord(ctx context.Context, row catalog.OutboxRow) (audit.R
 			return receipt, err
 		}
 	}
-	return s.log.Lifecycle(ctx, row.Record)
+	return s.log.Lifecycle(ctx, dated(row, s.Now()))
 }

@@ -18,6 +18,7 @@ import (
 const policy = `
 keystore              :
 keystore/audit        : keystore
+keystore/audit/review : keystore keystore/audit
 keystore/audit/witness: keystore/audit
 keystore/catalog      : keystore
 keystore/catalog/postgrestest :
@@ -44,7 +45,7 @@ cmd/internal/clock    :
 cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
-cmd/chancery          : keystore keystore/audit keystore/audit/witness signer/api signer/client rotation rotation/simulation
+cmd/chancery          : keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `
