@@ -233,6 +233,30 @@ func TestOneThatHangsHoldsUpNobody(t *testing.T) {
 	})
 }
 
+// TestWitnessesThatAreNeverThereTogether are shown the same checkpoint all the
+// same, though the log has another one each second.
+func TestWitnessesThatAreNeverThereTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newFeedRig(t, newTestLog(t).add(1, "entry").publish())
+		r.neighbours[2].now("down")
+		r.start()
+		for second := range 600 {
+			here, away := r.neighbours[0], r.neighbours[1]
+			if second/20%2 == 1 {
+				here, away = away, here
+			}
+			here.now("")
+			away.now("down")
+			r.add(1, "entry").publish()
+			wait(time.Second)
+		}
+		if size, by := r.witnessed(); r.size-size > 120 || by != "w1 w2" {
+			t.Errorf("of %d entries %d are witnessed by %q", r.size, size, by)
+		}
+		r.stop()
+	})
+}
+
 // TestWithoutAQuorumNothingIsKept, and a slow log waits for the second witness.
 func TestWithoutAQuorumNothingIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
