@@ -239,7 +239,7 @@ func (p *policyParser) define(name string) error {
 
 func (p *policyParser) group(words []string) error {
 	if len(words) < 3 {
-		return errors.New("want group NAME all|any|K NAME...")
+		return errors.New("want group NAME all|any|K and its members")
 	}
 	if len(p.policy.groups) == mostLines {
 		return fmt.Errorf("more than %d groups", mostLines)
