@@ -62,6 +62,25 @@ vault_binary() {
   printf '%s\n' "${CHANCERY_TEST_VAULT_BINARY:-${XDG_CACHE_HOME:-$HOME/.cache}/chancery/vault-$(sed -n 's/.*hashicorp\/vault v//p' "$top/scripts/vault/go.mod")}"
 }
 
+# verifiers_directory prints where the verifiers and witnesses that scripts/verifiers
+# builds are, or are to be.
+verifiers_directory() {
+  printf '%s\n' "${CHANCERY_TEST_VERIFIERS:-${XDG_CACHE_HOME:-$HOME/.cache}/chancery/verifiers-$(cat "$top"/scripts/verifiers/{go.mod,enrol/main.go} | cksum | cut -d' ' -f1)}"
+}
+
+# log_verifiers builds them and names their directory to the tests. Where they
+# cannot be built, it says so.
+log_verifiers() {
+  if [ -n "${CHANCERY_TEST_VERIFIERS:-}" ]; then
+    return 0
+  elif timeout 600 "$top/scripts/verifiers/build" >/dev/null; then
+    CHANCERY_TEST_VERIFIERS=$(verifiers_directory)
+    export CHANCERY_TEST_VERIFIERS
+  else
+    say "no foreign verifier and no foreign witness looks at the log: scripts/verifiers/build cannot build them"
+  fi
+}
+
 # node_verifiers installs the verifiers of npm's that tokens are tried with, and
 # names their directory to the tests. Where they cannot be had, it says so.
 node_verifiers() {

@@ -177,7 +177,7 @@ func (a *app) printWitness(key audit.WitnessKey, url string) error {
 		return json.NewEncoder(a.out).Encode(map[string]string{"vkey": key.VKey(), "url": url, "policy": policy})
 	}
 	a.printf("witness %s\nserves %s\n\n", key.VKey(), url)
-	a.printf("# The daemon's witness policy, with this witness alone:\n")
+	a.printf("# A policy of this witness alone: the file that audit.witnesses.policy of the daemon's configuration names.\n")
 	for line := range strings.Lines(policy) {
 		a.printf("%s\n", strings.TrimSuffix(line, "\n"))
 	}

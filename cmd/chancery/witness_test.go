@@ -5,7 +5,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -122,8 +128,48 @@ func TestALaptopWatchesALog(t *testing.T) {
 	}
 }
 
-// TestAWitnessServes a Client until it is ended.
+// TestAWitnessServes a Client until it is ended, plainly or over TLS.
 func TestAWitnessServes(t *testing.T) {
+	t.Run("plainly", func(t *testing.T) { serveOnce(t, nil) })
+	t.Run("over TLS", func(t *testing.T) {
+		cert, key, roots := newCertificate(t)
+		serveOnce(t, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}, "--cert", cert, "--key", key)
+	})
+}
+
+// newCertificate makes a self-signed certificate for 127.0.0.1 and returns the
+// files it and its key are in.
+func newCertificate(t *testing.T) (cert, key string, roots *x509.CertPool) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(nil, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
+	if err := errors.Join(os.WriteFile(cert, certPEM, 0o600), os.WriteFile(key, keyPEM, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	roots = x509.NewCertPool()
+	roots.AppendCertsFromPEM(certPEM)
+	return cert, key, roots
+}
+
+// serveOnce starts a witness, has it cosign a log and ends it.
+func serveOnce(t *testing.T, transport http.RoundTripper, more ...string) {
 	l := newGrownLog(t, newFileKey(t))
 	l.enter(t, 5, "a reason")
 	r, w := io.Pipe()
@@ -131,7 +177,7 @@ func TestAWitnessServes(t *testing.T) {
 	ended := make(chan int, 1)
 	go func() {
 		a := &app{in: strings.NewReader(""), out: w, err: io.Discard, getenv: func(string) string { return "" }}
-		ended <- a.run(ctx, []string{"audit", "witness", "--dir", t.TempDir(), "--name", "auditor.example/w1", "--log", l.vkey, "--listen", "127.0.0.1:0"})
+		ended <- a.run(ctx, append([]string{"audit", "witness", "--dir", t.TempDir(), "--name", "auditor.example/w1", "--log", l.vkey, "--listen", "127.0.0.1:0"}, more...))
 		w.Close()
 	}()
 	var policy strings.Builder
@@ -147,7 +193,7 @@ func TestAWitnessServes(t *testing.T) {
 	if err != nil || len(p.Known) != 1 {
 		t.Fatalf("it prints the policy %q: %v", policy.String(), err)
 	}
-	client, err := witness.NewClient(p.Known[0].URL, nil)
+	client, err := witness.NewClient(p.Known[0].URL, transport)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,6 +35,7 @@
 //	DIR/lifecycle/journal-1, journal-2, …   the durable thing
 //	DIR/lifecycle/checkpoint                C2SP tlog-checkpoint, a signed note
 //	DIR/lifecycle/handover-SIZE             the last checkpoint of a log key that signs no more
+//	DIR/lifecycle/witnessed                 the newest that enough witnesses have cosigned
 //	DIR/lifecycle/tile/L/NNN[.p/W]          C2SP tlog-tiles, hashes only
 //	DIR/acts/2026-11/…                      the same, one per month
 //	DIR/acts/2026-10/final                  the month is closed; where lifecycle says so

@@ -216,11 +216,8 @@ func (p *policyParser) witness(words []string) error {
 // once refuses a second line of a kind with the same public key, whatever name
 // and id stand before it.
 func (p *policyParser) once(kind, vkey string) error {
-	material := vkey[strings.LastIndexByte(vkey, '+')+1:]
-	if kind == "log" {
-		_, rest, _ := strings.Cut(vkey, "+") // base64 may hold a plus
-		_, material, _ = strings.Cut(rest, "+")
-	}
+	_, rest, _ := strings.Cut(vkey, "+") // base64 may hold a plus
+	_, material, _ := strings.Cut(rest, "+")
 	sum := sha256.Sum256([]byte(kind + " " + material))
 	if p.keys[sum] {
 		return fmt.Errorf("a %s with this key is above", kind)
@@ -242,7 +239,7 @@ func (p *policyParser) define(name string) error {
 
 func (p *policyParser) group(words []string) error {
 	if len(words) < 3 {
-		return errors.New("want group NAME all|any|K NAME...")
+		return errors.New("want group NAME all|any|K and its members")
 	}
 	if len(p.policy.groups) == mostLines {
 		return fmt.Errorf("more than %d groups", mostLines)

@@ -169,12 +169,12 @@ func cosignatureBy(k audit.WitnessKey, signed, lines []byte) (string, error) {
 // alone returns the signed checkpoint with its first signature only, the NAME+ID
 // of the key that made it, and how many there are.
 func alone(signed []byte) (first []byte, key string, signatures int, err error) {
-	n, err := note.Open(signed, nil)
+	_, err = note.Open(signed, nil)
 	unverified, ok := errors.AsType[*note.UnverifiedNoteError](err)
 	if !ok {
 		return nil, "", 0, fmt.Errorf("not a signed checkpoint: %w", err)
 	}
-	n = unverified.Note
+	n := unverified.Note
 	s := n.UnverifiedSigs[0]
 	line := fmt.Sprintf("— %s %s\n", s.Name, s.Base64)
 	return []byte(n.Text + "\n" + line), fmt.Sprintf("%s+%08x", s.Name, s.Hash), len(n.UnverifiedSigs), nil
