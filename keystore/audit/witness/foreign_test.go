@@ -65,7 +65,7 @@ func newRealLog(t *testing.T) realLog {
 	l := realLog{dir: filepath.Join(t.TempDir(), "audit")}
 	l.Log, err = audit.Open(t.Context(), audit.Config{
 		Dir: l.dir, Host: "localhost:8443", Node: "dev", Interval: time.Hour,
-		Key: func(context.Context) (keystore.Key, error) { return key, nil },
+		Keys: func(context.Context) (audit.Keys, error) { return audit.Keys{Active: key}, nil },
 	})
 	if err != nil {
 		t.Fatal(err)
