@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -26,14 +27,15 @@ func (a *app) auditCheckProofCommand() *cobra.Command {
 		Long: "Check a proof (C2SP tlog-proof) as `chancery audit prove` writes it: that the entry in it is\n" +
 			"in the tree of the checkpoint in it, and that the log key signed that checkpoint. With a\n" +
 			"token or a certificate it tells as well whether this entry made it. It exits with 1 if\n" +
-			"anything does not fit, or if no key that was given signed.\n\n" +
+			"anything does not fit, if no key that was given signed, or if witnesses are given and too\n" +
+			"few of them cosigned.\n\n" +
 			"What is proven is that the log had committed to the entry. That it shows the same log to\n" +
 			"everybody is what witnesses are for.",
 		Example: "  chancery audit check-proof token.tlog-proof --key @audit.vkey --token \"$TOKEN\"",
 		Args:    exactly("FILE"),
 	}
 	addLogKey(c, &f.keys)
-	c.Flags().StringArrayVar(&f.witnesses, "witness", nil, "key of a witness that may have cosigned, or @FILE or FILE with them")
+	c.Flags().StringArrayVar(&f.witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
 	c.Flags().StringVar(&f.token, "token", "", "a JWT, or @FILE or - with it: did this entry make it?")
 	c.Flags().StringVar(&f.cert, "cert", "", "a certificate in a PEM file, its issuer's after it if at hand: did this entry make it?")
 	c.Flags().StringVar(&f.entry, "entry", "", "file with the entry, for a proof without it")
@@ -60,11 +62,19 @@ func (a *app) checkProof(file string, f checkProofFlags) error {
 	if err != nil {
 		return err
 	}
-	keys, witnesses, err := a.proofKeys(f)
+	vkeys, err := a.logKeys(f.keys)
 	if err != nil {
 		return err
 	}
-	proven, err := audit.Check(p, entry, keys, witnesses)
+	keys, err := verifiersOf(vkeys)
+	if err != nil {
+		return err
+	}
+	quorum, err := a.quorum(f.witnesses)
+	if err != nil {
+		return err
+	}
+	proven, err := audit.Check(p, entry, keys, witnessesOf(quorum))
 	if err != nil {
 		return fmt.Errorf("%s proves nothing: %w", file, err)
 	}
@@ -72,7 +82,23 @@ func (a *app) checkProof(file string, f checkProofFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.printProven(&proven, i, len(keys) > 0)
+	return a.printProven(&proven, i, len(keys) > 0, quorum)
+}
+
+// witnessesOf returns the witnesses that a quorum is of.
+func witnessesOf(q audit.Quorum) (all []note.Verifier) {
+	if q == nil {
+		return nil
+	}
+	for _, k := range q.Witnesses() {
+		all = append(all, k)
+	}
+	return all
+}
+
+// isWitnessed reports whether enough witnesses have cosigned what p proves.
+func isWitnessed(p *audit.Proven, q audit.Quorum) bool {
+	return q != nil && q.Met(func(k audit.WitnessKey) bool { return slices.Contains(p.Cosigned, k.String()) })
 }
 
 // entryBeside reads an entry that travelled beside its proof.
@@ -82,21 +108,6 @@ func (a *app) entryBeside(path string) ([]byte, error) {
 	}
 	data, err := a.readAll(path, audit.MaxEntry+2)
 	return []byte(strings.TrimRight(string(data), "\r\n")), err
-}
-
-func (a *app) proofKeys(f checkProofFlags) (keys, witnesses []note.Verifier, err error) {
-	vkeys, err := a.logKeys(f.keys)
-	if err != nil {
-		return nil, nil, err
-	}
-	if keys, err = verifiersOf(vkeys); err != nil || len(f.witnesses) == 0 {
-		return keys, nil, err
-	}
-	if vkeys, err = a.logKeys(f.witnesses); err != nil {
-		return nil, nil, err
-	}
-	witnesses, err = verifiersOf(vkeys)
-	return keys, witnesses, err
 }
 
 // verifiersOf reads verifier keys.
@@ -147,13 +158,15 @@ type checkedProof struct {
 	CosignedBy []string   `json:"cosigned_by"`
 	Others     []string   `json:"others"` // unverified
 	Proven     bool       `json:"proven"`
+	Witnessed  bool       `json:"witnessed"` // by enough of the witnesses given
 	Match      *matchLine `json:"match,omitempty"`
 }
 
-func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool) error {
+func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool, q audit.Quorum) error {
 	c := proven.Checkpoint
 	signed := len(proven.Signed) > 0
-	sound := signed
+	witnessed := isWitnessed(proven, q)
+	sound := signed && (q == nil || witnessed)
 	var m *matched
 	if i != nil {
 		judged := matched{match: matchNone, why: "the entry is of something else"}
@@ -165,7 +178,7 @@ func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool) error {
 	}
 	if a.json {
 		out := checkedProof{
-			shownEntry: shownAs(proven.Located), Origin: c.Origin, Size: c.Size, Root: c.Root.String(), Proven: signed,
+			shownEntry: shownAs(proven.Located), Origin: c.Origin, Size: c.Size, Root: c.Root.String(), Proven: signed, Witnessed: witnessed,
 			SignedBy: append([]string{}, proven.Signed...), CosignedBy: append([]string{}, proven.Cosigned...), Others: append([]string{}, proven.Others...),
 		}
 		if m != nil {
@@ -177,6 +190,7 @@ func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool) error {
 		}
 	} else {
 		a.sayProven(proven, keyed)
+		a.sayWitnessed(proven, q)
 		if m != nil {
 			a.printf("%s\n", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", i.what(), m.match, m.why), ": "))
 		}
@@ -202,9 +216,15 @@ func (a *app) sayProven(proven *audit.Proven, keyed bool) {
 	default:
 		a.printf("log key: unverified\nconsistent: %s, which claims to be by %s\n", under, listed(proven.Others))
 	}
-	if len(proven.Cosigned) > 0 {
-		a.printf("cosigned by %s\n", listed(proven.Cosigned))
-	} else {
-		a.printf("unwitnessed: no witness that was given has cosigned the checkpoint\n")
+}
+
+func (a *app) sayWitnessed(proven *audit.Proven, q audit.Quorum) {
+	switch {
+	case isWitnessed(proven, q):
+		a.printf("witnessed: cosigned by %s\n", listed(proven.Cosigned))
+	case q == nil:
+		a.printf("unwitnessed: no witness is given\n")
+	default:
+		a.printf("unwitnessed: cosigned by %s, no quorum of the witnesses given\n", listed(proven.Cosigned))
 	}
 }

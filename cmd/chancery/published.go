@@ -48,7 +48,7 @@ func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Option
 			return err
 		}
 	} else {
-		a.printPublished(report, keyed)
+		a.printPublished(report, keyed, opt.Witnesses != nil)
 	}
 	if report.OK() {
 		a.hintToKeep(len(opt.Kept), "curl -fO "+strings.TrimSuffix(base, "/")+"/lifecycle/checkpoint")
@@ -60,7 +60,7 @@ func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Option
 	return errFound
 }
 
-func (a *app) printPublished(r *audit.Report, keyed bool) {
+func (a *app) printPublished(r *audit.Report, keyed, witnesses bool) {
 	var rows [][]string
 	for _, l := range r.Logs {
 		state := "unverified"
@@ -70,6 +70,7 @@ func (a *app) printPublished(r *audit.Report, keyed bool) {
 		rows = append(rows, []string{l.Origin, strconv.FormatInt(l.Entries, 10), l.Root, l.Key, state})
 	}
 	a.printTable([]string{"log", "entries", "root", "log key", "signature"}, rows)
+	a.printWitnessed(r, witnesses)
 	for _, p := range r.Problems {
 		a.printf("problem: %s\n", p.String())
 	}

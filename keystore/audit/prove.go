@@ -16,8 +16,9 @@ import (
 var ErrNotCovered = errors.New("no checkpoint covers the entry yet")
 
 // Prove returns the proof that the entry with the given index stands in the log
-// called name ("lifecycle" or "acts/YYYY-MM") under dir, an audit directory, by
-// the checkpoint that is published there, with the entry in it. It takes no lock
+// called name ("lifecycle" or "acts/YYYY-MM") under dir, an audit directory, with
+// the entry in it: by the newest checkpoint that witnesses cosigned if that covers
+// it, otherwise by the one that is published. It takes no lock
 // and is right beside a running daemon. The error wraps ErrNotCovered if the
 // checkpoint ends before the entry, and fs.ErrNotExist if there is no such log,
 // entry or checkpoint; what does not fit together is an error too, and Verify
@@ -26,18 +27,26 @@ func Prove(ctx context.Context, dir, name string, index int64) (*Proof, error) {
 	if !isLogName(name) {
 		return nil, fmt.Errorf("%q is no log: there are %s and %s/YYYY-MM", name, lifecycleName, actsName)
 	}
+	entry, err := entryAt(ctx, dir, name, index)
+	if err != nil {
+		return nil, err
+	}
+	if p, err := proveUnder(dir, name, witnessedName, index, entry); err == nil {
+		return p, nil
+	}
+	return proveUnder(dir, name, "checkpoint", index, entry)
+}
+
+// proveUnder proves an entry under the checkpoint in a file of its log.
+func proveUnder(dir, name, file string, index int64, entry []byte) (*Proof, error) {
 	log := filepath.Join(dir, filepath.FromSlash(name))
-	signed, err := os.ReadFile(filepath.Join(log, "checkpoint"))
+	signed, err := os.ReadFile(filepath.Join(log, file))
 	if err != nil {
 		return nil, fmt.Errorf("reading the checkpoint of %s: %w", name, err)
 	}
 	c, _, err := OpenCheckpoint(signed, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
-	}
-	entry, err := entryAt(ctx, dir, name, index)
-	if err != nil {
-		return nil, err
 	}
 	if index >= c.Size {
 		return nil, fmt.Errorf("%w: it is %s, and the checkpoint has %d", ErrNotCovered, entryName(c.Origin, index), c.Size)

@@ -30,7 +30,8 @@ const tilesAhead = 8
 // lifecycle, and the months of acts from that of now back to where a year has
 // none. Each checkpoint has to be signed by one of opt.Keys, its tiles have to be
 // the tree that it signs, and that tree has to go on from the checkpoints of
-// opt.Kept. Entries are not published: what they say, and that lifecycle closes
+// opt.Kept and from what opt.Witnesses cosigned, of which opt.Cosigned may have
+// more than is published. Entries are not published: what they say, and that lifecycle closes
 // the months as they are, only Verify sees. In the report Entries is what the
 // checkpoint says, times are zero, and nothing is Unsigned. opt.Progress is told
 // of tiles, as if they were all full. The error is for what could not be
@@ -84,6 +85,12 @@ func (p *publication) problem(log, format string, args ...any) {
 
 // log verifies one log, if it is there.
 func (p *publication) log(name string) (there bool, err error) {
+	var cosigned []byte
+	if p.opt.Witnesses != nil { // before the checkpoint, which then is no older
+		if cosigned, err = p.fetch(p.ctx, name+"/"+witnessedName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("fetching what is cosigned of %s: %w", name, err)
+		}
+	}
 	signed, err := p.fetch(p.ctx, name+"/checkpoint")
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -117,7 +124,47 @@ func (p *publication) log(name string) (there bool, err error) {
 	if fits {
 		rep.Proven, rep.Verified = c.Size, len(opened.Signed) > 0
 	}
-	return true, p.goesOn(name, c)
+	if err := p.goesOn(name, c); err != nil {
+		return true, err
+	}
+	rep.Witnessed, err = p.witnessed(name, c, signed, cosigned)
+	return true, err
+}
+
+// witnessed compares the log with what witnesses cosigned of it, and returns how
+// far a quorum knows it.
+func (p *publication) witnessed(name string, c Checkpoint, signed, cosigned []byte) (known *Witnessed, err error) {
+	if p.opt.Witnesses == nil {
+		return nil, nil
+	}
+	w := &witnesses{p.opt.Witnesses, map[string][]cosignedNote{}, map[string][]string{}}
+	w.add(name, "checkpoint", signed)
+	if cosigned != nil {
+		w.add(name, witnessedName, cosigned)
+	}
+	for _, b := range p.opt.Cosigned {
+		if k, _, err := OpenCosigned(b, nil); err == nil && nameOf(k.Origin) == name {
+			w.add(name, "a cosigned checkpoint that was given", b)
+		}
+	}
+	for _, what := range w.wrong[name] {
+		p.problem(name, "%s", what)
+	}
+	for _, n := range w.notes[name] {
+		fits, err := p.begins(name, c, n.Checkpoint)
+		if err != nil {
+			return nil, err
+		}
+		if !fits {
+			p.problem(name, "it does not go on from the %d entries of %s that %s cosigned at %s",
+				n.Size, n.Origin, n.by[0].Key, n.by[0].Time.Format(time.RFC3339))
+			continue
+		}
+		if at, enough := w.met(n.by); enough {
+			known = &Witnessed{n.Size, at, n.by}
+		}
+	}
+	return known, nil
 }
 
 // tree reports whether the tiles are the tree c speaks of, and tells which are
@@ -167,9 +214,25 @@ func (p *publication) unread(name string, err error) (bool, error) {
 	return false, nil
 }
 
-// goesOn tells if the tree of c does not go on from the checkpoints kept of it.
-// Its tiles may be others each time they are asked for: the proof speaks for
-// itself.
+// begins reports whether the log of c begins with the one of k. Its tiles may be
+// others each time they are asked for: the proof speaks for itself.
+func (p *publication) begins(name string, c, k Checkpoint) (bool, error) {
+	if k.Origin != c.Origin || k.Size > c.Size {
+		return false, nil
+	}
+	if k.Size == 0 {
+		return true, nil
+	}
+	proof, err := tlog.ProveTree(c.Size, k.Size, tileHashes(c.Size, func(level int, n int64, width int) (tile, error) {
+		return p.tile(name, level, n, width)
+	}))
+	if _, bad := errors.AsType[*badTile](err); bad {
+		return false, nil
+	}
+	return err == nil && tlog.CheckTree(proof, c.Size, c.Root, k.Size, k.Root) == nil, err
+}
+
+// goesOn tells if the log of c does not go on from the checkpoints kept of it.
 func (p *publication) goesOn(name string, c Checkpoint) error {
 	for _, k := range slices.Clone(p.kept) {
 		if nameOf(k.Origin) != name {
@@ -180,16 +243,11 @@ func (p *publication) goesOn(name string, c Checkpoint) error {
 			p.problem(name, "it has %d entries, and the checkpoint kept of %s has %d", c.Size, k.Origin, k.Size)
 			continue
 		}
-		if k.Size == 0 {
-			continue
-		}
-		proof, err := tlog.ProveTree(c.Size, k.Size, tileHashes(c.Size, func(level int, n int64, width int) (tile, error) {
-			return p.tile(name, level, n, width)
-		}))
-		if _, bad := errors.AsType[*badTile](err); err != nil && !bad {
+		fits, err := p.begins(name, c, k)
+		if err != nil {
 			return err
 		}
-		if err != nil || tlog.CheckTree(proof, c.Size, c.Root, k.Size, k.Root) != nil {
+		if !fits {
 			p.problem(name, "its first %d entries are not the ones of the checkpoint kept", k.Size)
 		}
 	}
@@ -200,8 +258,11 @@ func (p *publication) conclude() {
 	for _, k := range p.kept {
 		p.problem(nameOf(k.Origin), "it is not published, and the checkpoint kept of %s has %d entries", k.Origin, k.Size)
 	}
-	p.report.KeyVerified = len(p.keys) > 0
+	p.report.KeyVerified, p.report.Unwitnessed = len(p.keys) > 0, []string{}
 	for _, l := range p.report.Logs {
+		if l.Witnessed == nil && l.Entries > 0 {
+			p.report.Unwitnessed = append(p.report.Unwitnessed, l.Name)
+		}
 		p.report.KeyVerified = p.report.KeyVerified && l.Verified
 		if len(p.keys) > 0 && l.Proven > 0 && !l.Verified {
 			p.problem(l.Name, "its checkpoint is signed by %s, which is none of the keys given", l.Key)
