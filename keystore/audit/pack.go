@@ -298,6 +298,9 @@ func (p *pack) skip(why error) error {
 	from := p.next
 	at, m, err := p.find(p.off)
 	switch {
+	case err == errEnd && p.atIndex():
+		p.off = p.index
+		return errEnd
 	case err == errEnd:
 		p.off, p.next = p.index, max(p.entries, from+1) // without a header nothing says how many
 	case err != nil:
@@ -306,6 +309,14 @@ func (p *pack) skip(why error) error {
 		p.off, p.next = at, m.first
 	}
 	return lost{from, p.next - 1, why}
+}
+
+// atIndex reports whether the index stands at off, which only a sound header
+// says otherwise.
+func (p *pack) atIndex() bool {
+	var b [4]byte
+	_, err := p.src.ReadAt(b[:], p.off)
+	return err == nil && p.damaged != nil && binary.LittleEndian.Uint32(b[:]) == skipIndex
 }
 
 // find returns the first mark at or behind off whose frame begins with next or a
