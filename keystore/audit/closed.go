@@ -149,7 +149,7 @@ func (l *Log) packMonth(ctx context.Context, s *shard, sealed Head) error {
 		return err
 	}
 	path, rest := packPath(s.dir), l.rest(ctx)
-	if exists(path) && len(numbers) == 0 {
+	if len(numbers) == 0 || away(s.dir) != nil {
 		return nil
 	}
 	if exists(path) {

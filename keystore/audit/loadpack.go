@@ -53,13 +53,13 @@ func (s *shard) loadPack(published, remembered Head) error {
 	return nil
 }
 
-// away returns nil, or why the month's directory or its pack cannot be reached:
-// it was moved, and the storage it was moved to is not there.
-func (s *shard) away() error {
-	if _, err := os.Stat(s.dir); err != nil {
+// away returns nil, or why a month's directory or its pack cannot be reached: it
+// was moved, and the storage it was moved to is not there.
+func away(dir string) error {
+	if _, err := os.Stat(dir); err != nil {
 		return err
 	}
-	if path := packPath(s.dir); isLink(path) {
+	if path := packPath(dir); isLink(path) {
 		_, err := os.Stat(path)
 		return err
 	}
@@ -74,7 +74,7 @@ func isLink(path string) bool {
 // lookClosed looks at a closed month. One that lifecycle has sealed may be away:
 // nothing is written to it any more, and Verify tells.
 func (l *Log) lookClosed(s *shard, remembered Head, sealed func() (map[string]closedMonth, error)) error {
-	err := s.away()
+	err := away(s.dir)
 	if err == nil {
 		err = s.loadFinal(remembered)
 	}
@@ -88,7 +88,7 @@ func (l *Log) lookClosed(s *shard, remembered Head, sealed func() (map[string]cl
 	if _, ok := months[s.origin]; !ok {
 		return inconsistent(s.origin, "it cannot be read, and lifecycle does not say that it was closed: %v", err)
 	}
-	l.cfg.Log.Warn("a closed month of acts cannot be read now; its entries are missing in what is listed", "origin", s.origin, "err", err)
+	l.cfg.Log.Warn("a closed month of acts cannot be read now: bring the storage it was moved to back", "origin", s.origin, "err", err)
 	return nil
 }
 

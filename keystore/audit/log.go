@@ -209,7 +209,7 @@ func (l *Log) look(ctx context.Context, known map[string]Head) (shards []*shard,
 	closed := sync.OnceValues(func() (map[string]closedMonth, error) { return closedMonths(ctx, shards[0]) })
 	for i, name := range names {
 		s := l.newShard(name)
-		if i > 0 && i < len(names)-1 && (s.isFinal() || s.away() != nil) {
+		if i > 0 && i < len(names)-1 && (s.isFinal() || away(s.dir) != nil) {
 			err = l.lookClosed(s, known[s.origin], closed)
 		} else {
 			shards = append(shards, s)

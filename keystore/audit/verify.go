@@ -246,7 +246,7 @@ func journalBytes(dir string) (n int64) {
 func (v *verification) month(name string) error {
 	dir := filepath.Join(v.dir, filepath.FromSlash(name))
 	logs, problems := len(v.report.Logs), len(v.report.Problems)
-	_, unreachable := os.Stat(dir)
+	unreachable := away(dir)
 	var err error
 	if unreachable == nil {
 		err = v.log(name)
