@@ -118,6 +118,9 @@ func (l *Log) tendLater() {
 // tendOnce does what is due, one month at a time, and returns what could not be
 // done.
 func (l *Log) tendOnce(ctx context.Context) error {
+	if l.trouble() != nil {
+		return nil // nothing is changed in logs that are not trusted
+	}
 	byOrigin, err := closedMonths(ctx, l.lifecycle.current())
 	if err != nil {
 		return err

@@ -404,3 +404,35 @@ func works(t testing.TB, err error) {
 		t.Fatal(err)
 	}
 }
+
+// I11, A25 for packs: no byte is without meaning.
+func TestI11EveryByteOfAPackCounts(t *testing.T) {
+	r := ledger(t)
+	r.open()
+	r.tend()
+	r.isPacked(r.october())
+	r.close()
+	r.sound()
+	path := packPath(r.october())
+	b := readFile(t, path)
+	step := 13
+	if soak(t, "bytes of a pack", len(b)/step, len(b)) {
+		step = 1
+	}
+	for i := 0; i < len(b); i += step {
+		bad := bytes.Clone(b)
+		bad[i] ^= 1 << (i % 8)
+		writeFile(t, path, bad)
+		if rep := r.verify(); rep.OK() || !names(rep, "acts/2026-10", -1) {
+			t.Errorf("byte %d of %d: %v", i, len(b), rep.Problems)
+		}
+	}
+	for _, n := range []int{0, 1, packHeaderSize, len(b) / 2, len(b) - 1} {
+		writeFile(t, path, b[:n])
+		if rep := r.verify(); rep.OK() || !names(rep, "acts/2026-10", -1) {
+			t.Errorf("cut after %d bytes: %v", n, rep.Problems)
+		}
+	}
+	writeFile(t, path, b)
+	r.sound()
+}

@@ -151,11 +151,12 @@ type pack struct {
 	src     io.ReaderAt
 	closer  io.Closer
 	unzip   *zstd.Decoder
-	off     int64  // of the mark that is read next
-	next    int64  // index of the entry that is read next
-	frame   []byte // for use again
-	whole   []byte // the content of a frame, for use again
-	content []byte // what is left of it
+	off     int64       // of the mark that is read next
+	next    int64       // index of the entry that is read next
+	frame   []byte      // for use again
+	whole   []byte      // the content of a frame, for use again
+	content []byte      // what is left of it
+	places  []packPlace // of the marks met so far
 }
 
 func packPath(dir string) string { return filepath.Join(dir, packName) }
@@ -235,6 +236,7 @@ func (p *pack) readFrame() error {
 	if err != nil {
 		return p.skip(err)
 	}
+	p.places = append(p.places, packPlace{m.first, p.off})
 	p.content, err = p.unpack(m)
 	p.off += packMarkSize + int64(m.frame)
 	if err != nil {
@@ -386,6 +388,23 @@ func appendPackIndex(b []byte, places []packPlace) []byte {
 		b = binary.BigEndian.AppendUint64(b, uint64(at.off))
 	}
 	return b
+}
+
+// indexFits returns an error unless the index tells of the marks that were met,
+// which are all if reading began at the beginning.
+func (p *pack) indexFits() error {
+	want := appendPackIndex(nil, p.places)
+	if p.size-p.index != int64(len(want)) {
+		return damage("its index has not as many lines as there are frames")
+	}
+	have := make([]byte, len(want))
+	if _, err := p.src.ReadAt(have, p.index); err != nil && err != io.EOF {
+		return err
+	}
+	if !bytes.Equal(have, want) {
+		return damage("its index does not tell where its frames are")
+	}
+	return nil
 }
 
 // place returns the last line of the index that is not beyond the entry with

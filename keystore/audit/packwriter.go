@@ -143,7 +143,10 @@ func checkPack(path, origin string, sealed Head, rest func() error) error {
 	for {
 		r, err := p.read()
 		if err == errEnd {
-			break
+			err = p.indexFits()
+			if err == nil {
+				break
+			}
 		}
 		if err != nil {
 			return err

@@ -28,7 +28,7 @@ func (c *check) pack() error {
 	if err := p.seek(c.next); err != nil {
 		return err
 	}
-	told := int64(0)
+	whole, told := p.next == 0 && p.damaged == nil, int64(0)
 	for {
 		if p.off != told {
 			if err := c.progress(p.off - told); err != nil {
@@ -38,6 +38,9 @@ func (c *check) pack() error {
 		}
 		r, err := p.read()
 		if err == errEnd {
+			if err := p.indexFits(); err != nil && whole && !c.broken {
+				c.problem(-1, "%s: %v", packPath(c.dir), err)
+			}
 			return c.progress(p.size - told)
 		}
 		l, isLost := errors.AsType[lost](err)
