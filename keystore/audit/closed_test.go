@@ -405,6 +405,17 @@ func works(t testing.TB, err error) {
 	}
 }
 
+// A packed month is closed for good, even if nothing tells of a later one.
+func TestNothingIsWrittenBehindAPack(t *testing.T) {
+	r := closedRig(t, 5, func(cfg *Config) { cfg.Memory = nil })
+	r.tend()
+	r.close()
+	works(t, os.RemoveAll(filepath.Join(r.cfg.Dir, "acts", "2026-11")))
+	if _, err := Open(t.Context(), r.cfg); !errors.Is(err, ErrInconsistent) || !strings.Contains(err.Error(), "no later month") {
+		t.Errorf("opened: %v", err)
+	}
+}
+
 // I11, A25 for packs: no byte is without meaning.
 func TestI11EveryByteOfAPackCounts(t *testing.T) {
 	r := ledger(t)
