@@ -352,3 +352,27 @@ func TestVerifyBesideRemoving(t *testing.T) {
 		t.Errorf("there are %v", have)
 	}
 }
+
+// What a witness cosigned of a month is no contradiction once that was removed.
+func TestACosignedMonthMayBeRemoved(t *testing.T) {
+	r, c := yearRig(t)
+	w := &witnessRig{rig: r, quorum: fewest{n: 1}, who: []*Cosigner{newTestCosigner(t, "w1")}}
+	w.quorum.keys = []WitnessKey{w.who[0].Key}
+	cosigned := w.cosign(w.published("acts/2026-08"), 0)
+	r.prunes(c)
+	if rep := w.report(cosigned); !rep.OK() || len(rep.Pruned) != 2 {
+		t.Errorf("%v", rep.Problems)
+	}
+	longer, _, err := OpenCosigned(cosigned, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	longer.Size++
+	signed, err := longer.sign(t.Context(), r.key, keyName(host, node))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if rep := w.report(w.cosign(signed, 0)); rep.OK() {
+		t.Error("it was longer than it was closed, and that is not told")
+	}
+}

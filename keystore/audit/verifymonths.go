@@ -130,6 +130,15 @@ func (v *verification) has(origin string) bool {
 	return slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
 }
 
+// prunedAs reports whether k is of a month that was removed as the policy says,
+// and does not contradict how that was closed: of its beginning nothing can be
+// told any more.
+func (v *verification) prunedAs(k Checkpoint) bool {
+	return slices.ContainsFunc(v.report.Pruned, func(p Pruned) bool {
+		return p.Origin == k.Origin && (k.Size < p.Entries || k.Size == p.Entries && k.Root.String() == p.Root)
+	})
+}
+
 // pruned reports a month that was removed as the policy says. Of checkpoints kept
 // of it only one of all its entries can be compared still.
 func (m *months) pruned(v *verification, origin string) {
@@ -139,7 +148,7 @@ func (m *months) pruned(v *verification, origin string) {
 		if k.Origin != origin {
 			return false
 		}
-		if k.Size > s.Size || k.Size == s.Size && k.Root != s.Root {
+		if !v.prunedAs(k) {
 			v.problem(nameOf(origin), -1, fmt.Sprintf("it was removed with %d entries, and they are not those of the checkpoint kept with %d", s.Size, k.Size))
 		}
 		return true
