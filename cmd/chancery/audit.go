@@ -205,6 +205,9 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		a.printLogs(r)
 		a.printLogKeys(r)
 		a.printWitnessed(r, witnesses)
+		for _, p := range r.Pruned {
+			a.printf("removed: %s, %s, as the policy says (%s; entry %s)\n", p.Origin, count(p.Entries, "entry", "entries"), p.Policy, p.Entry)
+		}
 		for _, p := range r.Problems {
 			a.printf("problem: %s\n", p.String())
 		}

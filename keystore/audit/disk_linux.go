@@ -37,3 +37,12 @@ func retry(call func() error) error {
 		}
 	}
 }
+
+// freeSpace returns how many bytes this process may still write in dir.
+func freeSpace(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := retry(func() error { return unix.Statfs(dir, &s) }); err != nil {
+		return 0, err
+	}
+	return int64(s.Bavail) * s.Bsize, nil
+}

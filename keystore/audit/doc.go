@@ -39,6 +39,7 @@
 //	DIR/lifecycle/tile/L/NNN[.p/W]          C2SP tlog-tiles, hashes only
 //	DIR/acts/2026-11/…                      the same, one per month
 //	DIR/acts/2026-10/final                  the month is closed; where lifecycle says so
+//	DIR/acts/2026-10/pack                   stands for its journals, see below
 //
 // A log's origin is HOST/audit/NODE/lifecycle or HOST/audit/NODE/acts/YYYY-MM;
 // an entry's name is its origin, '#', and its index from 0. Checkpoints are
@@ -52,7 +53,7 @@
 // that a start stays fast, and at closed months it does not look either. Verify
 // always tells. Such tiles are made again at the next start when the log's
 // checkpoint, and final if there is one, have been moved away: then its journals
-// are read from the beginning, which takes some seconds for each million entries.
+// or its pack are read from the beginning, which takes some seconds for each million entries.
 //
 // A journal is preallocated. It begins with a header of 512 bytes and holds
 // records one after the other; zeros follow the last. All integers are
@@ -89,6 +90,63 @@
 // handover that a trusted key signed, with the root of the entries, makes the
 // keys trusted that entries under it announce. A key that is said to be
 // compromised vouches for nothing behind the entry that says so.
+//
+// # Closed months
+//
+// When lifecycle has sealed a month, a pack takes the place of its journals: it is
+// written, synced, read back from the device and compared with the seal, entry by
+// entry, and only then are the journals removed. That goes on beside the entries,
+// on a quarter of one processor at most and while the disk keeps room for the next
+// journals. Where both are there, readers take the pack, and the next start goes
+// on. Entries of a busy node take some 70 bytes in it.
+//
+// A pack is a zstd file (RFC 8878): `zstd -dc pack` prints its entries, a line
+// each. What is ours stands in skippable frames, whose first 8 bytes are as that
+// RFC says: a number that tells the kind, and the length of what follows in the
+// frame, both little-endian. All other integers are big-endian, and checksums are
+// CRC-32C.
+//
+//	header
+//	 0  8  frame 0x184d2a50 of 1016 bytes
+//	 8  8  magic "CHANPAK1"
+//	16  4  checksum of bytes 20 to 1024
+//	20  4  zero
+//	24  8  size of the file, in bytes
+//	32  8  how many entries
+//	40  8  where the index begins
+//	48  2  length of the origin
+//	50  …  origin, then zeros
+//
+//	mark of a frame, followed by the frame: up to 4096 entries from 0 on, each
+//	with a line end, compressed by themselves
+//	 0  8  frame 0x184d2a51 of 32 bytes
+//	 8  4  checksum of bytes 12 to 40
+//	12  4  checksum of the frame that follows
+//	16  8  index of its first entry
+//	24  4  how many entries
+//	28  4  length of the frame
+//	32  4  length of its entries with their line ends
+//	36  4  zero
+//
+//	index, behind the last frame
+//	 0  8  frame 0x184d2a52 of 16 bytes for each mark:
+//	       index of its first entry (8), where the mark stands in the file (8)
+//
+// What is damaged costs the entries of its frame: reading goes on with the next
+// mark.
+//
+// A closed month may be moved, whole or only its tiles or its pack, with a symbolic
+// link or a mount in its place. While what a link points to is away Open warns, as
+// nothing is written there any more, and Verify names the month. An empty directory
+// is no such link, and is refused.
+//
+// With Config.KeepActs closed months are removed by that policy, never one of the
+// newest two: lifecycle gets an entry (audit.prune, with origin, size, root and
+// policy); when a checkpoint signs that, and an hour later at the earliest, the
+// month's directory is renamed to acts/.pruned-YYYY-MM and then removed, and with
+// it what it was moved to if that bears the month's name. Verify lists such months
+// as pruned, and checks one that is still there as any other. A month that is
+// gone without such an entry is missed.
 //
 // # Entries
 //

@@ -179,9 +179,37 @@ type located struct {
 }
 
 // entries yields the records of the log in dir, beginning with the first of the
-// journal in which the record with index from stands, or will stand. It ends
-// where the last journal has no whole record any more.
+// journal, or of the frame of its pack, in which the record with index from
+// stands, or will stand. It ends where the last journal has no whole record any
+// more.
 func entries(dir string, from int64) iter.Seq2[located, error] {
+	if hasPack(dir) {
+		return packRecords(dir, from)
+	}
+	return func(yield func(located, error) bool) {
+		next := from
+		for at, err := range journalRecords(dir, from) {
+			if errors.Is(err, fs.ErrNotExist) && hasPack(dir) {
+				break
+			}
+			if !yield(at, err) || err != nil {
+				return
+			}
+			next = at.index + 1
+		}
+		if !hasPack(dir) {
+			return
+		}
+		for at, err := range packRecords(dir, next) { // which has taken the journals' place meanwhile
+			if (err != nil || at.index >= next) && !yield(at, err) {
+				return
+			}
+		}
+	}
+}
+
+// journalRecords is entries for a log that is not packed.
+func journalRecords(dir string, from int64) iter.Seq2[located, error] {
 	return func(yield func(located, error) bool) {
 		n, next, err := journalOf(dir, from)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"chancery/keystore"
@@ -19,6 +20,11 @@ import (
 // counted refusals, and what the log tells of itself.
 func (l *Log) keep(ctx context.Context) {
 	defer close(l.stopped)
+	if !l.cfg.idle {
+		var tending sync.WaitGroup
+		tending.Go(func() { l.tend(ctx) })
+		defer tending.Wait()
+	}
 	tick := time.NewTicker(l.cfg.Interval)
 	defer tick.Stop()
 	for {
@@ -219,7 +225,11 @@ func (l *Log) seal(ctx context.Context, s *shard) error {
 	if err != nil {
 		return fmt.Errorf("entering the end of a month: %w", err)
 	}
-	return replace(filepath.Join(s.dir, finalName), []byte(receipt.Entry+"\n"))
+	if err := replace(filepath.Join(s.dir, finalName), []byte(receipt.Entry+"\n")); err != nil {
+		return err
+	}
+	l.tendLater()
+	return nil
 }
 
 func (s *shard) isFinal() bool {
@@ -229,14 +239,15 @@ func (s *shard) isFinal() bool {
 
 // loadFinal looks at a closed month: its files and its last checkpoint.
 func (s *shard) loadFinal(remembered Head) error {
-	if err := s.list(); err != nil {
+	packed, err := s.count()
+	if err != nil {
 		return err
 	}
 	c, err := s.checkpoint()
 	if err != nil {
 		return err
 	}
-	if len(s.journals) == 0 || c.Size < remembered.Size || c.Size == remembered.Size && c.Size > 0 && c.Root != remembered.Root {
+	if packed < 0 && len(s.journals) == 0 || packed >= 0 && packed != c.Size || c.Size < remembered.Size || c.Size == remembered.Size && c.Size > 0 && c.Root != remembered.Root {
 		return inconsistent(s.origin, "it is not as it was closed %s", restoreHint)
 	}
 	return nil

@@ -23,11 +23,14 @@ const restoreHint = "(hint: restore the audit directory and the catalog from one
 // is shorter than, or different from, remembered or its own checkpoint. What it
 // leaves is ready to settle.
 func (s *shard) look(remembered Head) error {
-	if err := s.list(); err != nil {
-		return err
-	}
 	published, err := s.checkpoint()
 	if err != nil {
+		return err
+	}
+	if hasPack(s.dir) {
+		return s.loadPack(Head{published.Size, published.Root}, remembered)
+	}
+	if err := s.list(); err != nil {
 		return err
 	}
 	s.remembered = remembered.Size
@@ -57,6 +60,9 @@ func (s *shard) look(remembered Head) error {
 func (s *shard) settle(base string) (repair, error) {
 	if err := makeDir(base, s.dir); err != nil {
 		return repair{}, fmt.Errorf("making the log's directory: %w", err)
+	}
+	if s.packed {
+		return repair{}, nil
 	}
 	if len(s.journals) == 0 {
 		return repair{}, s.grow()

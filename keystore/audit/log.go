@@ -49,8 +49,13 @@ type Config struct {
 	// JournalSize is the size of a journal, all of it reserved when it is made;
 	// 0: 8 MiB. At least 64 KiB, at most 1 GiB.
 	JournalSize int64
+	// KeepActs is how long acts are kept: a closed month whose last moment is
+	// longer ago is removed, never one of the newest two. 0: for ever.
+	KeepActs time.Duration
 
-	disk disk // nil: the real one
+	disk disk                    // nil: the real one
+	idle bool                    // closed months wait for tendOnce, which tests call
+	step func(name string) error // between the steps of tendOnce; nil: nothing
 }
 
 const (
@@ -76,6 +81,9 @@ func (c *Config) check() error {
 	}
 	if c.JournalSize < 64<<10 || c.JournalSize > 1<<30 {
 		return fmt.Errorf("journal size %d is not between 64 KiB and 1 GiB", c.JournalSize)
+	}
+	if c.KeepActs < 0 {
+		return fmt.Errorf("acts cannot be kept for %v", c.KeepActs)
 	}
 	if c.Interval == 0 {
 		c.Interval = time.Second
@@ -132,9 +140,11 @@ type Log struct {
 	unsigned error             // why the last checkpoint could not be signed
 	memory   error             // why the memory could not be written last
 	former   error             // why a former log key did not sign last
+	untended error             // why closed months are not packed or pruned
 
 	publishing chan struct{} // holds one while checkpoints are made
 	kick       chan struct{} // holds one: there is a reason not to wait for the next tick
+	closed     chan struct{} // holds one: a month was closed
 }
 
 // Open opens or makes the logs under cfg.Dir. It reads what is there, compares
@@ -145,7 +155,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	l := &Log{cfg: cfg, stopped: make(chan struct{}), publishing: make(chan struct{}, 1), kick: make(chan struct{}, 1)}
+	l := &Log{cfg: cfg, stopped: make(chan struct{}), publishing: make(chan struct{}, 1), kick: make(chan struct{}, 1), closed: make(chan struct{}, 1)}
 	l.requests.New = emptyRequest
 	l.lifecycle, l.acts = newStream(l, false), newStream(l, true)
 	l.refusals = newRefusals(cfg.Refusals, cfg.Now)
@@ -174,7 +184,7 @@ func (l *Log) newShard(name string) *shard {
 
 // load looks at all that is there before it changes any of it.
 func (l *Log) load(ctx context.Context, known map[string]Head) error {
-	shards, err := l.look(known)
+	shards, err := l.look(ctx, known)
 	if err == nil {
 		err = l.settle(ctx, shards)
 	}
@@ -188,7 +198,7 @@ func (l *Log) load(ctx context.Context, known map[string]Head) error {
 
 // look reads lifecycle and every month that is not closed, the newest last, and
 // looks at the closed ones.
-func (l *Log) look(known map[string]Head) (shards []*shard, err error) {
+func (l *Log) look(ctx context.Context, known map[string]Head) (shards []*shard, err error) {
 	months, err := listMonths(l.cfg.Dir)
 	if err != nil {
 		return nil, err
@@ -197,16 +207,20 @@ func (l *Log) look(known map[string]Head) (shards []*shard, err error) {
 	for _, m := range months {
 		names = append(names, actsName+"/"+m)
 	}
-	if err := l.none(names, known); err != nil {
-		return nil, err
-	}
+	closed := sync.OnceValues(func() (map[string]closedMonth, error) { return closedMonths(ctx, shards[0]) })
 	for i, name := range names {
 		s := l.newShard(name)
-		if i > 0 && i < len(names)-1 && s.isFinal() {
-			err = s.loadFinal(known[s.origin])
+		if i > 0 && i < len(names)-1 && (s.isFinal() || away(s.dir) != nil) {
+			err = l.lookClosed(s, known[s.origin], closed)
 		} else {
 			shards = append(shards, s)
 			err = s.look(known[s.origin])
+		}
+		if err == nil && i == 0 {
+			err = l.none(names, known, closed)
+		}
+		if err == nil && i == len(names)-1 && s.packed {
+			err = inconsistent(s.origin, "it was closed, and no later month is there %s", restoreHint)
 		}
 		if err != nil {
 			return shards, err
@@ -253,12 +267,20 @@ func (l *Log) settle(ctx context.Context, shards []*shard) error {
 	return nil
 }
 
-// none returns an error if the memory knows of a log that is not there.
-func (l *Log) none(names []string, known map[string]Head) error {
+// none returns an error if the memory knows of a log that is not there, unless
+// lifecycle says that it was pruned.
+func (l *Log) none(names []string, known map[string]Head, closed func() (map[string]closedMonth, error)) error {
 	prefix := keyName(l.cfg.Host, l.cfg.Node) + "/"
 	for origin, head := range known {
 		name, ours := strings.CutPrefix(origin, prefix)
-		if ours && head.Size > 0 && !slices.Contains(names, name) {
+		if !ours || head.Size == 0 || slices.Contains(names, name) {
+			continue
+		}
+		months, err := closed()
+		if err != nil {
+			return err
+		}
+		if !months[origin].pruned() {
 			return inconsistent(origin, "it is gone; it had %d entries %s", head.Size, restoreHint)
 		}
 	}
@@ -273,7 +295,7 @@ func listMonths(dir string) ([]string, error) {
 	}
 	var months []string
 	for _, f := range found {
-		if f.IsDir() && isMonth(f.Name()) {
+		if monthDir(f) {
 			months = append(months, f.Name())
 		}
 	}

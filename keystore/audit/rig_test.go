@@ -152,7 +152,7 @@ func newRig(t testing.TB, change ...func(*Config)) *rig {
 	r.cfg = Config{
 		Dir: filepath.Join(t.TempDir(), "audit"), Host: host, Node: node, Memory: r.mem, JournalSize: 64 << 10,
 		Keys:     func(context.Context) (Keys, error) { return Keys{Active: r.key}, nil },
-		Interval: time.Hour,
+		Interval: time.Hour, idle: true,
 	}
 	for _, f := range change {
 		f(&r.cfg)

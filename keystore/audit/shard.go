@@ -29,6 +29,7 @@ type shard struct {
 	dir    string
 	disk   disk
 	size   int64 // of new journals
+	packed bool  // it is closed, and a pack holds its entries
 
 	// The rest down to mu belongs to the committer.
 	journals []journal // in order; the last is being written

@@ -31,8 +31,21 @@ type Report struct {
 	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys, or one they announced
 	Logs        []LogReport `json:"logs"`
 	LogKeys     []LogKey    `json:"log_keys"` // that were trusted: those given, then those announced, in the order they were
+	Pruned      []Pruned    `json:"pruned,omitempty"`
 	Problems    []Problem   `json:"problems"`
 	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
+}
+
+// A Pruned tells of a month that is not there, as lifecycle says under a
+// signature. Of its entries nothing is known but that they were closed so.
+type Pruned struct {
+	Name    string    `json:"name"` // "acts/YYYY-MM"
+	Origin  string    `json:"origin"`
+	Entries int64     `json:"entries"`
+	Root    string    `json:"root"`   // in base64
+	Policy  string    `json:"policy"` // as it was stated, such as "keep_acts 400d"
+	Entry   string    `json:"entry"`  // the name of the entry in lifecycle that says so
+	Time    time.Time `json:"time"`   // of that entry
 }
 
 // A LogReport tells of one log.
@@ -101,8 +114,8 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
 	v := verification{
-		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{LogKeys: []LogKey{}, Problems: []Problem{}},
-		logKeys: newLogKeys(),
+		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), away: map[string]bool{},
+		report: &Report{LogKeys: []LogKey{}, Problems: []Problem{}}, logKeys: newLogKeys(),
 	}
 	v.followers = []follower{v.logKeys, newMonths(), newWitnesses(dir, opt)}
 	for _, k := range opt.Keys {
@@ -126,7 +139,7 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 		return nil, err
 	}
 	for _, m := range months {
-		if err := v.log(actsName + "/" + m); err != nil {
+		if err := v.month(actsName + "/" + m); err != nil {
 			return nil, err
 		}
 	}
@@ -184,6 +197,7 @@ type verification struct {
 	kept   []Checkpoint // those whose log was not met yet
 	total  int64
 	done   int64
+	away   map[string]bool // months that cannot be reached, by name
 
 	ahead     map[string][]byte // checkpoints that were read ahead, by the names of their logs
 	logKeys   *logKeys          // one of the followers
@@ -227,8 +241,32 @@ func journalBytes(dir string) (n int64) {
 				n += info.Size()
 			}
 		}
+		if info, err := os.Stat(packPath(at)); err == nil {
+			n += info.Size()
+		}
 	}
 	return n
+}
+
+// month verifies one month of acts. One that is removed meanwhile counts as one
+// that was not there, and one that cannot be reached is told.
+func (v *verification) month(name string) error {
+	dir := filepath.Join(v.dir, filepath.FromSlash(name))
+	logs, problems := len(v.report.Logs), len(v.report.Problems)
+	unreachable := away(dir)
+	var err error
+	if unreachable == nil {
+		err = v.log(name)
+	}
+	if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) {
+		v.report.Logs, v.report.Problems = v.report.Logs[:logs], v.report.Problems[:problems]
+		return nil
+	}
+	if unreachable != nil {
+		v.away[name] = true
+		v.problem(name, -1, fmt.Sprintf("it cannot be read: %v (hint: it was moved; bring the storage it was moved to back)", unreachable))
+	}
+	return err
 }
 
 // log verifies one log. The checkpoint is read first, so that a running daemon
@@ -252,7 +290,7 @@ func (v *verification) log(name string) error {
 	if err := v.logKeys.begin(&c); err != nil {
 		return err
 	}
-	if err := c.journals(); err != nil {
+	if err := c.entries(); err != nil {
 		return err
 	}
 	c.conclude()

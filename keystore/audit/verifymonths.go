@@ -1,37 +1,42 @@
 package audit
 
 import (
+	"fmt"
 	"slices"
-	"strconv"
 	"strings"
-
-	"golang.org/x/mod/sumdb/tlog"
 
 	"chancery/keystore"
 )
 
 // months follows what lifecycle says of the months of acts: every one that it
-// opens has to be there, and every one that it closes has to be as it was.
+// opens has to be there, unless it was pruned, and every one that it closes has
+// to be as it was.
 type months struct {
 	seals  map[string]seal  // by origin
 	opened map[string]int64 // by origin: the entry that says so
+	prunes map[string]Pruned
 }
 
 // A seal is what lifecycle says of a month that ended.
 type seal struct {
 	index int64 // in lifecycle
-	size  int64
-	root  tlog.Hash
-	seen  bool
+	prune int64 // the entry that says that it was removed, or -1
+	Head
 }
 
-func newMonths() *months { return &months{map[string]seal{}, map[string]int64{}} }
+func newMonths() *months { return &months{map[string]seal{}, map[string]int64{}, map[string]Pruned{}} }
 
 func (m *months) entry(c *check, e *Entry) {
 	switch {
-	case c.name != lifecycleName || e.Action != keystore.ActAuditShard:
+	case c.name != lifecycleName || e.Action != keystore.ActAuditShard && e.Action != keystore.ActAuditPrune:
 	case !c.isActs(e.Detail["origin"]):
-		c.problem(e.Sequence, "it opens or closes %q, which is no month of acts of this node", e.Detail["origin"])
+		does := "opens or closes"
+		if e.Action == keystore.ActAuditPrune {
+			does = "removes"
+		}
+		c.problem(e.Sequence, "it %s %q, which is no month of acts of this node", does, e.Detail["origin"])
+	case e.Action == keystore.ActAuditPrune:
+		m.prune(c, e)
 	case e.Outcome == keystore.OutcomeIntent:
 		m.opened[e.Detail["origin"]] = e.Sequence
 	default:
@@ -47,18 +52,40 @@ func (c *check) isActs(origin string) bool {
 
 // seal keeps what lifecycle says of a month, for when the month is read.
 func (m *months) seal(c *check, e *Entry) {
-	size, err := strconv.ParseInt(e.Detail["size"], 10, 64)
-	root, err2 := tlog.ParseHash(e.Detail["root"])
-	if err != nil || err2 != nil || size < 0 {
+	head, err := parseSeal(e.Detail)
+	if err != nil {
 		c.problem(e.Sequence, "it closes a month and does not say how")
 		return
 	}
 	origin := e.Detail["origin"]
-	if s, ok := m.seals[origin]; ok && (s.size != size || s.root != root) {
+	s, ok := m.seals[origin]
+	if ok && s.Head != head {
 		c.problem(e.Sequence, "it closes %s differently than entry %d", origin, s.index)
 		return
 	}
-	m.seals[origin] = seal{index: e.Sequence, size: size, root: root}
+	if !ok {
+		m.seals[origin] = seal{index: e.Sequence, prune: -1, Head: head}
+	}
+}
+
+// prune keeps that lifecycle says that a month was removed.
+func (m *months) prune(c *check, e *Entry) {
+	origin := e.Detail["origin"]
+	s, ok := m.seals[origin]
+	head, err := parseSeal(e.Detail)
+	switch {
+	case !ok:
+		c.problem(e.Sequence, "it removes %s, which was never closed", origin)
+	case err != nil || head != s.Head:
+		c.problem(e.Sequence, "it removes %s, which entry %d closed, with another size or root", origin, s.index)
+	case s.prune < 0:
+		s.prune = e.Sequence
+		m.seals[origin] = s
+		m.prunes[origin] = Pruned{
+			Name: nameOf(origin), Origin: origin, Entries: s.Size, Root: s.Root.String(),
+			Policy: e.Detail["policy"], Entry: entryName(c.rep.Origin, e.Sequence), Time: e.Time,
+		}
+	}
 }
 
 // log compares a month with its seal.
@@ -67,11 +94,9 @@ func (m *months) log(c *check) {
 	if !ok || c.name == lifecycleName {
 		return // lifecycle closes others, and is never closed
 	}
-	s.seen = true
-	m.seals[c.rep.Origin] = s
 	lifecycle := &c.v.report.Logs[0]
-	if c.broken || s.size != c.next || s.root != c.tree.root() {
-		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.size, s.index)
+	if c.broken || s.Size != c.next || s.Root != c.tree.root() {
+		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.Size, s.index)
 		return
 	}
 	c.rep.Closed = entryName(lifecycle.Origin, s.index)
@@ -82,14 +107,50 @@ func (m *months) log(c *check) {
 
 func (m *months) conclude(v *verification) {
 	for origin, s := range m.seals {
-		if !s.seen {
+		switch {
+		case v.has(origin) || v.away[nameOf(origin)]: // which was told
+		case s.prune < 0:
 			v.problem(lifecycleName, s.index, "it closes "+origin+", which is not there")
+		case s.prune >= v.report.Logs[0].Proven:
+			v.problem(lifecycleName, s.prune, "it removes "+origin+", which is not there, and no checkpoint signs that yet")
+		default:
+			m.pruned(v, origin)
 		}
 	}
+	slices.SortFunc(v.report.Pruned, func(a, b Pruned) int { return strings.Compare(a.Name, b.Name) })
 	for origin, index := range m.opened {
-		there := slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
-		if _, closed := m.seals[origin]; !there && !closed {
+		if _, closed := m.seals[origin]; !v.has(origin) && !closed && !v.away[nameOf(origin)] {
 			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
 		}
 	}
+}
+
+// has reports whether the log with that origin was read.
+func (v *verification) has(origin string) bool {
+	return slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
+}
+
+// prunedAs reports whether k is of a month that was removed as the policy says,
+// and does not contradict how that was closed: of its beginning nothing can be
+// told any more.
+func (v *verification) prunedAs(k Checkpoint) bool {
+	return slices.ContainsFunc(v.report.Pruned, func(p Pruned) bool {
+		return p.Origin == k.Origin && (k.Size < p.Entries || k.Size == p.Entries && k.Root.String() == p.Root)
+	})
+}
+
+// pruned reports a month that was removed as the policy says. Of checkpoints kept
+// of it only one of all its entries can be compared still.
+func (m *months) pruned(v *verification, origin string) {
+	s := m.seals[origin]
+	v.report.Pruned = append(v.report.Pruned, m.prunes[origin])
+	v.kept = slices.DeleteFunc(v.kept, func(k Checkpoint) bool {
+		if k.Origin != origin {
+			return false
+		}
+		if !v.prunedAs(k) {
+			v.problem(nameOf(origin), -1, fmt.Sprintf("it was removed with %d entries, and they are not those of the checkpoint kept with %d", s.Size, k.Size))
+		}
+		return true
+	})
 }

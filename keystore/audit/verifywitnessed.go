@@ -148,6 +148,9 @@ func (w *witnesses) met(by []Cosignature) (time.Time, bool) {
 func (w *witnesses) conclude(v *verification) {
 	for name, notes := range w.notes {
 		n := notes[len(notes)-1]
+		if v.prunedAs(n.Checkpoint) {
+			continue
+		}
 		v.problem(name, -1, fmt.Sprintf("it is not there, and %s cosigned %d entries of it at %s",
 			n.by[0].Key, n.Size, n.by[0].Time.Format(time.RFC3339)))
 	}

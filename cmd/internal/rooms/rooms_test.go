@@ -62,6 +62,7 @@ github.com/jackc/pgx/v5         : keystore/catalog
 github.com/jackc/pgx/v5/stdlib  : keystore/catalog
 github.com/jackc/pgx/v5/pgconn  : keystore/catalog
 database/sql                    : keystore/catalog
+github.com/klauspost/compress/zstd : keystore/audit
 go.yaml.in/yaml/v4              : cmd/internal/config
 github.com/spf13/cobra          : cmd/chancery cmd/chanceryd
 github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
