@@ -24,6 +24,7 @@ type reportFlags struct {
 	since, until time.Time
 	keyset       string
 	keys, nodes  []string
+	witnesses    []string
 	format, out  string
 	unverified   bool
 }
@@ -46,6 +47,7 @@ func (a *app) auditReportCommand() *cobra.Command {
 	c.Flags().Var(moment{&f.until}, "until", "before this time, or this long ago (default: to its end)")
 	c.Flags().StringVar(&f.keyset, "keyset", "", "only of this key set")
 	c.Flags().StringArrayVar(&f.keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
+	c.Flags().StringArrayVar(&f.witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
 	c.Flags().StringArrayVar(&f.nodes, "node-dir", nil, "audit directory of another node that shares the catalog: LOGDIR")
 	c.Flags().StringVar(&f.format, "format", "", "text, html or json (default: text, or what --out ends in)")
 	c.Flags().StringVar(&f.out, "out", "", "write it to this file")
@@ -126,8 +128,12 @@ func (a *app) checked(ctx context.Context, dir string, f reportFlags) (review.Ch
 	if err != nil {
 		return checked, err
 	}
+	quorum, err := a.quorum(f.witnesses)
+	if err != nil {
+		return checked, err
+	}
 	line := &progressLine{w: a.err, live: isTerminal(a.err)}
-	checked.Report, err = audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Progress: verifyProgress(line)})
+	checked.Report, err = audit.Verify(ctx, dir, audit.Options{Keys: vkeys, Witnesses: quorum, Progress: verifyProgress(line)})
 	line.wipe()
 	if err != nil {
 		return checked, fmt.Errorf("verifying the log: %w", err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 )
 
 // A verdict of the table: how severe, by which rule, and a part of its text.
@@ -203,6 +204,30 @@ func TestOnlyThePeriodIsTold(t *testing.T) {
 	}
 	if r := report(t, Options{Since: h.at(1000), Until: h.at(2000)}, h); len(r.KeySets[0].Versions) != 1 {
 		t.Errorf("of two, one lived on: %+v", r.KeySets[0].Versions)
+	}
+}
+
+// TestWitnessesAreTold: unwitnessed is said of every log that no witness knows.
+func TestWitnessesAreTold(t *testing.T) {
+	known, unknown, empty := verified(true), verified(true), verified(true)
+	known.Logs[0].Witnessed = &audit.Witnessed{Size: 12, Time: born}
+	empty.Logs[0].Entries = 0
+	const node = "localhost/audit/a"
+	for _, c := range []struct {
+		logs []Checked
+		want string
+	}{
+		{nil, "unwitnessed"},
+		{[]Checked{{Node: node}}, "unwitnessed"},
+		{[]Checked{{node, unknown}}, "unwitnessed"},
+		{[]Checked{{node, known}}, "witnessed as it was at 2026-03-01 12:00:00 UTC"},
+		{[]Checked{{node, known}, {node, empty}}, "witnessed as it was at 2026-03-01 12:00:00 UTC"},
+		{[]Checked{{node, known}, {node, unknown}}, "unwitnessed in part: a/lifecycle"},
+		{[]Checked{{node, known}, {Node: node}}, "unwitnessed"},
+	} {
+		if got := report(t, Options{Checked: c.logs}, sound()).Witnessed; got != c.want {
+			t.Errorf("%q, want %q", got, c.want)
+		}
 	}
 }
 

@@ -25,7 +25,7 @@ func hostilePage(t testing.TB) []byte {
 	h.told(36, keystore.Record{Action: keystore.ActKeyPublish, KeySet: hostile, Version: 1, KID: hostile, State: "published"})
 	h.told(37, keystore.Record{Action: keystore.ActKeyOrphan, Reason: hostile})
 	h.told(38, keystore.Record{Action: keystore.ActStart, Detail: map[string]string{"binary": hostile}})
-	r := report(t, Options{Checked: []Checked{{Node: hostile, Report: verified(true, hostile)}}, Witnessed: hostile}, h)
+	r := report(t, Options{Checked: []Checked{{Node: hostile, Report: verified(true, hostile)}}}, h)
 	return pageOf(t, r)
 }
 

@@ -14,7 +14,7 @@ type Report struct {
 	KeySet     string      `json:"keyset,omitempty"` // the only one that is told of; empty: all
 	Verdict    Verdict     `json:"verdict"`
 	Logs       []Checked   `json:"logs"`       // what verification said of each
-	Witnessed  string      `json:"witnessed"`  // Unwitnessed, or who has cosigned up to when
+	Witnessed  string      `json:"witnessed"`  // begins with Unwitnessed, unless witnesses know every log
 	Deviations []Deviation `json:"deviations"` // breaches first, then by time
 	KeySets    []KeySet    `json:"keysets"`
 	Principals []Principal `json:"principals"`
@@ -53,7 +53,8 @@ const (
 	Sound      Verdict = "sound"
 )
 
-// Unwitnessed is what Report.Witnessed says where no witness vouches for the log.
+// Unwitnessed is what Report.Witnessed says, or begins with, where there is a log
+// that no quorum of witnesses knows.
 const Unwitnessed = "unwitnessed"
 
 // Weighs reports whether somebody has to act on the verdict.

@@ -19,7 +19,6 @@ type Options struct {
 	Now          time.Time     // when the report is made
 	Lease        time.Duration // how long a node may go on signing by an old view; zero: DefaultLease
 	Checked      []Checked     // what verification said of the logs
-	Witnessed    string        // who vouches for them; empty: Unwitnessed
 }
 
 // DefaultLease is the signing lease of a Chancery that does not say otherwise.
@@ -90,7 +89,7 @@ func (o *Options) before(t time.Time) bool { return o.Until.IsZero() || t.Before
 // report puts together what was found.
 func (c *counting) report() *Report {
 	r := &Report{
-		MadeAt: c.opt.Now.UTC(), Period: c.period(), KeySet: c.opt.KeySet, Logs: c.opt.Checked, Witnessed: cmp.Or(c.opt.Witnessed, Unwitnessed),
+		MadeAt: c.opt.Now.UTC(), Period: c.period(), KeySet: c.opt.KeySet, Logs: c.opt.Checked, Witnessed: witnessed(c.opt.Checked),
 		KeySets: []KeySet{}, Operations: []Event{}, Nodes: []Event{}, Clocks: []Event{}, Tokens: []Event{}, LogEvents: []Event{},
 		Principals: []Principal{}, Refusals: []Refusal{}, Policies: []Policy{}, Left: []Left{},
 		Acts: c.all, Absent: c.absent, Lone: c.lone, Limits: limits(),

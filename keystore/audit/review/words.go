@@ -39,6 +39,34 @@ func (c Checked) Words() string {
 	return fmt.Sprintf("verified, %d entries proven, %d behind no checkpoint yet", r.Proven(), r.Entries()-r.Proven())
 }
 
+// witnessed tells how far witnesses know the logs, in a clause: all of them to
+// some moment, or which they do not.
+func witnessed(logs []Checked) string {
+	var unknown []string
+	var until time.Time
+	for _, c := range logs {
+		if c.Report == nil {
+			return Unwitnessed
+		}
+		for _, l := range c.Report.Logs {
+			switch {
+			case l.Entries == 0:
+			case l.Witnessed == nil:
+				unknown = append(unknown, Short([]string{c.Node})[0]+"/"+l.Name)
+			case until.IsZero() || l.Witnessed.Time.Before(until):
+				until = l.Witnessed.Time
+			}
+		}
+	}
+	switch {
+	case until.IsZero():
+		return Unwitnessed
+	case len(unknown) > 0:
+		return Unwitnessed + " in part: " + strings.Join(unknown, ", ")
+	}
+	return "witnessed as it was at " + clock(until) + " UTC"
+}
+
 // Words tells a period in a clause, in UTC.
 func (p Period) Words() string {
 	from, to := "the log's beginning", "its end"
