@@ -19,6 +19,7 @@ type Options struct {
 	Keys     []string                // verifier keys; none: signatures are not checked, and the report says so
 	Progress func(done, total int64) // called now and then with bytes read; may be nil
 	Kept     []Checkpoint            // checkpoints seen before, which the logs have to fit still
+	Peers    []string                // audit directories of other nodes, to compare with; their signatures are not checked
 
 	Witnesses Quorum   // nil: none is known, and everything is told to be unwitnessed
 	Cosigned  [][]byte // cosigned checkpoints from elsewhere than dir; only for Witnesses
@@ -32,6 +33,9 @@ type Report struct {
 	Logs        []LogReport `json:"logs"`
 	Problems    []Problem   `json:"problems"`
 	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
+
+	Uses  []UseReport  `json:"uses,omitempty"`  // of each key whose uses are numbered, by kid
+	Peers []PeerReport `json:"peers,omitempty"` // of each other node whose log was seen, by origin
 }
 
 // A LogReport tells of one log.
@@ -99,8 +103,13 @@ func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (*Report, error) {
 	v := verification{
 		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), report: &Report{Problems: []Problem{}},
-		followers: []follower{newMonths(), newWitnesses(dir, opt)},
+		followers: []follower{newMonths(), newUseFollower(), newHeadFollower(), newWitnesses(dir, opt)},
 	}
+	peers, err := newPeerFollower(ctx, opt.Peers)
+	if err != nil {
+		return nil, err
+	}
+	v.followers = append(v.followers, peers)
 	for _, k := range opt.Keys {
 		key, err := ParseVKey(k)
 		if err != nil {
