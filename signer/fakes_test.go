@@ -221,14 +221,20 @@ type fakeLog struct {
 	mu      sync.Mutex
 	health  error
 	act     func(r keystore.Record) error // called before an act is entered
+	noTake  error
+	taken   map[keystore.KID]int64
 	entries []keystore.Record
 	refused []keystore.Record
+	counted []keystore.Record // acts that were not entered, whose numbers the log closes
 }
 
 func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, error) {
 	l.w.did("act %s", r.Outcome)
 	if l.act != nil {
 		if err := l.act(r); err != nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.counted = append(l.counted, r)
 			return audit.Receipt{}, err
 		}
 	}
@@ -236,6 +242,29 @@ func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, erro
 	defer l.mu.Unlock()
 	l.entries = append(l.entries, r)
 	return audit.Receipt{Entry: fmt.Sprintf("log#%d", len(l.entries)-1)}, nil
+}
+
+func (l *fakeLog) Take(kid keystore.KID) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.noTake != nil {
+		return 0, l.noTake
+	}
+	if l.taken == nil {
+		l.taken = map[keystore.KID]int64{}
+	}
+	l.taken[kid]++
+	return l.taken[kid], nil
+}
+
+func (l *fakeLog) GiveBack(kid keystore.KID, use int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := l.taken[kid] == use
+	if last {
+		l.taken[kid]--
+	}
+	return last
 }
 
 func (l *fakeLog) Refuse(r keystore.Record) {

@@ -20,7 +20,7 @@ func (n *node) openLog(ctx context.Context) error {
 	var err error
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: filepath.Join(cfg.Data, "audit"), Host: cfg.PublicHost(), Node: cfg.Node, Now: n.now, Log: n.log,
-		Memory: remembering, Key: n.auditKey,
+		Memory: remembering, Key: n.auditKey, Peers: n.peers(),
 	})
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
