@@ -40,7 +40,7 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	var keys, checkpoints, witnesses []string
+	var keys, checkpoints, witnesses, peers []string
 	c := &cobra.Command{
 		Use:   "verify [LOGDIR]",
 		Short: "Check that no entry was changed, lost, added or moved",
@@ -55,6 +55,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
 	c.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "a checkpoint kept from before, which the log has to fit still: FILE")
 	c.Flags().StringArrayVar(&witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
+	c.Flags().StringArrayVar(&peers, "peer", nil, "the audit directory of another node, to be compared with what each log says of the other: LOGDIR")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -78,7 +79,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		report, err := audit.Verify(ctx, dir, audit.Options{
-			Keys: vkeys, Kept: kept, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
+			Keys: vkeys, Kept: kept, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned, Peers: peers,
 		})
 		line.wipe()
 		if err != nil {
@@ -165,6 +166,8 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		}
 	} else {
 		a.printLogs(r)
+		a.printUses(r)
+		a.printPeers(r)
 		a.printWitnessed(r, witnesses)
 		for _, p := range r.Problems {
 			a.printf("problem: %s\n", p.String())

@@ -38,10 +38,11 @@ func TestCommand(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status":   status,
-			"daemon":   daemonCommand,
-			"makelog":  makeLog,
-			"flipbyte": flipByte,
+			"status":    status,
+			"daemon":    daemonCommand,
+			"makelog":   makeLog,
+			"makepeers": makePeers,
+			"flipbyte":  flipByte,
 		},
 	})
 }
