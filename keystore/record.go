@@ -89,7 +89,6 @@ const (
 	ActAuditPeer       Action = "audit.peer"    // how far the lifecycle log of another node had come
 	ActAuditPrune      Action = "audit.prune"   // a month of acts was removed, as the policy says
 	ActAuditWitness    Action = "audit.witness" // a witness contradicts this log, or no longer does
-	ActAuditRestore    Action = "audit.restore" // an operator said that the logs come from a backup
 	ActAuditRepair     Action = "audit.repair"  // a torn tail was cut
 	ActAuditResume     Action = "audit.resume"  // the log could not be written and can again
 )

@@ -18,8 +18,10 @@ type idleLog struct{}
 func (idleLog) Act(context.Context, keystore.Record) (audit.Receipt, error) {
 	return audit.Receipt{Entry: "localhost/audit/dev/acts/2026-03#1"}, nil
 }
-func (idleLog) Refuse(keystore.Record) {}
-func (idleLog) Health() error          { return nil }
+func (idleLog) Take(keystore.KID) (int64, error)  { return 1, nil }
+func (idleLog) GiveBack(keystore.KID, int64) bool { return true }
+func (idleLog) Refuse(keystore.Record)            {}
+func (idleLog) Health() error                     { return nil }
 
 // idleKey makes no signature: what is left is the Service.
 type idleKey struct {

@@ -145,7 +145,8 @@ func (s *Service) conclude(ctx context.Context, key IdempotencyKey, reply api.Si
 	return nil
 }
 
-// issue is prepare, intend, sign, record, look again, release.
+// issue is prepare, open, intend, sign, record, look again, release. The key is
+// opened first: the intent has the number of its use.
 func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSRRequest, act keystore.Record) (api.SignCSRReply, error) {
 	authority, ok := s.Authority(req.Authority)
 	profile := authority.Profiles[req.Profile]
@@ -173,10 +174,17 @@ func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSR
 	act.KeySet, act.KID, act.Version, act.State = set.Name, v.KID, v.Number, v.State.String()
 	act.Serial, act.NotAfter = prepared.Serial(), prepared.NotAfter().Unix()
 	act.Detail = map[string]string{"names": strconv.Itoa(len(prepared.Names()))}
+	key, err := open(ctx, s.Keys, set, v)
+	if err != nil {
+		return api.SignCSRReply{}, s.fail(act, err)
+	}
+	if act.Use, err = s.take(v.KID); err != nil {
+		return api.SignCSRReply{}, s.fail(act, err)
+	}
 	if err := s.intend(ctx, act, prepared, v); err != nil {
 		return api.SignCSRReply{}, err
 	}
-	der, err := s.redeem(ctx, set, v, prepared)
+	der, err := prepared.Redeem(ctx, key)
 	if err != nil {
 		return api.SignCSRReply{}, s.abandon(ctx, act, err)
 	}
@@ -191,6 +199,7 @@ func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepare
 		Version: v.Number, SPKIHash: p.SPKIHash(), Names: p.Names(), NotBefore: p.NotBefore(), NotAfter: p.NotAfter(),
 	})
 	if err != nil {
+		act.Use = s.untake(act.KID, act.Use, errUnsent)
 		return s.refuse(act, fmt.Errorf("keeping the serial: %w", err))
 	}
 	act.ID, act.Outcome = act.Serial, keystore.OutcomeIntent
@@ -198,14 +207,6 @@ func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepare
 		return auditUnavailable(err)
 	}
 	return nil
-}
-
-func (s *Service) redeem(ctx context.Context, set *keystore.KeySet, v *keystore.Version, p *ca.Prepared) ([]byte, error) {
-	key, err := s.Keys.Open(ctx, set, v)
-	if err != nil {
-		return nil, err
-	}
-	return p.Redeem(ctx, key)
 }
 
 // abandon closes an intent whose signature did not come.
@@ -243,6 +244,7 @@ func (s *Service) releaseCSR(ctx context.Context, act keystore.Record, set *keys
 		err = unavailable(errOvertaken)
 	}
 	if err != nil {
+		act.Use = 0                                   // closed by its entry
 		return api.SignCSRReply{}, s.refuse(act, err) // so that the log says that it never left
 	}
 	return api.SignCSRReply{

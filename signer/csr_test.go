@@ -55,7 +55,7 @@ func TestS13OrderOfACertificate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.traced(t, "health", "view", "issuer", "ours", "intend", "act intent", "open", "sign", "act done", "finish", "view")
+	w.traced(t, "health", "view", "issuer", "ours", "open", "intend", "act intent", "sign", "act done", "finish", "view")
 
 	cert := certificate(t, reply.Certificate)
 	if len(reply.Chain) != 1 || !certificate(t, reply.Chain[0]).Equal(w.certs.issuer) || cert.CheckSignatureFrom(w.certs.issuer) != nil {
@@ -69,7 +69,7 @@ func TestS13OrderOfACertificate(t *testing.T) {
 	for _, e := range []keystore.Record{intent, done} {
 		if e.ID != serial || e.Serial != serial || e.KID != w.active("devices-ca") || e.KeySet != "devices-ca" || e.Version != 1 ||
 			e.Rule != "ca" || e.NotAfter != cert.NotAfter.Unix() || e.Authority != "devices" || e.Profile != "tls" ||
-			e.Principal != client.String() || e.Detail["names"] != "2" || e.Request == "" {
+			e.Principal != client.String() || e.Detail["names"] != "2" || e.Request == "" || e.Use != 1 {
 			t.Errorf("entry %+v", e)
 		}
 	}
@@ -121,7 +121,8 @@ func TestCertificatesThatFail(t *testing.T) {
 		{"the serial was there before", func(w *world) { w.certs.fail["intend"] = keystore.ErrExists }, api.CodeInternal, 0, 0, ""},
 		{"the catalog is busy", func(w *world) { w.certs.fail["intend"] = keystore.ErrUnavailable }, api.CodeBackendUnavailable, 0, 0, ""},
 		{"the intent is not entered", onAct(keystore.OutcomeIntent, fails), api.CodeAuditUnavailable, 0, 1, ""},
-		{"the key does not open", func(w *world) { w.openErr = keystore.ErrNotFound }, api.CodeBackendUnavailable, 0, 1, keystore.OutcomeFailed},
+		{"the key does not open", func(w *world) { w.openErr = keystore.ErrNotFound }, api.CodeBackendUnavailable, 0, 0, ""},
+		{"its use has no number", func(w *world) { w.log.noTake = broken }, api.CodeAuditUnavailable, 0, 0, ""},
 		{"the token is gone while it signs", func(w *world) { w.signErr = keystore.ErrUnavailable }, api.CodeBackendUnavailable, 0, 1, down},
 		{"the deadline passes while it signs", func(w *world) { w.signErr = context.DeadlineExceeded }, api.CodeBackendUnavailable, 0, 1, down},
 		{"the signature is wrong", func(w *world) { w.signErr = keystore.ErrSignature }, api.CodeSignatureInvalid, 0, 1, keystore.OutcomeFailed},
@@ -157,6 +158,7 @@ func TestCertificatesThatFail(t *testing.T) {
 		if n := len(w.log.entries); n == 2 && (w.log.entries[1].ID != w.log.entries[0].ID || c.outcome != "" && w.log.entries[1].Outcome != c.outcome) {
 			t.Errorf("%s: entries %+v", c.what, w.log.entries)
 		}
+		w.usesClosed(t, c.what)
 	}
 }
 

@@ -221,14 +221,20 @@ type fakeLog struct {
 	mu      sync.Mutex
 	health  error
 	act     func(r keystore.Record) error // called before an act is entered
+	noTake  error
+	taken   map[keystore.KID]int64
 	entries []keystore.Record
 	refused []keystore.Record
+	counted []keystore.Record // acts that were not entered, whose numbers the log closes
 }
 
 func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, error) {
 	l.w.did("act %s", r.Outcome)
 	if l.act != nil {
 		if err := l.act(r); err != nil {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.counted = append(l.counted, r)
 			return audit.Receipt{}, err
 		}
 	}
@@ -236,6 +242,29 @@ func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, erro
 	defer l.mu.Unlock()
 	l.entries = append(l.entries, r)
 	return audit.Receipt{Entry: fmt.Sprintf("log#%d", len(l.entries)-1)}, nil
+}
+
+func (l *fakeLog) Take(kid keystore.KID) (int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.noTake != nil {
+		return 0, l.noTake
+	}
+	if l.taken == nil {
+		l.taken = map[keystore.KID]int64{}
+	}
+	l.taken[kid]++
+	return l.taken[kid], nil
+}
+
+func (l *fakeLog) GiveBack(kid keystore.KID, use int64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	last := l.taken[kid] == use
+	if last {
+		l.taken[kid]--
+	}
+	return last
 }
 
 func (l *fakeLog) Refuse(r keystore.Record) {
@@ -405,29 +434,6 @@ func (r *fakeRotations) Plan(_ context.Context, keyset string) (api.Plan, error)
 
 func (r *fakeRotations) History(_ context.Context, keyset string) (api.History, error) {
 	return api.History{Events: []api.Event{{At: noon, Event: keyset}}}, r.err
-}
-
-type fakeTokens struct {
-	err     error
-	status  []keystore.TokenStatus
-	retried []string
-
-	reconciled []string
-}
-
-func (f *fakeTokens) Status() []keystore.TokenStatus { return f.status }
-func (f *fakeTokens) Retry(_ context.Context, token string) error {
-	f.retried = append(f.retried, token)
-	return f.err
-}
-
-func (f *fakeTokens) Reconcile(_ context.Context, name string) (api.Reconciliation, error) {
-	f.reconciled = append(f.reconciled, name)
-	return api.Reconciliation{At: noon}, f.err
-}
-
-func (f *fakeTokens) Reconciled() (api.Reconciliation, bool) {
-	return api.Reconciliation{At: noon}, len(f.reconciled) > 0
 }
 
 // wants fails the test unless err is an *api.Error with the code, and returns it.

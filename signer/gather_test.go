@@ -220,6 +220,7 @@ func TestAnErrorInABatchIsOneRequests(t *testing.T) {
 		if r := w.log.refused; failed != 1 || len(w.log.entries) != 7 || len(r) != 1 || r[0].Outcome != c.outcome {
 			t.Errorf("%v: %d failed, %d entries, refusals %+v", c.err, failed, len(w.log.entries), r)
 		}
+		w.usesClosed(t, c.err.Error())
 	}
 }
 
@@ -378,6 +379,7 @@ func TestABatchWhoseTimeEnds(t *testing.T) {
 					t.Errorf("%s: the log has %+v", c.what, r)
 				}
 			}
+			w.usesClosed(t, c.what)
 		})
 	}
 }

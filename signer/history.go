@@ -42,7 +42,12 @@ func (s *Service) SignHistory(ctx context.Context, keyset string, keys []byte) (
 		Principal: "chancery", Action: keystore.ActSignHistory, KeySet: keyset, KID: v.KID, Version: v.Number, State: v.State.String(),
 		Request: s.digest([]byte(keyset), keys), Detail: map[string]string{"typ": prepared.Typ()},
 	}
-	token, err := s.sign(ctx, s.Keys, set, v, prepared)
+	key, err := open(ctx, s.Keys, set, v)
+	if err != nil {
+		return SignedHistory{}, s.fail(act, overdue(ctx, err, publicError))
+	}
+	token, use, err := s.sign(ctx, key, v, prepared)
+	act.Use = use
 	if err != nil {
 		return SignedHistory{}, s.fail(act, overdue(ctx, err, publicError))
 	}
@@ -51,6 +56,7 @@ func (s *Service) SignHistory(ctx context.Context, keyset string, keys []byte) (
 	if err != nil {
 		return SignedHistory{}, auditUnavailable(err) // what is not entered is not released
 	}
+	act.Use = 0 // closed by its entry
 	switch _, again, err := s.signing(keyset, keystore.PurposeJWT); {
 	case err != nil:
 		return SignedHistory{}, s.refuse(act, err) // so that the log says that it never left

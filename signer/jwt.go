@@ -72,7 +72,12 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 	if err := s.cover(ctx, v, prepared.Exp(), now, settings.MaxTTL); err != nil {
 		return api.SignJWTReply{}, s.refuse(act, overdue(ctx, err, leaseExpired))
 	}
-	token, err := s.sign(ctx, keys, set, v, prepared)
+	key, err := open(ctx, keys, set, v)
+	if err != nil {
+		return api.SignJWTReply{}, s.fail(act, overdue(ctx, err, publicError))
+	}
+	token, use, err := s.sign(ctx, key, v, prepared)
+	act.Use = use
 	if err != nil {
 		return api.SignJWTReply{}, s.fail(act, overdue(ctx, err, publicError))
 	}
@@ -83,6 +88,7 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 	}
 	reply, err := s.releaseJWT(req.KeySet, v, token, prepared.Exp(), receipt)
 	if err != nil && !errors.Is(err, errOvertaken) {
+		act.Use = 0                                   // closed by its entry
 		return api.SignJWTReply{}, s.refuse(act, err) // so that the log says that it never left
 	}
 	return reply, err
@@ -95,24 +101,24 @@ func longerThanPromised(most time.Duration) *api.Error {
 	return api.Errorf(api.CodeTTLTooLong, "no token of the key set may live longer than %v while the nodes are configured differently", most)
 }
 
-// sign redeems p under the private key of v. The kid in the header and the key
-// that signs are one pair: both are v's.
-func (s *Service) sign(ctx context.Context, keys Keys, set *keystore.KeySet, v *keystore.Version, p *jwt.Prepared) (string, error) {
-	key, err := keys.Open(ctx, set, v)
-	if err != nil {
-		return "", err
-	}
+// sign redeems p under key, the private key of v. The kid in the header and the
+// key that signs are one pair: both are v's. It returns the number that the act's
+// entry has to close, whether the key signed or not; 0 if there is none.
+func (s *Service) sign(ctx context.Context, key keystore.Key, v *keystore.Version, p *jwt.Prepared) (token string, use int64, err error) {
 	input, err := p.Redeem(v.KID, v.Algorithm)
 	if err != nil {
-		return "", err
+		return "", 0, err
+	}
+	if use, err = s.take(v.KID); err != nil {
+		return "", 0, err
 	}
 	sig, err := key.Sign(ctx, input)
 	if err != nil {
-		return "", err
+		return "", s.untake(v.KID, use, err), err
 	}
-	token := make([]byte, 0, len(input)+1+base64.RawURLEncoding.EncodedLen(len(sig)))
-	token = append(append(token, input...), '.')
-	return string(base64.RawURLEncoding.AppendEncode(token, sig)), nil
+	b := make([]byte, 0, len(input)+1+base64.RawURLEncoding.EncodedLen(len(sig)))
+	b = append(append(b, input...), '.')
+	return string(base64.RawURLEncoding.AppendEncode(b, sig)), use, nil
 }
 
 // releaseJWT looks once more whether v signs, now that the entry is durable,

@@ -93,7 +93,7 @@ func TestI2TokenAndItsEntry(t *testing.T) {
 		}
 		want := keystore.Record{
 			Principal: issuer.String(), Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone, KeySet: name,
-			KID: w.active(name), Version: 1, State: "active", Rule: "issuer", Policy: w.Policy().Hash(), Request: e.Request,
+			KID: w.active(name), Version: 1, Use: 1, State: "active", Rule: "issuer", Policy: w.Policy().Hash(), Request: e.Request,
 			Exp: reply.ExpiresAt.Unix(), JTI: payload["jti"].(string),
 		}
 		if got, want := fmt.Sprintf("%+v", e), fmt.Sprintf("%+v", want); got != want {
@@ -333,7 +333,11 @@ func TestA24KeystoreErrorsHaveCodes(t *testing.T) {
 				t.Errorf("%s crosses the wire: %s", what, wire)
 			}
 			r := w.log.refused
-			if len(r) != 1 || r[0].Outcome != c.outcome || r[0].Code != string(c.code) || !strings.Contains(r[0].Reason, canary) || r[0].KID == "" {
+			outcome, use := c.outcome, int64(1)
+			if where == "opening" { // the key was not asked
+				outcome, use = keystore.OutcomeFailed, 0
+			}
+			if len(r) != 1 || r[0].Outcome != outcome || r[0].Use != use || r[0].Code != string(c.code) || !strings.Contains(r[0].Reason, canary) || r[0].KID == "" {
 				t.Errorf("%s: the log has %+v", what, r)
 			}
 			if len(w.log.entries) != 0 {

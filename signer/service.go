@@ -77,6 +77,12 @@ type Keys interface {
 
 // Log is the tamper-evident log.
 type Log interface {
+	// Take numbers a use of a key, which is asked only afterwards. The entry of
+	// the act has the number and closes it, whichever way it goes in.
+	Take(kid keystore.KID) (use int64, err error)
+	// GiveBack takes a number back that no entry has, because the key was not
+	// asked. False: it stays open, for the entry of the act that failed.
+	GiveBack(kid keystore.KID, use int64) bool
 	// Act enters an act; when it returns without error the entry is durable.
 	Act(ctx context.Context, r keystore.Record) (audit.Receipt, error)
 	// Refuse enters a refusal within its budget. It does not wait.

@@ -52,7 +52,7 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
-	var keys, checkpoints, witnesses []string
+	var keys, checkpoints, witnesses, peers []string
 	c := &cobra.Command{
 		Use:   "verify [LOGDIR|URL]",
 		Short: "Check that no entry was changed, lost, added or moved",
@@ -69,6 +69,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
 	c.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "a checkpoint kept from before, which the log has to fit still: FILE")
 	c.Flags().StringArrayVar(&witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
+	c.Flags().StringArrayVar(&peers, "peer", nil, "the audit directory of another node, to be compared with what each log says of the other: LOGDIR")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -101,7 +102,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		report, err := audit.Verify(ctx, dir, audit.Options{
-			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned,
+			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned, Peers: peers,
 		})
 		line.wipe()
 		if err != nil {
@@ -204,6 +205,8 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 	} else {
 		a.printLogs(r)
 		a.printLogKeys(r)
+		a.printUses(r)
+		a.printPeers(r)
 		a.printWitnessed(r, witnesses)
 		for _, p := range r.Pruned {
 			a.printf("removed: %s, %s, as the policy says (%s; entry %s)\n", p.Origin, count(p.Entries, "entry", "entries"), p.Policy, p.Entry)

@@ -41,6 +41,7 @@ func TestCommand(t *testing.T) {
 			"status":      status,
 			"daemon":      daemonCommand,
 			"makelog":     makeLog,
+			"makepeers":   makePeers,
 			"rotatelog":   rotateLog,
 			"flipbyte":    flipByte,
 			"makeacts":    makeActs,

@@ -128,8 +128,8 @@ func TestFollow(t *testing.T) {
 	if err := l.first(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
-	if n := strings.Count(out.String(), "\n"); n != 6 {
-		t.Fatalf("%d entries, want 6", n)
+	if n := strings.Count(out.String(), "\n"); n != 7 {
+		t.Fatalf("%d entries, want 7", n)
 	}
 	log, err := audit.Open(t.Context(), audit.Config{
 		Dir: filepath.Join(dir, "audit"), Host: "localhost:8443", Node: "dev", Interval: time.Hour,

@@ -82,6 +82,15 @@ func (m memory) Recall(ctx context.Context) (map[string]audit.Head, error) {
 	return out, nil
 }
 
+// peers returns what the shared catalog remembers of the other nodes' lifecycle
+// logs; nil where there are no other nodes.
+func (n *node) peers() func(context.Context) (map[string]audit.Head, error) {
+	if !n.leases.shared {
+		return nil
+	}
+	return memory{n.catalog, n.heads}.Recall // the log passes over its own, and over acts
+}
+
 // entries reads this node's logs for auditors.
 type entries struct{ node, dir string }
 

@@ -236,6 +236,9 @@ func (a *authorities) make(ctx context.Context, authority config.Authority, set 
 		Outcome: keystore.OutcomeIntent, KeySet: set.Name, KID: v.KID, Version: v.Number, State: v.State.String(),
 		Authority: authority.Name,
 	}
+	if rec.Use, err = a.log.Take(v.KID); err != nil {
+		return err
+	}
 	if _, err := a.log.Lifecycle(ctx, rec); err != nil {
 		return err
 	}

@@ -387,9 +387,6 @@ func (n *node) Close() {
 	if n.stop != nil {
 		n.stop()
 	}
-	if n.forget != nil {
-		n.forget()
-	}
 	n.wg.Wait()
 	if n.rotator != nil {
 		n.rotator.Wait()
@@ -402,6 +399,9 @@ func (n *node) Close() {
 	}
 	if n.audit != nil {
 		n.closeLog()
+	}
+	if n.forget != nil {
+		n.forget()
 	}
 	n.leave() // the log's memory is in the catalog
 	for name, p := range n.providers {

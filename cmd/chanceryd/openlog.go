@@ -20,15 +20,13 @@ func (n *node) openLog(ctx context.Context) error {
 	var err error
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: filepath.Join(cfg.Data, "audit"), Host: cfg.PublicHost(), Node: cfg.Node, Now: n.now, Log: n.log,
-		Memory: remembering, Keys: n.auditKeys,
+		Memory: remembering, Keys: n.auditKeys, Peers: n.peers(), KeepActs: cfg.Audit.KeepActs,
 	})
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
 	n.heads.log, n.heads.known = n.audit, remembering.Recall
-	ctxHeads, forget := context.WithCancel(context.WithoutCancel(ctx))
-	n.forget = forget
-	n.wg.Go(func() { n.heads.Run(ctxHeads) })
+	n.forget = n.heads.start(ctx)
 	n.keys = &keyring{
 		providers: n.providers, await: n.heads.Await, log: n.audit, slog: n.log, changed: n.kick, lost: n.lost, found: n.found,
 		open: make(map[keystore.KID]keystore.Key), opening: make(map[keystore.KID]*opening), busy: make(map[string]bool), failing: make(map[string]string),

@@ -187,8 +187,19 @@ func (t *tokenHeads) metrics(m *telemetry.Metrics) {
 	}
 }
 
-// Run compares and remembers until ctx ends.
-func (t *tokenHeads) Run(ctx context.Context) {
+// start compares and remembers until stop is called, which is when the log is
+// closed: its last checkpoint is signed by a key that may wait for a comparison.
+func (t *tokenHeads) start(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var running sync.WaitGroup
+	running.Go(func() { t.run(ctx) })
+	return func() {
+		cancel()
+		running.Wait()
+	}
+}
+
+func (t *tokenHeads) run(ctx context.Context) {
 	var all sync.WaitGroup
 	for _, m := range t.memories {
 		all.Go(func() {

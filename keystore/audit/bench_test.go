@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"chancery/keystore"
 )
 
 func cpuTime(b *testing.B) time.Duration {
@@ -171,5 +173,32 @@ func BenchmarkOpen(b *testing.B) {
 	for b.Loop() {
 		r.open()
 		r.close()
+	}
+}
+
+// BenchmarkTake measures what numbering costs a signature: taking the number,
+// and closing it when the entry is durable.
+func BenchmarkTake(b *testing.B) {
+	for _, callers := range []int{1, 16, 64} {
+		b.Run(map[int]string{1: "callers=1", 16: "callers=16", 64: "callers=64"}[callers], func(b *testing.B) {
+			r := newRig(b)
+			var n atomic.Int64
+			var wg sync.WaitGroup
+			b.ResetTimer()
+			for range callers {
+				wg.Go(func() {
+					for n.Add(1) <= int64(b.N) {
+						use, err := r.log.Take(webKey)
+						if err != nil {
+							b.Error(err)
+							return
+						}
+						rec := keystore.Record{KID: webKey, Use: use, Outcome: keystore.OutcomeDone}
+						r.log.uses.closing(&rec).end(nil)
+					}
+				})
+			}
+			wg.Wait()
+		})
 	}
 }

@@ -30,6 +30,17 @@
 // Check checks without the log. VerifyPublished checks what a node shows to the
 // world: checkpoints and tiles, no entries.
 //
+// # What ties the logs together
+//
+// Each use of a key has a number, from 1 for each kid (Take), which an entry
+// closes: that of the act, or one of key.use for several, whose detail "uses" has
+// ranges, "17-19,23". So a signature that has no entry is missed by its number.
+// The file of the numbers outlives a process that is killed, and its next start
+// closes as unknown what that left open. Lifecycle is told once an hour, and at
+// the end, how far the acts have come (audit.head), and how far the lifecycle logs
+// of other nodes have (audit.peer), each with origin, size and root in its detail:
+// what holds one log holds the others. Verify follows all of it.
+//
 // # On disk
 //
 //	DIR/lifecycle/journal-1, journal-2, …   the durable thing
@@ -40,6 +51,7 @@
 //	DIR/acts/2026-11/…                      the same, one per month
 //	DIR/acts/2026-10/final                  the month is closed; where lifecycle says so
 //	DIR/acts/2026-10/pack                   stands for its journals, see below
+//	DIR/acts/uses                           how far the numbers of uses are
 //
 // A log's origin is HOST/audit/NODE/lifecycle or HOST/audit/NODE/acts/YYYY-MM;
 // an entry's name is its origin, '#', and its index from 0. Checkpoints are

@@ -213,6 +213,7 @@ func (r *rig) crash() {
 	<-r.log.stopped
 	r.log.acts.close()
 	r.log.lifecycle.close()
+	r.log.uses.close()
 	r.log = nil
 }
 

@@ -36,6 +36,7 @@ func (l *Log) keep(ctx context.Context) {
 		}
 		if l.refusals.due() {
 			l.flushRefusals()
+			l.flushUses()
 		}
 		l.keepOnce(ctx)
 	}
@@ -48,6 +49,7 @@ func (l *Log) keepOnce(ctx context.Context) {
 	round, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
 	l.flushNotes(round)
+	l.chores(round)
 	switch err := l.Checkpoint(round); {
 	case err == nil:
 		l.say(&l.unsigned, nil, "checkpoints are made again")

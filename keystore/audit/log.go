@@ -46,6 +46,10 @@ type Config struct {
 	Log      *slog.Logger                            // nil: nowhere
 	Interval time.Duration                           // between checkpoints when there is something new; 0: 1 s
 	Refusals Budget
+	// Peers returns the heads of the other nodes' lifecycle logs, by origin; what
+	// is of no other lifecycle is passed over. nil: there are no other nodes.
+	Peers      func(ctx context.Context) (map[string]Head, error)
+	PeersEvery time.Duration // the shortest time between two looks; 0: 10 min
 	// JournalSize is the size of a journal, all of it reserved when it is made;
 	// 0: 8 MiB. At least 64 KiB, at most 1 GiB.
 	JournalSize int64
@@ -88,6 +92,9 @@ func (c *Config) check() error {
 	if c.Interval == 0 {
 		c.Interval = time.Second
 	}
+	if c.PeersEvery == 0 {
+		c.PeersEvery = peersEvery
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -126,6 +133,7 @@ type Log struct {
 	lifecycle *stream
 	acts      *stream
 	refusals  *refusals
+	uses      *uses
 	requests  sync.Pool // of *request: what they need between uses
 
 	distrusted atomic.Pointer[error] // by Distrust
@@ -134,13 +142,22 @@ type Log struct {
 	stopped chan struct{}      // closed by the keeper
 	once    sync.Once
 
-	mu       sync.Mutex
-	finished []*shard          // months that wait for their entry in lifecycle
-	notes    []keystore.Record // what the log has to tell of itself
-	unsigned error             // why the last checkpoint could not be signed
-	memory   error             // why the memory could not be written last
-	former   error             // why a former log key did not sign last
-	untended error             // why closed months are not packed or pruned
+	mu        sync.Mutex
+	finished  []*shard          // months that wait for their entry in lifecycle
+	notes     []keystore.Record // what the log has to tell of itself
+	unsigned  error             // why the last checkpoint could not be signed
+	memory    error             // why the memory could not be written last
+	former    error             // why a former log key did not sign last
+	untended  error             // why closed months are not packed or pruned
+	numbering error             // why the numbers of uses could not be written
+	unseen    error             // why the other nodes' logs are not seen
+
+	keeping sync.Mutex // guards what follows: one does the chores
+	tended  time.Time  // when the numbers of uses were settled last
+	head    Checkpoint // of acts, as lifecycle has it
+	headAt  time.Time
+	peers   map[string]peerNote
+	peersAt time.Time
 
 	publishing chan struct{} // holds one while checkpoints are made
 	kick       chan struct{} // holds one: there is a reason not to wait for the next tick
@@ -159,6 +176,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.requests.New = emptyRequest
 	l.lifecycle, l.acts = newStream(l, false), newStream(l, true)
 	l.refusals = newRefusals(cfg.Refusals, cfg.Now)
+	l.uses = newUses(cfg.Dir)
 	known := map[string]Head{}
 	if cfg.Memory != nil {
 		var err error
@@ -172,6 +190,12 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := l.load(ctx, known); err != nil {
 		return nil, err
 	}
+	if err := l.resume(ctx); err != nil {
+		l.acts.close()
+		l.lifecycle.close()
+		return nil, err
+	}
+	l.flushUses()
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
 	go l.keep(keeping)
@@ -400,7 +424,7 @@ func (l *Log) VKey(alg keystore.Algorithm, pub crypto.PublicKey) (string, error)
 // KeyName returns the name of this node's log keys: HOST/audit/NODE.
 func (l *Log) KeyName() string { return keyName(l.cfg.Host, l.cfg.Node) }
 
-// Close enters what is counted, waits for everything entered, makes a last
+// Close enters what is counted and how far the acts have come, waits for everything entered, makes a last
 // checkpoint within ctx, and lets go of the files. It returns an error if the
 // logs could not be written or the checkpoint not be made; nothing acknowledged
 // is lost by that.
@@ -408,17 +432,19 @@ func (l *Log) Close(ctx context.Context) error {
 	err := fmt.Errorf("%w: the audit log is closed", keystore.ErrUnavailable)
 	l.once.Do(func() {
 		l.flushRefusals()
+		l.flushUses()
 		l.flushNotes(ctx)
 		l.stop()
 		<-l.stopped
 		health := l.Health()
 		l.acts.close()
+		headed := l.lastChores(ctx)
 		err = l.Checkpoint(ctx) // may enter the end of a month into lifecycle
 		l.lifecycle.close()
 		if err == nil {
 			err = l.Checkpoint(ctx)
 		}
-		err = errors.Join(health, err)
+		err = errors.Join(health, headed, err)
 	})
 	return err
 }

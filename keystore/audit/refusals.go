@@ -150,14 +150,17 @@ func (r *refusals) counted() []keystore.Record {
 
 // Refuse enters a refusal into acts, or counts it with those that went the same
 // way; a failed act, and one whose outcome is unknown, comes here too. It does not wait for the
-// disk, and it is no error if the log cannot be written: then it is counted.
+// disk, and it is no error if the log cannot be written: then it is counted. The
+// number of a use is entered all the same: with others, in an entry of key.use.
 func (l *Log) Refuse(rec keystore.Record) {
 	if !l.refusals.admit(&rec) {
+		l.uses.closing(&rec).end(errCounted)
 		return
 	}
 	q := l.newRequest(&rec)
 	q.refused = &rec
 	if err := l.acts.submit(q); err != nil {
+		q.uses.end(err)
 		l.refusals.written(&rec, err)
 	}
 }

@@ -144,7 +144,7 @@ func TestRefusalWithAMegabyteName(t *testing.T) {
 	r := newRig(t)
 	r.log.Refuse(refusedBy(strings.Repeat("\u202e", 1<<20), "forbidden"))
 	r.close()
-	if all := r.all(Filter{}); len(all) != 1 || len(all[0].Entry.Principal) > limitPrincipal {
+	if all := r.all(Filter{Log: actsName}); len(all) != 1 || len(all[0].Entry.Principal) > limitPrincipal {
 		t.Errorf("%d entries", len(all))
 	}
 }

@@ -16,6 +16,7 @@ import (
 type request struct {
 	rest    []byte           // the entry after its time
 	refused *keystore.Record // for a refusal nobody waits for
+	uses    closing          // what it closes
 	done    chan struct{}    // receives once the rest is set
 	origin  string
 	index   int64
@@ -28,7 +29,7 @@ func emptyRequest() any { return &request{done: make(chan struct{}, 1)} }
 func (l *Log) newRequest(r *keystore.Record) *request {
 	q := l.requests.Get().(*request)
 	q.rest = appendRest(q.rest[:0], r)
-	q.refused, q.err = nil, nil
+	q.refused, q.err, q.uses = nil, nil, l.uses.closing(r)
 	return q
 }
 
@@ -95,15 +96,18 @@ func (s *stream) nudge() {
 // enter submits q and waits for it.
 func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 	if err := context.Cause(ctx); err != nil {
+		q.uses.end(err)
 		return Receipt{}, fmt.Errorf("entering into the audit log: %w", err)
 	}
 	if err := s.submit(q); err != nil {
+		q.uses.end(err)
 		return Receipt{}, err
 	}
 	select {
 	case <-q.done:
 	case <-ctx.Done():
 		if s.withdraw(q) {
+			q.uses.end(context.Cause(ctx))
 			return Receipt{}, fmt.Errorf("entering into the audit log: %w", context.Cause(ctx))
 		}
 		// The committer has q; it is left to the garbage collector.
@@ -204,8 +208,11 @@ func (s *stream) commit(batch []*request) {
 
 func (s *stream) release(batch []*request, err error) {
 	for _, q := range batch {
+		q.uses.end(err)
 		if q.refused != nil { // nobody waits for it
 			s.log.refusals.written(q.refused, err)
+		}
+		if q.refused != nil || q.uses.many != nil {
 			q.refused = nil
 			s.log.requests.Put(q)
 			continue

@@ -237,7 +237,7 @@ func TestA25CutBehindTheCheckpointIsFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	rep := r.verify()
-	if rep.OK() || len(rep.Problems) == 0 || rep.Problems[0].String() != "lifecycle: it has 2 entries, and 8 were signed: the others are gone" {
+	if rep.OK() || len(rep.Problems) == 0 || rep.Problems[0].String() != "lifecycle: it has 2 entries, and 10 were signed: the others are gone" {
 		t.Errorf("%v", rep.Problems)
 	}
 	if _, err := Open(t.Context(), r.cfg); err == nil {

@@ -19,6 +19,7 @@ type Options struct {
 	Keys     []string                // verifier keys; none: signatures are not checked, and the report says so
 	Progress func(done, total int64) // called now and then with bytes read; may be nil
 	Kept     []Checkpoint            // checkpoints seen before, which the logs have to fit still
+	Peers    []string                // audit directories of other nodes, to compare with; their signatures are not checked
 
 	Witnesses Quorum   // nil: none is known, and everything is told to be unwitnessed
 	Cosigned  [][]byte // cosigned checkpoints from elsewhere than dir; only for Witnesses
@@ -34,18 +35,9 @@ type Report struct {
 	Pruned      []Pruned    `json:"pruned,omitempty"`
 	Problems    []Problem   `json:"problems"`
 	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
-}
 
-// A Pruned tells of a month that is not there, as lifecycle says under a
-// signature. Of its entries nothing is known but that they were closed so.
-type Pruned struct {
-	Name    string    `json:"name"` // "acts/YYYY-MM"
-	Origin  string    `json:"origin"`
-	Entries int64     `json:"entries"`
-	Root    string    `json:"root"`   // in base64
-	Policy  string    `json:"policy"` // as it was stated, such as "keep_acts 400d"
-	Entry   string    `json:"entry"`  // the name of the entry in lifecycle that says so
-	Time    time.Time `json:"time"`   // of that entry
+	Uses  []UseReport  `json:"uses,omitempty"`  // of each key whose uses are numbered, by kid
+	Peers []PeerReport `json:"peers,omitempty"` // of each other node whose log was seen, by origin
 }
 
 // A LogReport tells of one log.
@@ -117,7 +109,11 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 		ctx: ctx, dir: dir, opt: opt, pause: pause, kept: slices.Clone(opt.Kept), away: map[string]bool{},
 		report: &Report{LogKeys: []LogKey{}, Problems: []Problem{}}, logKeys: newLogKeys(),
 	}
-	v.followers = []follower{v.logKeys, newMonths(), newWitnesses(dir, opt)}
+	peers, err := newPeerFollower(ctx, opt.Peers)
+	if err != nil {
+		return nil, err
+	}
+	v.followers = []follower{v.logKeys, newMonths(), newUseFollower(), newHeadFollower(), newWitnesses(dir, opt), peers}
 	for _, k := range opt.Keys {
 		if err := v.trust(k); err != nil {
 			return nil, err

@@ -4,9 +4,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"chancery/keystore"
 )
+
+// A Pruned tells of a month that is not there, as lifecycle says under a
+// signature. Of its entries nothing is known but that they were closed so.
+type Pruned struct {
+	Name    string    `json:"name"` // "acts/YYYY-MM"
+	Origin  string    `json:"origin"`
+	Entries int64     `json:"entries"`
+	Root    string    `json:"root"`   // in base64
+	Policy  string    `json:"policy"` // as it was stated, such as "keep_acts 400d"
+	Entry   string    `json:"entry"`  // the name of the entry in lifecycle that says so
+	Time    time.Time `json:"time"`   // of that entry
+}
 
 // months follows what lifecycle says of the months of acts: every one that it
 // opens has to be there, unless it was pruned, and every one that it closes has

@@ -86,6 +86,10 @@ func (h *house) Act(_ context.Context, r keystore.Record) (audit.Receipt, error)
 	return audit.Receipt{Entry: "log#1"}, nil
 }
 
+func (h *house) Take(keystore.KID) (int64, error) { return 1, nil }
+
+func (h *house) GiveBack(keystore.KID, int64) bool { return true }
+
 func (h *house) Refuse(r keystore.Record) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

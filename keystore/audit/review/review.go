@@ -320,7 +320,7 @@ func (r *Report) listOf(e *Event) *[]Event {
 	noun, _, _ := strings.Cut(string(e.Action), ".")
 	switch e.Action {
 	case keystore.ActRotate, keystore.ActSuspend, keystore.ActResume, keystore.ActCompromise, keystore.ActKeyDestroy,
-		keystore.ActNodeForget, keystore.ActClockConfirm, keystore.ActAuditRestore, keystore.ActReconcile, keystore.ActTokenRetry:
+		keystore.ActNodeForget, keystore.ActClockConfirm, keystore.ActReconcile, keystore.ActTokenRetry:
 		return &r.Operations
 	case keystore.ActKeyOrphan, keystore.ActKeyMissing, keystore.ActKeyHalfPair, keystore.ActKeyAttributes, keystore.ActKeyResurrected:
 		return &r.Tokens

@@ -191,8 +191,8 @@ func (m *model) oddities() {
 			m.find(nil, f, Attention, "", "half of a key pair is not on its token"+because(e.Reason))
 		case keystore.ActKeyOrphan:
 			m.find(nil, f, Attention, "", "a token holds a key that the catalog does not know"+because(e.Reason))
-		case keystore.ActAuditRestore:
-			m.find(nil, f, Attention, "", "the logs come from a backup, an operator said"+because(e.Reason))
+		case keystore.ActKeyDisputed:
+			m.find(nil, f, Attention, "", "log, catalog and what is published do not say the same of a key"+because(e.Reason))
 		case keystore.ActAuditWitness:
 			if e.Outcome != keystore.OutcomeDone {
 				m.find(nil, f, Breach, "", "a witness contradicts this log"+because(e.Reason))

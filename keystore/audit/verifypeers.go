@@ -1,0 +1,179 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
+
+	"chancery/keystore"
+)
+
+// A PeerReport tells what the log says last of another node's lifecycle log.
+type PeerReport struct {
+	Origin string    `json:"origin"`
+	Size   int64     `json:"size"`
+	Root   string    `json:"root"`  // in base64
+	Index  int64     `json:"index"` // of the entry of lifecycle that says so
+	Time   time.Time `json:"time"`  // of that entry
+	// Compared is the directory of Options.Peers that was compared with all that
+	// the log says of that origin; empty: none was.
+	Compared string `json:"compared,omitempty"`
+}
+
+// peerFollower checks what the entries say of other nodes' logs: that those
+// never went back, and, where a log is given, that it is the one that was seen;
+// and what the given logs say of this one.
+type peerFollower struct {
+	Dirs   map[string]string         // by origin: Options.Peers
+	Notes  map[string][]seenHead     // by origin: all that is said of those
+	Last   map[string]PeerReport     // by origin
+	Claims map[string][]peerSeenHead // by origin: what those say of others, by size
+}
+
+type peerSeenHead struct {
+	Entry string // of the other log
+	Size  int64
+	Root  tlog.Hash
+}
+
+// newPeerFollower reads the lifecycle logs in dirs.
+func newPeerFollower(ctx context.Context, dirs []string) (*peerFollower, error) {
+	f := &peerFollower{
+		Dirs: map[string]string{}, Notes: map[string][]seenHead{},
+		Last: map[string]PeerReport{}, Claims: map[string][]peerSeenHead{},
+	}
+	for _, dir := range dirs {
+		origin, err := f.read(ctx, dir)
+		if err == nil && origin == "" {
+			err = fmt.Errorf("no entries in its %s log", lifecycleName)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("reading the peer's log in %s: %w", dir, err)
+		}
+		f.Dirs[origin] = dir
+	}
+	for _, claims := range f.Claims {
+		slices.SortFunc(claims, func(a, b peerSeenHead) int { return cmp.Or(cmp.Compare(a.Size, b.Size), cmp.Compare(a.Entry, b.Entry)) })
+	}
+	return f, nil
+}
+
+func (f *peerFollower) read(ctx context.Context, dir string) (origin string, err error) {
+	for at, err := range entries(filepath.Join(dir, lifecycleName), 0) {
+		if err == nil {
+			err = context.Cause(ctx)
+		}
+		if err != nil {
+			return "", err
+		}
+		origin = at.origin
+		e, err := ParseEntry(at.entry)
+		if err != nil {
+			return "", fmt.Errorf("%s: %w", entryName(origin, at.index), err)
+		}
+		if h, ok := headIn(&e); ok && e.Action == keystore.ActAuditPeer {
+			f.Claims[h.Origin] = append(f.Claims[h.Origin], peerSeenHead{entryName(origin, at.index), h.Size, h.Root})
+		}
+	}
+	return origin, nil
+}
+
+func (f *peerFollower) entry(c *check, e *Entry) {
+	if c.name != lifecycleName {
+		return
+	}
+	f.compare(c, e.Sequence) // the tree as it is before e
+	if e.Action == keystore.ActAuditPeer {
+		f.peer(c, e)
+	}
+}
+
+func (f *peerFollower) peer(c *check, e *Entry) {
+	h, ok := headIn(e)
+	if !ok || h.Origin == c.rep.Origin || !strings.HasSuffix(h.Origin, "/"+lifecycleName) {
+		c.problem(e.Sequence, "it does not tell how far the lifecycle log of another node had come")
+		return
+	}
+	before, known := f.Last[h.Origin]
+	switch {
+	case known && h.Size < before.Size:
+		c.problem(e.Sequence, "%s went back to %d entries: it had %d, as lifecycle entry %d says", h.Origin, h.Size, before.Size, before.Index)
+	case known && h.Size == before.Size && h.Root.String() != before.Root:
+		c.problem(e.Sequence, "%s was rewritten: its %d entries are others than those that lifecycle entry %d tells of", h.Origin, h.Size, before.Index)
+	}
+	f.Last[h.Origin] = PeerReport{
+		Origin: h.Origin, Size: h.Size, Root: h.Root.String(), Index: e.Sequence, Time: e.Time, Compared: f.Dirs[h.Origin],
+	}
+	if _, given := f.Dirs[h.Origin]; given {
+		f.Notes[h.Origin] = append(f.Notes[h.Origin], seenHead{e.Sequence, h.Size, h.Root})
+	}
+}
+
+// compare compares c's tree, if it has the given size, with what others say of
+// it.
+func (f *peerFollower) compare(c *check, size int64) {
+	claims := f.Claims[c.rep.Origin]
+	for len(claims) > 0 && claims[0].Size <= size {
+		if h := claims[0]; !c.broken && c.tree.size == h.Size && c.tree.root() != h.Root {
+			c.problem(-1, "its first %d entries are not the ones that %s tells of", h.Size, h.Entry)
+		}
+		claims = claims[1:]
+		f.Claims[c.rep.Origin] = claims
+	}
+}
+
+func (f *peerFollower) log(c *check) {
+	if c.name != lifecycleName {
+		return
+	}
+	f.compare(c, c.next)
+	for _, h := range f.Claims[c.rep.Origin] {
+		c.problem(-1, "it has %d entries, and %s says that it had %d: it was cut, or is an older copy than that log", c.next, h.Entry, h.Size)
+	}
+}
+
+func (f *peerFollower) conclude(v *verification) {
+	for _, origin := range slices.Sorted(maps.Keys(f.Last)) {
+		v.report.Peers = append(v.report.Peers, f.Last[origin])
+	}
+	for _, origin := range slices.Sorted(maps.Keys(f.Notes)) {
+		f.given(v, origin)
+	}
+}
+
+// given compares a log of another node with all that is said of it.
+func (f *peerFollower) given(v *verification, origin string) {
+	notes := slices.Clone(f.Notes[origin])
+	slices.SortStableFunc(notes, func(a, b seenHead) int { return cmp.Compare(a.Size, b.Size) })
+	var t tree
+	hasher := newLeafHasher()
+	differs := func(n seenHead) bool { return t.size == n.Size && t.root() != n.Root }
+	for at, err := range entries(filepath.Join(f.Dirs[origin], lifecycleName), 0) {
+		if err == nil {
+			err = context.Cause(v.ctx)
+		}
+		if err != nil {
+			v.problem(lifecycleName, -1, fmt.Sprintf("the log of %s in %s cannot be read: %v", origin, f.Dirs[origin], err))
+			break
+		}
+		t.add(hasher.sum(at.entry), nil)
+		for len(notes) > 0 && notes[0].Size <= t.size {
+			if differs(notes[0]) {
+				v.problem(lifecycleName, notes[0].Index, fmt.Sprintf("%s was rewritten: its first %d entries in %s are not the ones seen then",
+					origin, t.size, f.Dirs[origin]))
+			}
+			notes = notes[1:]
+		}
+	}
+	for _, n := range notes {
+		v.problem(lifecycleName, n.Index, fmt.Sprintf("%s had %d entries then, and has %d in %s: it was cut, or that is an older copy than this log",
+			origin, n.Size, t.size, f.Dirs[origin]))
+	}
+}
