@@ -29,4 +29,3 @@ func (f *fakeTokens) Reconcile(_ context.Context, name string) (api.Reconciliati
 func (f *fakeTokens) Reconciled() (api.Reconciliation, bool) {
 	return api.Reconciliation{At: noon}, len(f.reconciled) > 0
 }
-

@@ -12,9 +12,9 @@ import (
 
 // An overlap is while former log keys sign checkpoints beside the active one.
 type overlap struct {
-	// answered reports whether every witness has answered for the log key kid, which
-	// ends the overlap with those before it. Nil: there are no witnesses.
-	answered func(kid keystore.KID) bool
+	// answered reports whether every witness has answered for the log key kid of set,
+	// which ends the overlap with those before it. Nil: there are no witnesses.
+	answered func(set *keystore.KeySet, kid keystore.KID) bool
 	held     []*keystore.Version // whose keys were open at the last checkpoint; owned by who makes them
 }
 
@@ -73,7 +73,7 @@ func (n *node) openFormer(ctx context.Context, set *keystore.KeySet, v *keystore
 // every witness has answered for one that came after it, or, without witnesses,
 // for as long as a cache may hold the list of log keys. Log keys are known for
 // ever, so that being known ends no overlap.
-func formers(set *keystore.KeySet, answered func(keystore.KID) bool, now time.Time) []*keystore.Version {
+func formers(set *keystore.KeySet, answered func(*keystore.KeySet, keystore.KID) bool, now time.Time) []*keystore.Version {
 	cached := keystore.InForce(set.Promises, now).CacheFor
 	var vs []*keystore.Version
 	for i := range set.Versions {
@@ -84,7 +84,7 @@ func formers(set *keystore.KeySet, answered func(keystore.KID) bool, now time.Ti
 		over := !now.Before(v.StoppedAt.Add(cached))
 		if answered != nil {
 			over = slices.ContainsFunc(set.Versions, func(next keystore.Version) bool {
-				return next.Number > v.Number && !next.ActivatedAt.IsZero() && answered(next.KID)
+				return next.Number > v.Number && !next.ActivatedAt.IsZero() && answered(set, next.KID)
 			})
 		}
 		if !over {

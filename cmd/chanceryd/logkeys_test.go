@@ -39,12 +39,12 @@ func TestFormerLogKeys(t *testing.T) {
 			version(7, keystore.Published, 0, func(v *keystore.Version) { v.ActivatedAt = time.Time{} }),
 		},
 	}
-	only := func(kids ...keystore.KID) func(keystore.KID) bool {
-		return func(kid keystore.KID) bool { return slices.Contains(kids, kid) }
+	only := func(kids ...keystore.KID) func(*keystore.KeySet, keystore.KID) bool {
+		return func(_ *keystore.KeySet, kid keystore.KID) bool { return slices.Contains(kids, kid) }
 	}
 	tests := []struct {
 		what     string
-		answered func(keystore.KID) bool
+		answered func(*keystore.KeySet, keystore.KID) bool
 		want     []int
 	}{
 		{"without witnesses", nil, []int{5}},

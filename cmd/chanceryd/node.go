@@ -47,8 +47,8 @@ type node struct {
 	audit     *audit.Log
 	heads     *tokenHeads
 	anchors   *anchors
-	feeder    *witness.Feeder // nil: no witnesses
-	forget    func()          // ends what the tokens remember; nil: nothing
+	feeder    atomic.Pointer[witness.Feeder] // nil: no witnesses
+	forget    func()                         // ends what the tokens remember; nil: nothing
 	overlap   overlap
 	providers map[string]keystore.Provider
 	leases    *leases
@@ -348,8 +348,8 @@ func (n *node) run(ctx context.Context) error {
 	n.wg.Go(func() { n.owed.Run(ctx, n.audit) })
 	n.wg.Go(func() { n.horizons.Run(ctx) })
 	n.wg.Go(func() { n.anchors.Run(ctx, n.now) })
-	if n.feeder != nil {
-		n.wg.Go(func() { n.feeder.Run(ctx) })
+	if f := n.feeder.Load(); f != nil {
+		n.wg.Go(func() { f.Run(ctx) })
 	}
 	if n.leases.shared {
 		n.started()

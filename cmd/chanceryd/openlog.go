@@ -17,6 +17,9 @@ func (n *node) openLog(ctx context.Context) error {
 	n.heads = newTokenHeads(n.providers, n.log, n.changed)
 	n.heads.metrics(n.metrics)
 	remembering := memory{n.catalog, n.heads}
+	if cfg.Audit.Witnesses != nil {
+		n.overlap.answered = n.witnessesKnow
+	}
 	var err error
 	n.audit, err = audit.Open(ctx, audit.Config{
 		Dir: filepath.Join(cfg.Data, "audit"), Host: cfg.PublicHost(), Node: cfg.Node, Now: n.now, Log: n.log,

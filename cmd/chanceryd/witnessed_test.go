@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,27 +38,55 @@ func (d *chanceryd) vkeys() (vkeys []string, keys []note.Verifier) {
 	return vkeys, keys
 }
 
-// witnessFor serves a witness of the daemon's logs, and has the daemon's next start
-// know it, beside others whose lines of the policy are given, and an anchor.
-func (d *chanceryd) witnessFor(others ...string) (s *witness.Server, anchor string) {
-	d.t.Helper()
-	vkeys, keys := d.vkeys()
-	s, err := witness.OpenServer(witness.ServerConfig{Dir: d.t.TempDir(), Name: "auditor.example/w1", Logs: keys})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	served := httptest.NewServer(s)
-	d.t.Cleanup(func() {
+// A witnessStand serves a witness at an address that stays when the witness changes.
+type witnessStand struct {
+	t   *testing.T
+	dir string
+	url string
+	now atomic.Pointer[witness.Server]
+}
+
+func newWitnessStand(t *testing.T, keys ...note.Verifier) *witnessStand {
+	t.Helper()
+	s := &witnessStand{t: t, dir: t.TempDir()}
+	s.knows(keys...)
+	served := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.now.Load().ServeHTTP(w, r) }))
+	s.url = served.URL
+	t.Cleanup(func() {
 		served.Close()
-		if err := s.Close(); err != nil {
-			d.t.Error(err)
+		if err := s.now.Load().Close(); err != nil {
+			t.Error(err)
 		}
 	})
+	return s
+}
+
+// knows has the witness know these log keys from now on.
+func (s *witnessStand) knows(keys ...note.Verifier) {
+	s.t.Helper()
+	if old := s.now.Load(); old != nil {
+		if err := old.Close(); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	next, err := witness.OpenServer(witness.ServerConfig{Dir: s.dir, Name: "auditor.example/w1", Logs: keys})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.now.Store(next)
+}
+
+// witnessFor serves a witness of the daemon's logs, and has the daemon's next start
+// know it, beside others whose lines of the policy are given, and an anchor.
+func (d *chanceryd) witnessFor(others ...string) (s *witnessStand, anchor string) {
+	d.t.Helper()
+	vkeys, keys := d.vkeys()
+	s = newWitnessStand(d.t, keys...)
 	var policy strings.Builder
 	for _, vkey := range vkeys {
 		fmt.Fprintf(&policy, "log %s\n", vkey)
 	}
-	fmt.Fprintf(&policy, "witness w1 %s %s\n%squorum w1\n", s.Key().VKey(), served.URL, strings.Join(others, ""))
+	fmt.Fprintf(&policy, "witness w1 %s %s\n%squorum w1\n", s.now.Load().Key().VKey(), s.url, strings.Join(others, ""))
 	file := filepath.Join(d.dir, "witness.policy")
 	if err := os.WriteFile(file, []byte(policy.String()), 0o600); err != nil {
 		d.t.Fatal(err)
@@ -83,11 +113,11 @@ func silentWitness(t *testing.T) string {
 }
 
 // witnessed verifies the log and returns how far each of its logs is witnessed.
-func (d *chanceryd) witnessed(s *witness.Server) map[string]int64 {
+func (d *chanceryd) witnessed(s *witnessStand) map[string]int64 {
 	d.t.Helper()
 	vkeys, _ := d.vkeys()
 	report, err := audit.Verify(d.t.Context(), filepath.Join(d.dir, "audit"), audit.Options{
-		Keys: vkeys, Witnesses: witness.AllOf([]audit.WitnessKey{s.Key()}),
+		Keys: vkeys, Witnesses: witness.AllOf([]audit.WitnessKey{s.now.Load().Key()}),
 	})
 	if err != nil {
 		d.t.Fatal(err)
@@ -213,6 +243,68 @@ func TestA26OnlyAWitnessKnowsToday(t *testing.T) {
 	if n := len(d.logged(audit.Filter{Action: keystore.ActAuditWitness, Outcome: keystore.OutcomeFailed})); n == 0 || n > 2 {
 		t.Errorf("%d entries of a contradiction, want one for each log", n)
 	}
+}
+
+// A log key is followed by another while a witness knows the first only: both sign
+// until the witness has answered for the second, however long that takes. An auditor
+// who has the first key verifies all of it.
+func TestALogKeyChangesUnderAWitness(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t), "--fast")
+	d.stop()
+	s, _ := d.witnessFor()
+	first, keys := d.vkeys()
+	s.knows(keys[0])
+	d = startDev(t, d.dir)
+	if _, err := d.client("operator").Rotate(t.Context(), "audit", rotateFor("a drill")); err != nil {
+		t.Fatal(err)
+	}
+	issuer := d.client("issuer")
+	d.within(time.Minute, "two keys sign, and the witness goes on", func() error {
+		d.sign(issuer, "web", `{}`)
+		before := int64(len(d.logged(audit.Filter{Log: "lifecycle"})))
+		if n := d.signatures(); n != 2 || d.witnessed(s)["lifecycle"] < before-5 {
+			return fmt.Errorf("%d signatures", n)
+		}
+		return nil
+	})
+	time.Sleep(5 * time.Second) // longer than caches hold a list of keys here: only the witness is waited for
+	if n := d.signatures(); n != 2 {
+		t.Errorf("%d keys sign before the witness knows the second", n)
+	}
+	_, keys = d.vkeys()
+	s.knows(keys...)
+	d.within(time.Minute, "the second key signs alone, and the first is kept in a handover", func() error {
+		d.sign(issuer, "web", `{}`)
+		found, err := filepath.Glob(filepath.Join(d.dir, "audit", "lifecycle", "handover-*"))
+		if err != nil || len(found) == 0 || d.signatures() != 1 {
+			return fmt.Errorf("%v, %d signatures, %w", found, d.signatures(), errNotYet)
+		}
+		return nil
+	})
+	signed := int64(len(d.logged(audit.Filter{Log: "lifecycle"})))
+	d.within(time.Minute, "the witness cosigns what the second signs", func() error {
+		d.sign(issuer, "web", `{}`)
+		if d.witnessed(s)["lifecycle"] < signed {
+			return errNotYet
+		}
+		return nil
+	})
+	d.stop()
+	report, err := audit.Verify(t.Context(), filepath.Join(d.dir, "audit"), audit.Options{Keys: first[:1]})
+	if err != nil || !report.OK() || report.Logs[0].Announced == "" {
+		t.Errorf("by the first key alone: %v, %+v", err, report)
+	}
+}
+
+// signatures returns how many log keys signed the checkpoint of lifecycle.
+func (d *chanceryd) signatures() int {
+	d.t.Helper()
+	b, err := os.ReadFile(filepath.Join(d.dir, "audit", "lifecycle", "checkpoint"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return strings.Count(string(b), "\n\u2014 ")
 }
 
 // copyModes copies a directory with the modes of its files.

@@ -9,6 +9,7 @@ import (
 	"chancery/cmd/internal/config"
 	"chancery/cmd/internal/telemetry"
 	"chancery/keystore"
+	"chancery/keystore/audit"
 	"chancery/keystore/audit/witness"
 )
 
@@ -21,11 +22,33 @@ func (n *node) openOutside(context.Context) (err error) {
 		return fmt.Errorf("anchors of the log: %w", err)
 	}
 	n.anchors.metrics(n.metrics, n.now)
-	if n.feeder, err = n.newFeeder(cfg, dir); err != nil {
+	f, err := n.newFeeder(cfg, dir)
+	if err != nil {
 		return fmt.Errorf("witnesses of the log: %w", err)
 	}
-	witnessMetrics(n.metrics, n.feeder, n.now)
+	n.feeder.Store(f)
+	witnessMetrics(n.metrics, f, n.now)
 	return nil
+}
+
+// witnessesKnow reports whether every witness has cosigned a checkpoint by that log
+// key alone, so that those before it need not sign beside it any more.
+func (n *node) witnessesKnow(set *keystore.KeySet, kid keystore.KID) bool {
+	f := n.feeder.Load()
+	v, ok := set.ByKID(kid)
+	if f == nil || !ok {
+		return false
+	}
+	pub, err := v.Public()
+	if err != nil {
+		return false
+	}
+	vkey, err := n.audit.VKey(v.Algorithm, pub)
+	if err != nil {
+		return false
+	}
+	key, err := audit.ParseVKey(vkey)
+	return err == nil && f.Answered(fmt.Sprintf("%s+%08x", key.Name(), key.KeyHash()))
 }
 
 // newFeeder returns nil where no witness is configured.
@@ -101,13 +124,14 @@ func newestCosigned(f *witness.Feeder) (oldest time.Time) {
 
 // witnessNote tells what witnesses say that is worth knowing.
 func (n *node) witnessNote() string {
-	if n.feeder == nil {
+	f := n.feeder.Load()
+	if f == nil {
 		return "unwitnessed: none is configured"
 	}
-	for _, c := range n.feeder.Contradictions() {
+	for _, c := range f.Contradictions() {
 		return fmt.Sprintf("witness %s contradicts %s since %s: %s", c.Name, c.Origin, c.Since.Format(time.RFC3339), c.What)
 	}
-	for _, s := range n.feeder.Standings() {
+	for _, s := range f.Standings() {
 		if s.Failed != "" {
 			return fmt.Sprintf("witness %s does not cosign %s: %s", s.Name, s.Origin, s.Failed)
 		}
