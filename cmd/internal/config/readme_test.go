@@ -119,3 +119,25 @@ func TestTheCatalogInREADMELoads(t *testing.T) {
 		t.Errorf("%+v", cfg)
 	}
 }
+
+// What becomes of the logs loads too, with a witness policy where it says.
+func TestTheAuditSectionInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "```yaml\naudit:\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("README shows no audit section")
+	}
+	dir := world(t)
+	put(t, filepath.Join(dir, "witness.policy"), "quorum none\n", 0o600)
+	cfg, findings := loadText(t, dir, audited(t, dir, strings.ReplaceAll(strings.TrimRight(block, "\n")[2:], "\n  ", "\n")))
+	for _, f := range findings {
+		t.Error(f)
+	}
+	if a := cfg.Audit; a.KeepActs == 0 || a.Witnesses == nil || len(a.Anchors) != 3 {
+		t.Errorf("%+v", a)
+	}
+}
