@@ -291,7 +291,7 @@ func legal(before, after *keystore.KeySet) error {
 	switch {
 	case active > 1:
 		return fmt.Errorf("%d versions active", active)
-	case len(after.Known()) > MaxKnown:
+	case isLimited(after) && len(after.Known()) > MaxKnown:
 		return fmt.Errorf("%d versions known", len(after.Known()))
 	case len(after.Versions) < len(before.Versions) || len(after.Promises) < len(before.Promises):
 		return errors.New("something was removed")

@@ -379,7 +379,7 @@ func (p planner) generate() (Why, bool) {
 		w.At, w.Rule = until, 8
 		w.Text = fmt.Sprintf("rule 8: the last %d attempts came to nothing; the next is at %s", n, p.clock(until))
 	}
-	if known := len(p.Set.Known()); known >= MaxKnown {
+	if known := len(p.Set.Known()); isLimited(p.Set) && known >= MaxKnown {
 		w.At, w.Rule = time.Time{}, 2
 		w.Text = fmt.Sprintf("rule 2: %d versions are known, no more than %d may be", known, MaxKnown)
 	}

@@ -137,6 +137,26 @@ func TestRotateSurvivesARestart(t *testing.T) {
 	})
 }
 
+// Log keys never leave the list of log keys, and were refused a successor when there
+// were twenty.
+func TestLogKeysAreNeverTooMany(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sch := fast
+		sch.Every, sch.Lifetime = 0, 0
+		w := newWorld(t, sch)
+		w.catalog.sets["web"].Purpose, w.spec.Purpose = keystore.PurposeAudit, keystore.PurposeAudit
+		w.settle(t)
+		for range MaxKnown + 2 {
+			if _, err := w.rotate(false); err != nil {
+				t.Fatal(err)
+			}
+			w.settle(t)
+			time.Sleep(time.Minute)
+			w.settle(t)
+		}
+	})
+}
+
 func TestRotateTooMany(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sch := fast

@@ -16,6 +16,10 @@ const MaxKnown = 20
 // manyKnown is how many known versions are told to an operator.
 const manyKnown = 15
 
+// isLimited reports whether no more than MaxKnown versions may be known. Log keys
+// stay known for ever, in a list that no verifier of tokens reads.
+func isLimited(ks *keystore.KeySet) bool { return ks.Purpose != keystore.PurposeAudit }
+
 // A Schedule is when a key set rotates and what its rotations may count on.
 type Schedule struct {
 	// Every is how long a version signs before the next one does. Zero: on

@@ -139,7 +139,7 @@ func horizon(ks *keystore.KeySet, sch Schedule, now time.Time) time.Time {
 func Alarms(f Facts, sch Schedule, now time.Time) map[int][]string {
 	alarms := map[int][]string{}
 	active, ok := f.Set.Active()
-	if known := len(f.Set.Known()); ok && known >= manyKnown {
+	if known := len(f.Set.Known()); ok && isLimited(f.Set) && known >= manyKnown {
 		alarms[active.Number] = append(alarms[active.Number], fmt.Sprintf("%d versions are known, and %d at most may be: rotation stops then", known, MaxKnown))
 	}
 	if ok && sch.Every > 0 {
