@@ -25,7 +25,8 @@ func (l *Log) chores(ctx context.Context) {
 	err := l.uses.stands()
 	if err == nil && now.Sub(l.tended) >= tendEvery {
 		l.tended = now
-		err = l.uses.tend(l.acts.current())
+		_ = l.closeIntents(ctx, l.intents.lost(), "its outcome could not be entered") // Health tells why
+		err = l.uses.tend(l.settlePoint)
 	}
 	l.say(&l.numbering, err, "the numbers of uses")
 	if now.Sub(l.headAt) >= headEvery {

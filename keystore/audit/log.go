@@ -134,6 +134,7 @@ type Log struct {
 	acts      *stream
 	refusals  *refusals
 	uses      *uses
+	intents   *intents
 	requests  sync.Pool // of *request: what they need between uses
 
 	distrusted atomic.Pointer[error] // by Distrust
@@ -176,7 +177,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l.requests.New = emptyRequest
 	l.lifecycle, l.acts = newStream(l, false), newStream(l, true)
 	l.refusals = newRefusals(cfg.Refusals, cfg.Now)
-	l.uses = newUses(cfg.Dir)
+	l.uses, l.intents = newUses(cfg.Dir), newIntents()
 	known := map[string]Head{}
 	if cfg.Memory != nil {
 		var err error

@@ -28,6 +28,7 @@ type recollection struct {
 	settled map[keystore.KID]int64
 	entered map[keystore.KID]*spans // numbers that have an entry, of those beyond settled
 	lowest  map[keystore.KID]int64  // of those in acts
+	intents map[string]intent       // acts without an outcome, by ID
 }
 
 // resume reads what the log has to know of itself, and closes the numbers that
@@ -39,6 +40,7 @@ func (l *Log) resume(ctx context.Context) error {
 	}
 	rec := recollection{
 		peers: map[string]peerNote{}, settled: map[keystore.KID]int64{}, entered: map[keystore.KID]*spans{}, lowest: map[keystore.KID]int64{},
+		intents: map[string]intent{},
 	}
 	if damage != nil {
 		head = useHead{}
@@ -67,6 +69,10 @@ func (l *Log) resume(ctx context.Context) error {
 		return fmt.Errorf("writing the numbers of uses: %w", err)
 	}
 	l.flushNotes(ctx)
+	left := recordsOf(slices.Collect(maps.Values(rec.intents)))
+	if err := l.closeIntents(ctx, left, "the process ended before its outcome was entered"); err != nil {
+		return fmt.Errorf("closing intents: %w", err)
+	}
 	return nil
 }
 
@@ -220,13 +226,14 @@ func (r *recollection) month(ctx context.Context, dir string, from int64) error 
 		if err != nil {
 			return err
 		}
-		if at.index < from || !bytes.Contains(at.entry, []byte(`"use":`)) && !bytes.Contains(at.entry, []byte(`"uses":"`)) {
+		if at.index < from || !slices.ContainsFunc(actsNeedles, func(n string) bool { return bytes.Contains(at.entry, []byte(n)) }) {
 			continue
 		}
 		e, err := ParseEntry(at.entry)
 		if err != nil {
 			return err
 		}
+		r.follow(&e)
 		for _, x := range numbersOf(&e) {
 			r.number(e.KID, x.From, x.To)
 			if n, ok := r.lowest[e.KID]; !ok || x.From < n {
@@ -235,6 +242,19 @@ func (r *recollection) month(ctx context.Context, dir string, from int64) error 
 		}
 	}
 	return nil
+}
+
+// actsNeedles are what an act holds that is looked at.
+var actsNeedles = []string{`"use":`, `"uses":"`, `,"id":"`}
+
+// follow notes an intent, and that its outcome is entered.
+func (r *recollection) follow(e *Entry) {
+	switch {
+	case isIntent(&e.Record):
+		r.intents[e.ID] = intent{rec: e.Record, time: e.Time}
+	case e.ID != "":
+		delete(r.intents, e.ID)
+	}
 }
 
 // number notes that the numbers from to to of kid have an entry.

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +18,8 @@ type request struct {
 	rest    []byte           // the entry after its time
 	refused *keystore.Record // for a refusal nobody waits for
 	uses    closing          // what it closes
+	intent  *keystore.Record // if it is one
+	follows string           // the ID of the intent whose outcome it is
 	done    chan struct{}    // receives once the rest is set
 	origin  string
 	index   int64
@@ -30,6 +33,11 @@ func (l *Log) newRequest(r *keystore.Record) *request {
 	q := l.requests.Get().(*request)
 	q.rest = appendRest(q.rest[:0], r)
 	q.refused, q.err, q.uses = nil, nil, l.uses.closing(r)
+	q.intent, q.follows = nil, r.ID
+	if isIntent(r) {
+		intent := *r
+		q.intent, q.follows = &intent, ""
+	}
 	return q
 }
 
@@ -82,8 +90,27 @@ func (s *stream) submit(q *request) error {
 		return fmt.Errorf("%w: audit log: %w", keystore.ErrUnavailable, s.failed)
 	}
 	s.queue = append(s.queue, q)
+	if s.monthly && q.intent != nil {
+		s.log.intents.begin(q.intent)
+	}
 	s.nudge()
 	return nil
+}
+
+// ended says that q is entered, or why it is not.
+func (s *stream) ended(q *request, err error) {
+	q.uses.end(err)
+	switch {
+	case !s.monthly:
+	case q.intent != nil && err == nil:
+		s.log.intents.place(q.intent.ID, useHead{filepath.Base(s.shard.name), q.index}, q.time)
+	case q.intent != nil:
+		s.log.intents.close(q.intent.ID)
+	case q.follows != "" && err == nil:
+		s.log.intents.close(q.follows)
+	case q.follows != "":
+		s.log.intents.lose(q.follows)
+	}
 }
 
 func (s *stream) nudge() {
@@ -96,18 +123,18 @@ func (s *stream) nudge() {
 // enter submits q and waits for it.
 func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 	if err := context.Cause(ctx); err != nil {
-		q.uses.end(err)
+		s.ended(q, err)
 		return Receipt{}, fmt.Errorf("entering into the audit log: %w", err)
 	}
 	if err := s.submit(q); err != nil {
-		q.uses.end(err)
+		s.ended(q, err)
 		return Receipt{}, err
 	}
 	select {
 	case <-q.done:
 	case <-ctx.Done():
 		if s.withdraw(q) {
-			q.uses.end(context.Cause(ctx))
+			s.ended(q, context.Cause(ctx))
 			return Receipt{}, fmt.Errorf("entering into the audit log: %w", context.Cause(ctx))
 		}
 		// The committer has q; it is left to the garbage collector.
@@ -208,7 +235,7 @@ func (s *stream) commit(batch []*request) {
 
 func (s *stream) release(batch []*request, err error) {
 	for _, q := range batch {
-		q.uses.end(err)
+		s.ended(q, err)
 		if q.refused != nil { // nobody waits for it
 			s.log.refusals.written(q.refused, err)
 		}

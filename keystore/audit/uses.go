@@ -333,8 +333,9 @@ type settling struct {
 }
 
 // tend writes up to where in acts the numbers are settled, and takes another
-// point to settle. acts is the log as it stands; the keeper calls it.
-func (u *uses) tend(acts *shard) error {
+// point to settle, up to which point says that nothing else is open; the keeper
+// calls it.
+func (u *uses) tend(point func() (useHead, bool)) error {
 	if u.next != nil && !u.next.settled() {
 		return nil
 	}
@@ -345,10 +346,11 @@ func (u *uses) tend(acts *shard) error {
 		}
 	}
 	u.next = nil
-	if acts == nil {
+	head, ok := point()
+	if !ok {
 		return nil
 	}
-	next := &settling{useHead{filepath.Base(acts.name), acts.length()}, map[*counter]int64{}}
+	next := &settling{head, map[*counter]int64{}}
 	for _, c := range u.all() { // after the length: what is before it had been taken
 		next.last[c] = c.highest()
 	}
@@ -408,7 +410,7 @@ func (l *Log) closeUses() {
 	err := l.uses.stands()
 	for range 2 { // to take a point, and to settle it
 		if err == nil {
-			err = l.uses.tend(l.acts.current())
+			err = l.uses.tend(l.settlePoint)
 		}
 	}
 	if err != nil {
