@@ -52,18 +52,10 @@ func checkNote(name string, text []byte) error {
 	return nil
 }
 
-// ReadNotes implements keystore.Noter. A worker that serves reads them.
+// ReadNotes implements keystore.Noter. A process reads them that sees the token
+// afresh: some modules show a process what it saw at first.
 func (p *Provider) ReadNotes(ctx context.Context) (notes []keystore.Note, err error) {
-	err = repeat(ctx, 2, func(bool) error {
-		g, err := p.anyWorker(ctx)
-		if err != nil {
-			return err
-		}
-		at, err := g.desk.enter(ctx)
-		if err != nil {
-			return err
-		}
-		defer at.leave()
+	err = p.errand(ctx, true, func(g *generation, at *place) error {
 		body, err := g.ask(ctx, at, verbReadNotes, p.cfg.Deadlines.List)
 		if err != nil {
 			return err
