@@ -34,7 +34,7 @@ func (a *app) auditImpactCommand() *cobra.Command {
 			"  chancery audit impact --kid KID --list /var/lib/chancery/audit",
 		Args: atMostLogDir,
 	}
-	c.Flags().StringVar(&f.kid, "kid", "", "the key: `chancery keys list` and tokens name it")
+	c.Flags().StringVar(&f.kid, "kid", "", "the `KID` of the key, as tokens and chancery keys list have it")
 	c.Flags().Var(moment{&f.from}, "from", "not before this time, or this long ago")
 	c.Flags().Var(moment{&f.to}, "to", "before this time, or this long ago")
 	c.Flags().StringArrayVar(&f.nodes, "node-dir", nil, "audit directory of another node that shares the catalog: LOGDIR")

@@ -203,6 +203,7 @@ func (n *node) checks() []server.Check {
 		}},
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
+		{Name: "closed months", Run: never, Note: func() string { return textOf(n.audit.Untended()) }},
 		{Name: "witnesses", Run: never, Note: n.witnessNote},
 		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 	}
@@ -226,6 +227,13 @@ func (n *node) checks() []server.Check {
 		}})
 	}
 	return checks
+}
+
+func textOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // never fails: what somebody outside does, or does not do, keeps nobody from signing.

@@ -361,6 +361,13 @@ func (l *Log) Unsigned() error {
 	return l.unsigned
 }
 
+// Untended returns nil, or why a closed month could not be packed or removed.
+func (l *Log) Untended() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.untended
+}
+
 // Find returns the receipt of the last lifecycle entry whose Record.ID is id.
 func (l *Log) Find(ctx context.Context, id string) (Receipt, bool, error) {
 	return l.find(ctx, withID(id), func(r *keystore.Record) bool { return r.ID == id })

@@ -30,6 +30,7 @@ func (p *Provider) WriteNote(ctx context.Context, name string, text []byte) erro
 	if err != nil {
 		return err
 	}
+	p.noted.Store(true)
 	err = p.errand(ctx, false, func(g *generation, at *place) error {
 		_, err := g.ask(ctx, at, verbWriteNote, p.cfg.Deadlines.Find, body)
 		return err
@@ -52,21 +53,43 @@ func checkNote(name string, text []byte) error {
 	return nil
 }
 
-// ReadNotes implements keystore.Noter. A process reads them that sees the token
-// afresh: some modules show a process what it saw at first.
+// ReadNotes implements keystore.Noter. Some modules show a process the notes that
+// were there when it logged in: where this provider has written any, a process
+// reads them that sees the token afresh.
 func (p *Provider) ReadNotes(ctx context.Context) (notes []keystore.Note, err error) {
-	err = p.errand(ctx, true, func(g *generation, at *place) error {
+	read := func(g *generation, at *place) error {
 		body, err := g.ask(ctx, at, verbReadNotes, p.cfg.Deadlines.List)
 		if err != nil {
 			return err
 		}
 		notes = nil
 		return unmarshalAnswer(body, &notes)
-	})
+	}
+	if p.noted.Load() {
+		err = p.errand(ctx, true, read)
+	} else {
+		err = p.deskOf(ctx, read)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading notes: %w", err)
 	}
 	return notes, nil
+}
+
+// deskOf has a worker that serves do f beside its signatures.
+func (p *Provider) deskOf(ctx context.Context, f func(*generation, *place) error) error {
+	return repeat(ctx, 2, func(bool) error {
+		g, err := p.anyWorker(ctx)
+		if err != nil {
+			return err
+		}
+		at, err := g.desk.enter(ctx)
+		if err != nil {
+			return err
+		}
+		defer at.leave()
+		return f(g, at)
+	})
 }
 
 // writeNote makes the note anew and then removes what was there under its name, so

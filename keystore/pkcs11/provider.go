@@ -101,6 +101,7 @@ type Provider struct {
 	tripped chan struct{}     // the breaker has opened
 	numbers atomic.Uint32     // of generations
 	views   atomic.Uint32     // of the token
+	noted   atomic.Bool       // a note was written
 	reserve reserve
 
 	// Whoever has put an element here starts a worker, and owns the next three.
