@@ -213,10 +213,13 @@ func (c *cluster) end() {
 		c.judge.wantInWindow(list.KeySets, replies)
 	}
 	c.wantNoOrphans()
+	var dirs []string
 	for _, m := range c.nodes {
 		m.stop()
 		m.proven()
+		dirs = append(dirs, m.dir)
 	}
+	wantByTheRules(c.t, dirs...)
 	for i, crowd := range c.crowds {
 		c.nodes[i].wantRecorded(crowd.replies())
 	}

@@ -336,12 +336,14 @@ func (d *chanceryd) wantSound() {
 	}
 }
 
-// wantAccounted checks, of a daemon that has ended well, that its log is proven,
-// that every version's state is the one its log tells last and its key is on the
-// token, and that every key there is a version's, the probe's, or reported.
+// wantAccounted checks, of a daemon that has ended well, that its log is proven and
+// tells of no rule that was broken, that every version's state is the one its log
+// tells last and its key is on the token, and that every key there is a version's,
+// the probe's, or reported.
 func (d *chanceryd) wantAccounted() {
 	d.t.Helper()
 	d.proven()
+	wantByTheRules(d.t, d.dir)
 	ctx := context.Background()
 	c, err := catalog.Open(ctx, catalog.Config{Path: filepath.Join(d.dir, "catalog.db")})
 	if err != nil {
