@@ -13,8 +13,8 @@ import (
 
 // A Head is a log's size and root at some moment, remembered elsewhere.
 type Head struct {
-	Size int64
-	Root tlog.Hash
+	Size int64     `json:"size"`
+	Root tlog.Hash `json:"root"`
 }
 
 const restoreHint = "(hint: restore the audit directory and the catalog from one backup, or run `chancery audit verify` to see what is missing)"

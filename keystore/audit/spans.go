@@ -11,15 +11,16 @@ import (
 
 // A span is numbers that follow each other, both ends included.
 type span struct {
-	From, To int64
-	At       place
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+	At   place `json:"at"`
 }
 
 // A place is where in the logs something was met first.
 type place struct {
-	Log   string
-	Index int64
-	Time  time.Time
+	Log   string    `json:"log"`
+	Index int64     `json:"index"`
+	Time  time.Time `json:"time"`
 }
 
 // spans are numbers from 1, as spans that ascend and do not touch. However many

@@ -23,83 +23,21 @@ type Options struct {
 
 	Witnesses Quorum   // nil: none is known, and everything is told to be unwitnessed
 	Cosigned  [][]byte // cosigned checkpoints from elsewhere than dir; only for Witnesses
+
+	State *State             // how far an earlier run came, to go on from there; nil: the beginning
+	Keep  func(*State) error // called now and then, and at the end, with how far it is (see State); may be nil
+
+	keepEvery int64 // entries; 0: mostUnkept
 }
-
-// A Report is what Verify found. The log is as its keys signed it if there are
-// no Problems and KeyVerified; the entries of a log beyond its Proven are in
-// order but under no signature yet.
-type Report struct {
-	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys, or one they announced
-	Logs        []LogReport `json:"logs"`
-	LogKeys     []LogKey    `json:"log_keys"` // that were trusted: those given, then those announced, in the order they were
-	Pruned      []Pruned    `json:"pruned,omitempty"`
-	Problems    []Problem   `json:"problems"`
-	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
-
-	Uses  []UseReport  `json:"uses,omitempty"`  // of each key whose uses are numbered, by kid
-	Peers []PeerReport `json:"peers,omitempty"` // of each other node whose log was seen, by origin
-}
-
-// A LogReport tells of one log.
-type LogReport struct {
-	Name        string    `json:"name"` // "lifecycle" or "acts/YYYY-MM"
-	Origin      string    `json:"origin"`
-	Entries     int64     `json:"entries"`
-	Proven      int64     `json:"proven"`   // entries under the checkpoint, if they are what it signs
-	Unsigned    int64     `json:"unsigned"` // entries behind it
-	First       time.Time `json:"first"`    // time of the first entry
-	Last        time.Time `json:"last"`
-	ProvenUntil time.Time `json:"proven_until"` // time of the last proven entry
-	Root        string    `json:"root"`         // of all entries, in base64
-	Key         string    `json:"key"`          // NAME+ID of the key that signed; empty: no checkpoint
-	Verified    bool      `json:"verified"`     // signed by a given or announced key, or closed in a lifecycle that is
-	Closed      string    `json:"closed,omitempty"`
-	Announced   string    `json:"announced,omitempty"`   // the entry that announced Key, if it was not given
-	Compromised string    `json:"compromised,omitempty"` // the entry that says that Key was compromised before it signed this
-
-	Witnessed *Witnessed `json:"witnessed,omitempty"` // how far a quorum of witnesses knows it; nil: it is unwitnessed
-}
-
-// A Problem is something that is not as it was written.
-type Problem struct {
-	Log   string `json:"log"`   // its name
-	Index int64  `json:"index"` // of the entry, or -1
-	What  string `json:"what"`
-}
-
-// String returns the problem as one line.
-func (p Problem) String() string {
-	if p.Index < 0 {
-		return p.Log + ": " + p.What
-	}
-	return fmt.Sprintf("%s: entry %d: %s", p.Log, p.Index, p.What)
-}
-
-// Entries returns how many entries all logs have.
-func (r *Report) Entries() (n int64) {
-	for _, l := range r.Logs {
-		n += l.Entries
-	}
-	return n
-}
-
-// Proven returns how many entries of all logs are proven.
-func (r *Report) Proven() (n int64) {
-	for _, l := range r.Logs {
-		n += l.Proven
-	}
-	return n
-}
-
-// OK reports whether everything is as it was signed by one of the keys.
-func (r *Report) OK() bool { return r.KeyVerified && len(r.Problems) == 0 }
 
 // Verify reads everything under dir, an audit directory, and checks it: that no
 // entry was changed, lost, added or moved, that times ascend, that tiles fit,
 // and that the checkpoints sign exactly these entries. A cut is found up to the
 // last checkpoint. It needs no daemon, takes no lock, and is right beside a
-// running one. What is wrong with the log is in the report; the error is for
-// what could not be read, a bad key, and the end of ctx.
+// running one: of a log that is being written it reads what is signed when the
+// log's turn comes, and about as much as is there then. What is wrong with the
+// log is in the report; the error is for what could not be read, a bad key, a
+// State that is not for opt, what opt.Keep returned, and the end of ctx.
 func Verify(ctx context.Context, dir string, opt Options) (*Report, error) {
 	return verify(ctx, dir, opt, tornPause)
 }
@@ -113,7 +51,13 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 	if err != nil {
 		return nil, err
 	}
-	v.followers = []follower{v.logKeys, newMonths(), newUseFollower(), newHeadFollower(), newWitnesses(dir, opt), peers}
+	if v.resumption, err = newResumption(opt, peers); err != nil {
+		return nil, err
+	}
+	gathered := v.resumption.from
+	v.logKeys.keyNotes = gathered.Keys
+	peers.peerHeads = gathered.Peers
+	v.followers = []follower{v.logKeys, gathered.Months, gathered.Uses, gathered.Heads, newWitnesses(dir, opt), peers, v.resumption}
 	for _, k := range opt.Keys {
 		if err := v.trust(k); err != nil {
 			return nil, err
@@ -140,7 +84,7 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 		}
 	}
 	v.conclude()
-	return v.report, nil
+	return v.report, v.keep()
 }
 
 // conclude judges what is told by several logs together.
@@ -195,9 +139,11 @@ type verification struct {
 	done   int64
 	away   map[string]bool // months that cannot be reached, by name
 
-	ahead     map[string][]byte // checkpoints that were read ahead, by the names of their logs
-	logKeys   *logKeys          // one of the followers
-	followers []follower
+	ahead      map[string][]byte // checkpoints that were read ahead, by the names of their logs
+	logKeys    *logKeys          // one of the followers
+	resumption *resumption       // one of the followers
+	followers  []follower
+	silent     bool // what is met has been told
 }
 
 // A follower draws from the entries of all logs together what no single one
@@ -209,6 +155,9 @@ type follower interface {
 }
 
 func (v *verification) problem(log string, index int64, what string) {
+	if v.silent {
+		return
+	}
 	n := 0
 	for _, p := range v.report.Problems {
 		if p.Log == log {
@@ -233,15 +182,20 @@ func journalBytes(dir string) (n int64) {
 		at := filepath.Join(dir, filepath.FromSlash(name))
 		numbers, _ := listJournals(at)
 		for _, k := range numbers {
-			if info, err := os.Stat(journalPath(at, k)); err == nil {
-				n += info.Size()
-			}
+			n += sizeOf(journalPath(at, k))
 		}
-		if info, err := os.Stat(packPath(at)); err == nil {
-			n += info.Size()
-		}
+		n += sizeOf(packPath(at))
 	}
 	return n
+}
+
+// sizeOf returns how many bytes the file at path has; 0 if there is none.
+func sizeOf(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
 }
 
 // month verifies one month of acts. One that is removed meanwhile counts as one
@@ -272,6 +226,9 @@ func (v *verification) log(name string) error {
 		v: v, name: name, dir: filepath.Join(v.dir, filepath.FromSlash(name)),
 		hasher: newLeafHasher(), rep: LogReport{Name: name},
 	}
+	if month, ok := monthOf(name); ok {
+		c.begins, c.ends = month, month.AddDate(0, 1, 0)
+	}
 	var err error
 	if c.signed, err = c.readCheckpoint(); err != nil {
 		return err
@@ -283,15 +240,16 @@ func (v *verification) log(name string) error {
 		}
 		return ours
 	})
+	c.resume()
 	if err := v.logKeys.begin(&c); err != nil {
 		return err
 	}
 	if err := c.entries(); err != nil {
-		return err
+		return errors.Join(err, v.interrupted(&c))
 	}
 	c.conclude()
 	v.report.Logs = append(v.report.Logs, c.rep)
-	return nil
+	return v.ended(&c)
 }
 
 // A check is the verification of one log.
@@ -299,6 +257,8 @@ type check struct {
 	v      *verification
 	name   string
 	dir    string
+	begins time.Time  // the month; zero: the log is lifecycle
+	ends   time.Time  // the next one
 	signed Checkpoint // Size 0: none
 	note   []byte     // signed, as it was published
 	sig    Signature
@@ -312,6 +272,7 @@ type check struct {
 	fits    bool         // the tree had the signed root at the signed size
 	wrong   bool         // a tree comparison failed, which was told
 	kept    []Checkpoint // of this log; they have to fit
+	known                // what was verified before
 }
 
 func (c *check) problem(index int64, format string, args ...any) {
@@ -398,10 +359,11 @@ func (c *check) entry(r record) {
 		c.rep.ProvenUntil = e.Time
 		if c.fits = c.tree.root() == c.signed.Root; !c.fits {
 			c.wrong = true
-			c.problem(-1, "its first %d entries are not the ones that were signed", c.signed.Size)
+			c.problem(-1, "its first %d entries are not the ones that were signed%s", c.signed.Size, c.orBefore())
 			c.edge()
 		}
 	}
+	c.keep()
 }
 
 func (c *check) meaning(r record, e *Entry) {
@@ -411,7 +373,7 @@ func (c *check) meaning(r record, e *Entry) {
 	if e.Time.Before(c.rep.Last) {
 		c.problem(r.index, "its time is before that of the entry before")
 	}
-	if c.name != lifecycleName && actsName+"/"+e.Time.Format(monthLayout) != c.name {
+	if c.name != lifecycleName && (e.Time.Before(c.begins) || !e.Time.Before(c.ends)) {
 		c.problem(r.index, "its time is not in the month")
 	}
 	if c.rep.First.IsZero() {
@@ -421,6 +383,7 @@ func (c *check) meaning(r record, e *Entry) {
 	for _, f := range c.v.followers {
 		f.entry(c, e)
 	}
+	c.draw(e)
 }
 
 // tile compares a full tile with the one on disk, which has to be there when it

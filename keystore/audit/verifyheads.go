@@ -8,17 +8,20 @@ import (
 
 // headFollower checks that the acts were what lifecycle says of them.
 type headFollower struct {
-	Heads map[string][]seenHead // by origin, of ascending sizes
+	Heads map[string][]seenHead `json:"heads"` // by origin, of ascending sizes: those not compared yet
+	Last  map[string]seenHead   `json:"last"`  // by origin
 }
 
 // A seenHead is what an entry of lifecycle says of a log.
 type seenHead struct {
-	Index int64 // of the entry
-	Size  int64
-	Root  tlog.Hash
+	Index int64     `json:"index"` // of the entry
+	Size  int64     `json:"size"`
+	Root  tlog.Hash `json:"root"`
 }
 
-func newHeadFollower() *headFollower { return &headFollower{map[string][]seenHead{}} }
+func newHeadFollower() *headFollower {
+	return &headFollower{map[string][]seenHead{}, map[string]seenHead{}}
+}
 
 func (f *headFollower) entry(c *check, e *Entry) {
 	switch {
@@ -35,23 +38,22 @@ func (f *headFollower) head(c *check, e *Entry) {
 		c.problem(e.Sequence, "it does not tell how far a month of acts of this node had come")
 		return
 	}
-	heads := f.Heads[h.Origin]
-	if n := len(heads); n > 0 && h.Size < heads[n-1].Size {
-		c.problem(e.Sequence, "it says that %s has %d entries, and entry %d that it has %d", h.Origin, h.Size, heads[n-1].Index, heads[n-1].Size)
+	if last, ok := f.Last[h.Origin]; ok && h.Size < last.Size {
+		c.problem(e.Sequence, "it says that %s has %d entries, and entry %d that it has %d", h.Origin, h.Size, last.Index, last.Size)
 		return
 	}
-	f.Heads[h.Origin] = append(heads, seenHead{e.Sequence, h.Size, h.Root})
+	f.Last[h.Origin] = seenHead{e.Sequence, h.Size, h.Root}
+	f.Heads[h.Origin] = append(f.Heads[h.Origin], f.Last[h.Origin])
 }
 
-// compare compares c's tree, if it has the given size, with the heads of that
-// size.
+// compare compares c's tree, which has the given size, with the heads up to it.
 func (f *headFollower) compare(c *check, size int64) {
 	heads := f.Heads[c.rep.Origin]
 	for len(heads) > 0 && heads[0].Size <= size {
 		h := heads[0]
 		heads = heads[1:]
 		f.Heads[c.rep.Origin] = heads
-		if !c.broken && c.tree.size == h.Size && c.tree.root() != h.Root {
+		if fits, known := c.had(h.Size, h.Root); known && !fits {
 			c.problem(-1, "its first %d entries are not the ones that lifecycle entry %d tells of", h.Size, h.Index)
 		}
 	}

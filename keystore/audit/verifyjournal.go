@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,9 +34,11 @@ func (c *check) journals() error {
 	if len(numbers) == 0 {
 		return nil
 	}
-	for n := 1; ; n++ {
+	// What is signed now stands in journals beyond the last only if it was written
+	// meanwhile, and whoever follows a writer that is faster never ends.
+	for n := c.firstJournal(); ; n++ {
 		path := journalPath(c.dir, n)
-		if n > last && !exists(path) {
+		if n > last && (c.next >= c.signed.Size || !exists(path)) {
 			return nil
 		}
 		if !exists(path) {
@@ -54,7 +57,7 @@ func (c *check) progress(bytes int64) error {
 		c.v.total = max(c.v.total, c.v.done)
 		c.v.opt.Progress(c.v.done, c.v.total)
 	}
-	return context.Cause(c.v.ctx)
+	return cmp.Or(c.v.resumption.failed, context.Cause(c.v.ctx))
 }
 
 // journal reads one journal. It is complete if following exists.
@@ -178,7 +181,9 @@ func (c *check) record(r record) {
 		c.problem(r.index, "its record was written before the one before it")
 	}
 	c.durable = r.durable
-	c.entry(r)
+	if r.index >= c.before {
+		c.entry(r)
+	}
 	c.next = r.index + 1
 }
 

@@ -37,11 +37,16 @@ type LogKey struct {
 // the root of the entries makes the keys trusted that entries under it announce:
 // of a compromised key those before the entry that says so.
 type logKeys struct {
-	Points      []point
-	Met         int // points whose size lifecycle has passed
-	Announced   []announcement
-	Compromised map[keystore.KID]compromise
-	Origin      string // of lifecycle
+	keyNotes
+	Points []point
+	Met    int    // points whose size lifecycle has passed
+	Origin string // of lifecycle
+}
+
+// keyNotes are what the entries of lifecycle say of log keys.
+type keyNotes struct {
+	Announced   []announcement              `json:"announced"`
+	Compromised map[keystore.KID]compromise `json:"compromised"`
 }
 
 // A point is a size at which lifecycle was signed.
@@ -55,18 +60,20 @@ type point struct {
 
 // An announcement is an entry that makes a log key known.
 type announcement struct {
-	Index int64
-	VKey  string
-	Key   string // NAME+ID
+	Index int64  `json:"index"`
+	VKey  string `json:"vkey"`
+	Key   string `json:"key"` // NAME+ID
 }
 
 // A compromise is an entry that says that a key was compromised.
 type compromise struct {
-	Index int64
-	Time  time.Time
+	Index int64     `json:"index"`
+	Time  time.Time `json:"time"`
 }
 
-func newLogKeys() *logKeys { return &logKeys{Compromised: map[keystore.KID]compromise{}} }
+func newLogKeys() *logKeys {
+	return &logKeys{keyNotes: keyNotes{Announced: []announcement{}, Compromised: map[keystore.KID]compromise{}}}
+}
 
 // trust has vkey verify signatures from now on, once.
 func (v *verification) trust(vkey string) error {
@@ -202,14 +209,15 @@ func (k *logKeys) entry(c *check, e *Entry) {
 	}
 }
 
-// pass compares lifecycle with the points of its present size.
+// pass compares lifecycle with the points up to its present size.
 func (k *logKeys) pass(c *check) {
 	for ; k.Met < len(k.Points) && k.Points[k.Met].Size <= c.tree.size; k.Met++ {
 		p := &k.Points[k.Met]
-		p.Fits = p.Size == c.tree.size && !c.broken && p.Root == c.tree.root()
+		var known bool
+		p.Fits, known = c.had(p.Size, p.Root)
 		switch {
 		case p.Fits || c.broken || p.File == checkpointFile: // what is wrong is told already
-		case p.Size < c.tree.size:
+		case !known:
 			c.problem(-1, "it cannot be compared with %s", p.File)
 		default:
 			c.problem(-1, "%s: its first %d entries are not the ones that were signed", p.File, p.Size)

@@ -25,15 +25,15 @@ type Pruned struct {
 // opens has to be there, unless it was pruned, and every one that it closes has
 // to be as it was.
 type months struct {
-	seals  map[string]seal  // by origin
-	opened map[string]int64 // by origin: the entry that says so
-	prunes map[string]Pruned
+	Seals  map[string]seal   `json:"seals"`  // by origin
+	Opened map[string]int64  `json:"opened"` // by origin: the entry that says so
+	Prunes map[string]Pruned `json:"prunes"` // by origin
 }
 
 // A seal is what lifecycle says of a month that ended.
 type seal struct {
-	index int64 // in lifecycle
-	prune int64 // the entry that says that it was removed, or -1
+	Index int64 `json:"index"` // in lifecycle
+	Prune int64 `json:"prune"` // the entry that says that it was removed, or -1
 	Head
 }
 
@@ -51,7 +51,7 @@ func (m *months) entry(c *check, e *Entry) {
 	case e.Action == keystore.ActAuditPrune:
 		m.prune(c, e)
 	case e.Outcome == keystore.OutcomeIntent:
-		m.opened[e.Detail["origin"]] = e.Sequence
+		m.Opened[e.Detail["origin"]] = e.Sequence
 	default:
 		m.seal(c, e)
 	}
@@ -71,30 +71,30 @@ func (m *months) seal(c *check, e *Entry) {
 		return
 	}
 	origin := e.Detail["origin"]
-	s, ok := m.seals[origin]
+	s, ok := m.Seals[origin]
 	if ok && s.Head != head {
-		c.problem(e.Sequence, "it closes %s differently than entry %d", origin, s.index)
+		c.problem(e.Sequence, "it closes %s differently than entry %d", origin, s.Index)
 		return
 	}
 	if !ok {
-		m.seals[origin] = seal{index: e.Sequence, prune: -1, Head: head}
+		m.Seals[origin] = seal{Index: e.Sequence, Prune: -1, Head: head}
 	}
 }
 
 // prune keeps that lifecycle says that a month was removed.
 func (m *months) prune(c *check, e *Entry) {
 	origin := e.Detail["origin"]
-	s, ok := m.seals[origin]
+	s, ok := m.Seals[origin]
 	head, err := parseSeal(e.Detail)
 	switch {
 	case !ok:
 		c.problem(e.Sequence, "it removes %s, which was never closed", origin)
 	case err != nil || head != s.Head:
-		c.problem(e.Sequence, "it removes %s, which entry %d closed, with another size or root", origin, s.index)
-	case s.prune < 0:
-		s.prune = e.Sequence
-		m.seals[origin] = s
-		m.prunes[origin] = Pruned{
+		c.problem(e.Sequence, "it removes %s, which entry %d closed, with another size or root", origin, s.Index)
+	case s.Prune < 0:
+		s.Prune = e.Sequence
+		m.Seals[origin] = s
+		m.Prunes[origin] = Pruned{
 			Name: nameOf(origin), Origin: origin, Entries: s.Size, Root: s.Root.String(),
 			Policy: e.Detail["policy"], Entry: entryName(c.rep.Origin, e.Sequence), Time: e.Time,
 		}
@@ -103,36 +103,36 @@ func (m *months) prune(c *check, e *Entry) {
 
 // log compares a month with its seal.
 func (m *months) log(c *check) {
-	s, ok := m.seals[c.rep.Origin]
+	s, ok := m.Seals[c.rep.Origin]
 	if !ok || c.name == lifecycleName {
 		return // lifecycle closes others, and is never closed
 	}
 	lifecycle := &c.v.report.Logs[0]
 	if c.broken || s.Size != c.next || s.Root != c.tree.root() {
-		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.Size, s.index)
+		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.Size, s.Index)
 		return
 	}
-	c.rep.Closed = entryName(lifecycle.Origin, s.index)
-	if s.index < lifecycle.Proven && lifecycle.Verified {
+	c.rep.Closed = entryName(lifecycle.Origin, s.Index)
+	if s.Index < lifecycle.Proven && lifecycle.Verified {
 		c.rep.Proven, c.rep.Verified, c.rep.ProvenUntil = c.next, true, c.rep.Last
 	}
 }
 
 func (m *months) conclude(v *verification) {
-	for origin, s := range m.seals {
+	for origin, s := range m.Seals {
 		switch {
 		case v.has(origin) || v.away[nameOf(origin)]: // which was told
-		case s.prune < 0:
-			v.problem(lifecycleName, s.index, "it closes "+origin+", which is not there")
-		case s.prune >= v.report.Logs[0].Proven:
-			v.problem(lifecycleName, s.prune, "it removes "+origin+", which is not there, and no checkpoint signs that yet")
+		case s.Prune < 0:
+			v.problem(lifecycleName, s.Index, "it closes "+origin+", which is not there")
+		case s.Prune >= v.report.Logs[0].Proven:
+			v.problem(lifecycleName, s.Prune, "it removes "+origin+", which is not there, and no checkpoint signs that yet")
 		default:
 			m.pruned(v, origin)
 		}
 	}
 	slices.SortFunc(v.report.Pruned, func(a, b Pruned) int { return strings.Compare(a.Name, b.Name) })
-	for origin, index := range m.opened {
-		if _, closed := m.seals[origin]; !v.has(origin) && !closed && !v.away[nameOf(origin)] {
+	for origin, index := range m.Opened {
+		if _, closed := m.Seals[origin]; !v.has(origin) && !closed && !v.away[nameOf(origin)] {
 			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
 		}
 	}
@@ -155,8 +155,8 @@ func (v *verification) prunedAs(k Checkpoint) bool {
 // pruned reports a month that was removed as the policy says. Of checkpoints kept
 // of it only one of all its entries can be compared still.
 func (m *months) pruned(v *verification, origin string) {
-	s := m.seals[origin]
-	v.report.Pruned = append(v.report.Pruned, m.prunes[origin])
+	s := m.Seals[origin]
+	v.report.Pruned = append(v.report.Pruned, m.Prunes[origin])
 	v.kept = slices.DeleteFunc(v.kept, func(k Checkpoint) bool {
 		if k.Origin != origin {
 			return false

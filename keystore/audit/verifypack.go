@@ -25,9 +25,10 @@ func (c *check) pack() error {
 	}
 	defer p.close()
 	c.packHeader(p)
-	if err := p.seek(c.next); err != nil {
+	if err := p.seek(max(c.next, c.before)); err != nil {
 		return err
 	}
+	c.next = max(c.next, min(p.next, c.before))
 	whole, told := p.next == 0 && p.damaged == nil, int64(0)
 	for {
 		if p.off != told {

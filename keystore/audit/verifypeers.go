@@ -31,10 +31,15 @@ type PeerReport struct {
 // never went back, and, where a log is given, that it is the one that was seen;
 // and what the given logs say of this one.
 type peerFollower struct {
+	peerHeads
 	Dirs   map[string]string         // by origin: Options.Peers
-	Notes  map[string][]seenHead     // by origin: all that is said of those
-	Last   map[string]PeerReport     // by origin
 	Claims map[string][]peerSeenHead // by origin: what those say of others, by size
+}
+
+// peerHeads are what the entries say of other nodes' logs.
+type peerHeads struct {
+	Notes map[string][]seenHead `json:"notes"` // by origin, of those to compare with: all
+	Last  map[string]PeerReport `json:"last"`  // by origin
 }
 
 type peerSeenHead struct {
@@ -46,8 +51,8 @@ type peerSeenHead struct {
 // newPeerFollower reads the lifecycle logs in dirs.
 func newPeerFollower(ctx context.Context, dirs []string) (*peerFollower, error) {
 	f := &peerFollower{
-		Dirs: map[string]string{}, Notes: map[string][]seenHead{},
-		Last: map[string]PeerReport{}, Claims: map[string][]peerSeenHead{},
+		peerHeads: peerHeads{Notes: map[string][]seenHead{}, Last: map[string]PeerReport{}},
+		Dirs:      map[string]string{}, Claims: map[string][]peerSeenHead{},
 	}
 	for _, dir := range dirs {
 		origin, err := f.read(ctx, dir)
@@ -109,19 +114,20 @@ func (f *peerFollower) peer(c *check, e *Entry) {
 		c.problem(e.Sequence, "%s was rewritten: its %d entries are others than those that lifecycle entry %d tells of", h.Origin, h.Size, before.Index)
 	}
 	f.Last[h.Origin] = PeerReport{
-		Origin: h.Origin, Size: h.Size, Root: h.Root.String(), Index: e.Sequence, Time: e.Time, Compared: f.Dirs[h.Origin],
+		Origin: h.Origin, Size: h.Size, Root: h.Root.String(), Index: e.Sequence, Time: e.Time,
 	}
 	if _, given := f.Dirs[h.Origin]; given {
 		f.Notes[h.Origin] = append(f.Notes[h.Origin], seenHead{e.Sequence, h.Size, h.Root})
 	}
 }
 
-// compare compares c's tree, if it has the given size, with what others say of
+// compare compares c's tree, which has the given size, with what others say of
 // it.
 func (f *peerFollower) compare(c *check, size int64) {
 	claims := f.Claims[c.rep.Origin]
 	for len(claims) > 0 && claims[0].Size <= size {
-		if h := claims[0]; !c.broken && c.tree.size == h.Size && c.tree.root() != h.Root {
+		h := claims[0]
+		if fits, known := c.had(h.Size, h.Root); known && !fits {
 			c.problem(-1, "its first %d entries are not the ones that %s tells of", h.Size, h.Entry)
 		}
 		claims = claims[1:]
@@ -141,7 +147,9 @@ func (f *peerFollower) log(c *check) {
 
 func (f *peerFollower) conclude(v *verification) {
 	for _, origin := range slices.Sorted(maps.Keys(f.Last)) {
-		v.report.Peers = append(v.report.Peers, f.Last[origin])
+		r := f.Last[origin]
+		r.Compared = f.Dirs[origin]
+		v.report.Peers = append(v.report.Peers, r)
 	}
 	for _, origin := range slices.Sorted(maps.Keys(f.Notes)) {
 		f.given(v, origin)

@@ -21,26 +21,26 @@ type UseReport struct {
 // useFollower checks that each number of the use of a key is closed once, over
 // all logs: that between two signatures none is missing.
 type useFollower struct {
-	Kids    map[keystore.KID]*keyUses
-	Intents map[string]intentUse // by ID: those without an outcome yet
-	Pruned  bool                 // months are not there any more: numbers begin later
-	First   time.Time            // of the first act that is there
-	Last    time.Time            // of the last entry of all
+	Kids    map[keystore.KID]*keyUses `json:"kids"`
+	Intents map[string]intentUse      `json:"intents"` // by ID: those without an outcome yet
+	Pruned  bool                      `json:"pruned"`  // months are not there any more: numbers begin later
+	First   time.Time                 `json:"first"`   // of the first act that is there
+	Last    time.Time                 `json:"last"`    // of the last entry of all
 }
 
 // keyUses is what was met of one key.
 type keyUses struct {
-	Closed  spans
-	Begun   time.Time // when its uses began to be numbered
-	Unknown int64
-	Lowest  int64 // in acts
-	Early   int64 // the highest in acts that could have been taken before First
+	Closed  spans     `json:"closed"`
+	Begun   time.Time `json:"begun"` // when its uses began to be numbered
+	Unknown int64     `json:"unknown"`
+	Lowest  int64     `json:"lowest"` // in acts
+	Early   int64     `json:"early"`  // the highest in acts that could have been taken before First
 }
 
 type intentUse struct {
-	KID  keystore.KID
-	Use  int64
-	Time time.Time
+	KID  keystore.KID `json:"kid"`
+	Use  int64        `json:"use"`
+	Time time.Time    `json:"time"`
 }
 
 // inFlight is how long a number may be open while others are closed: a request

@@ -95,11 +95,11 @@ func (w *witnesses) compare(c *check) {
 	notes := w.notes[c.name]
 	for i := range notes {
 		n := &notes[i]
-		if n.compared || n.Size != c.tree.size || n.Origin != c.rep.Origin || c.broken {
+		if n.compared || n.Size > c.tree.size || n.Origin != c.rep.Origin {
 			continue
 		}
-		n.compared, n.fits = true, n.Root == c.tree.root()
-		if !n.fits {
+		n.fits, n.compared = c.had(n.Size, n.Root)
+		if n.compared && !n.fits {
 			c.problem(-1, "its first %d entries are not the ones that %s cosigned at %s",
 				n.Size, n.by[0].Key, n.by[0].Time.Format(time.RFC3339))
 		}

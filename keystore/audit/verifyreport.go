@@ -1,0 +1,79 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+)
+
+// A Report is what Verify found. The log is as its keys signed it if there are
+// no Problems and KeyVerified; the entries of a log beyond its Proven are in
+// order but under no signature yet.
+type Report struct {
+	KeyVerified bool        `json:"key_verified"` // every log that has entries is proven by one of the keys, or one they announced
+	Logs        []LogReport `json:"logs"`
+	LogKeys     []LogKey    `json:"log_keys"` // that were trusted: those given, then those announced, in the order they were
+	Pruned      []Pruned    `json:"pruned,omitempty"`
+	Problems    []Problem   `json:"problems"`
+	Unwitnessed []string    `json:"unwitnessed"` // names of logs of which no quorum of witnesses has cosigned a checkpoint
+
+	Uses  []UseReport  `json:"uses,omitempty"`  // of each key whose uses are numbered, by kid
+	Peers []PeerReport `json:"peers,omitempty"` // of each other node whose log was seen, by origin
+
+	Before *Before `json:"before,omitempty"` // what Options.State says was verified before; nil: nothing
+}
+
+// A LogReport tells of one log.
+type LogReport struct {
+	Name        string    `json:"name"` // "lifecycle" or "acts/YYYY-MM"
+	Origin      string    `json:"origin"`
+	Entries     int64     `json:"entries"`
+	Proven      int64     `json:"proven"`   // entries under the checkpoint, if they are what it signs
+	Unsigned    int64     `json:"unsigned"` // entries behind it
+	First       time.Time `json:"first"`    // time of the first entry
+	Last        time.Time `json:"last"`
+	ProvenUntil time.Time `json:"proven_until"` // time of the last proven entry
+	Root        string    `json:"root"`         // of all entries, in base64
+	Key         string    `json:"key"`          // NAME+ID of the key that signed; empty: no checkpoint
+	Verified    bool      `json:"verified"`     // signed by a given or announced key, or closed in a lifecycle that is
+	Closed      string    `json:"closed,omitempty"`
+	Announced   string    `json:"announced,omitempty"`   // the entry that announced Key, if it was not given
+	Compromised string    `json:"compromised,omitempty"` // the entry that says that Key was compromised before it signed this
+
+	Before int64 `json:"before,omitempty"` // of Entries: those not looked at now, as Options.State says they were
+
+	Witnessed *Witnessed `json:"witnessed,omitempty"` // how far a quorum of witnesses knows it; nil: it is unwitnessed
+}
+
+// A Problem is something that is not as it was written.
+type Problem struct {
+	Log   string `json:"log"`   // its name
+	Index int64  `json:"index"` // of the entry, or -1
+	What  string `json:"what"`
+}
+
+// String returns the problem as one line.
+func (p Problem) String() string {
+	if p.Index < 0 {
+		return p.Log + ": " + p.What
+	}
+	return fmt.Sprintf("%s: entry %d: %s", p.Log, p.Index, p.What)
+}
+
+// Entries returns how many entries all logs have.
+func (r *Report) Entries() (n int64) {
+	for _, l := range r.Logs {
+		n += l.Entries
+	}
+	return n
+}
+
+// Proven returns how many entries of all logs are proven.
+func (r *Report) Proven() (n int64) {
+	for _, l := range r.Logs {
+		n += l.Proven
+	}
+	return n
+}
+
+// OK reports whether everything is as it was signed by one of the keys.
+func (r *Report) OK() bool { return r.KeyVerified && len(r.Problems) == 0 }
