@@ -210,6 +210,7 @@ func (v *verification) month(name string) error {
 	}
 	if _, gone := os.Lstat(dir); errors.Is(gone, fs.ErrNotExist) {
 		v.report.Logs, v.report.Problems = v.report.Logs[:logs], v.report.Problems[:problems]
+		v.resumption.gap()
 		return nil
 	}
 	if unreachable != nil {

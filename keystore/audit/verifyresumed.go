@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -83,6 +84,7 @@ type known struct {
 	durable int64     // of the last
 	upTo    *LogState // as the log stood at its signed size, once it has been there
 	told    bool      // that its tiles do not fit what was verified before
+	doubt   bool      // whether what is signed is a continuation, as its tiles do not show it
 }
 
 // resume has c go on behind what was verified before. What is signed now has to
@@ -109,6 +111,8 @@ func (c *check) resume() {
 			c.wrong = true
 			c.problem(-1, "its first %d entries are not the ones that were verified before", s.Size)
 		}
+	default:
+		c.doubt = !c.goesOn()
 	}
 	c.rep.Origin = cmp.Or(c.rep.Origin, s.Origin)
 	for _, k := range c.kept {
@@ -116,6 +120,14 @@ func (c *check) resume() {
 			c.problem(-1, "its first %d entries are not the ones of the checkpoint kept", k.Size)
 		}
 	}
+}
+
+// goesOn reports whether the tiles show that what is signed is a continuation of
+// what was verified before. Whether it is, reading tells; until then a state that
+// can be gone on from is not given up.
+func (c *check) goesOn() bool {
+	proof, err := ProveConsistency(c.dir, c.before, c.signed.Size)
+	return err == nil && tlog.CheckTree(proof, c.signed.Size, c.signed.Root, c.before, c.known.root) == nil
 }
 
 // orBefore is what else a wrong root may mean.
@@ -228,12 +240,12 @@ func (c *check) keep() {
 	}
 }
 
-// isSigned reports whether what is read of c counts as signed by a key that is
-// trusted, as far as that is known while it is being read: lifecycle itself tells
-// of further keys.
+// isSigned reports whether what is read of c is known to be signed by a key that
+// is trusted while it is being read. Of lifecycle signed by a key that it announces
+// itself that is known when it has been read.
 func (c *check) isSigned() bool {
-	if c.name == lifecycleName || c.sig.Verified {
-		return true
+	if c.doubt || c.name == lifecycleName || c.sig.Verified {
+		return !c.doubt && c.sig.Verified
 	}
 	s, ok := c.v.resumption.to.Months.Seals[c.rep.Origin]
 	lifecycle := c.v.report.Logs[0]
@@ -299,7 +311,39 @@ func (v *verification) keep() error {
 
 func (r *resumption) entry(*check, *Entry) {}
 
-func (r *resumption) log(c *check) { c.rep.Before = min(c.before, c.next) }
+func (r *resumption) log(c *check) {
+	c.rep.Before = min(c.before, c.next)
+	if c.name == lifecycleName && r.missed(c.v) {
+		r.gap()
+	}
+}
+
+// missed reports whether acts were pruned that are behind what was verified
+// before: those in the last month of that, or in later ones.
+func (r *resumption) missed(v *verification) bool {
+	if r.opt.State == nil {
+		return false
+	}
+	at := r.from.Logs[len(r.from.Logs)-1]
+	for origin := range r.from.Months.Prunes {
+		name := nameOf(origin)
+		there := exists(filepath.Join(v.dir, filepath.FromSlash(name)))
+		behind := name > at.Name || name == at.Name && at.Size < r.from.Months.Seals[origin].Size
+		if !there && (behind || at.Name == lifecycleName) {
+			return true
+		}
+	}
+	return false
+}
+
+// gap has the numbers of uses begin anew: behind what was read of acts, some that
+// nobody read were pruned.
+func (r *resumption) gap() {
+	r.from.Uses.forget()
+	if r.to != nil {
+		r.to.Uses.forget()
+	}
+}
 
 // conclude tells which logs are gone.
 func (r *resumption) conclude(v *verification) {

@@ -146,6 +146,14 @@ func (f *useFollower) unknown(kid keystore.KID, e *Entry, n int64) {
 	}
 }
 
+// forget has the acts that are read from now on be the first that are there.
+func (f *useFollower) forget() {
+	f.First = time.Time{}
+	for _, k := range f.Kids {
+		k.Lowest, k.Early = 0, 0
+	}
+}
+
 func (f *useFollower) log(*check) {}
 
 func (f *useFollower) conclude(v *verification) {
