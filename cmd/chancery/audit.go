@@ -53,6 +53,7 @@ func atMostLogDir(cmd *cobra.Command, args []string) error {
 
 func (a *app) auditVerifyCommand() *cobra.Command {
 	var keys, checkpoints, witnesses, peers []string
+	var resumed resumption
 	c := &cobra.Command{
 		Use:   "verify [LOGDIR|URL]",
 		Short: "Check that no entry was changed, lost, added or moved",
@@ -62,14 +63,23 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			"seconds, covers them. Without a log key from outside nothing is proven, and what no\n" +
 			"witness has cosigned could be another log than the one shown to others.\n\n" +
 			"Of a URL, such as https://keys.example/audit/NODE, it checks what is published: that the\n" +
-			"tiles are the tree that the checkpoints sign. Entries are not published.",
-		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
+			"tiles are the tree that the checkpoints sign. Entries are not published.\n\n" +
+			"With --resume FILE a review goes on from what FILE says was verified, by the last review\n" +
+			"or one that was stopped (Ctrl-C), and keeps there how far it came, now and then and at\n" +
+			"the end: entries under a checkpoint, as long as nothing is wrong. What was verified\n" +
+			"before is not read again, and is told apart. The log has to be a continuation of it: one\n" +
+			"that was rewritten, cut or signed by another key does not pass. But an entry changed\n" +
+			"on disk since then is not noticed where nothing else is read from its file; a review\n" +
+			"without --resume finds it, and so does the proof of the entry. FILE is believed: keep\n" +
+			"it where the operator of the log cannot write. Without FILE in place it begins anew.",
+		Example: "  chancery --dir dev audit verify\n  chancery audit verify --key @audit.vkey --resume october.state /mnt/audit\n  chancery audit verify --key @audit.vkey --checkpoint kept.checkpoint /var/lib/chancery/audit",
 		Args:    atMostLogDir,
 	}
 	c.Flags().StringArrayVar(&keys, "key", nil, "log key (signed-note verifier key), or @FILE or FILE with them (default: DIR/audit.vkey)")
 	c.Flags().StringArrayVar(&checkpoints, "checkpoint", nil, "a checkpoint kept from before, which the log has to fit still: FILE")
 	c.Flags().StringArrayVar(&witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
 	c.Flags().StringArrayVar(&peers, "peer", nil, "the audit directory of another node, to be compared with what each log says of the other: LOGDIR")
+	c.Flags().StringVar(&resumed.path, "resume", "", "go on from what this file says was verified, and keep there how far it is: FILE, made if it is not there")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -95,23 +105,31 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			return err
 		}
 		if isURL(dir) {
+			if resumed.path != "" {
+				return usagef("audit verify: --resume is for entries, which are not published")
+			}
 			if err := signedByTrusted(kept, given(vkeys)); err != nil {
 				return err
 			}
 			return a.verifyPublished(ctx, dir, audit.Options{Keys: vkeys, Kept: texts(kept), Witnesses: quorum, Cosigned: cosigned})
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
-		report, err := audit.Verify(ctx, dir, audit.Options{
+		opt := audit.Options{
 			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned, Peers: peers,
-		})
+		}
+		if err := resumed.resume(&opt); err != nil {
+			return err
+		}
+		report, err := audit.Verify(ctx, dir, opt)
 		line.wipe()
 		if err != nil {
-			return fmt.Errorf("verifying the log: %w", err)
+			return resumed.stopped(ctx, err)
 		}
+		resumed.hintAtProblems(a.err, report)
 		if err := signedByTrusted(kept, report.LogKeys); err != nil {
 			return err
 		}
-		if report.OK() {
+		if report.OK() && resumed.path == "" { // what the file has says more than a checkpoint
 			a.hintToKeep(len(kept), "cp "+filepath.Join(dir, "lifecycle", "checkpoint")+" DIR")
 		}
 		return a.printReport(report, len(vkeys) > 0, quorum != nil)
@@ -204,6 +222,7 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		}
 	} else {
 		a.printLogs(r)
+		a.printBefore(r)
 		a.printLogKeys(r)
 		a.printUses(r)
 		a.printPeers(r)
