@@ -103,6 +103,17 @@
 // keys trusted that entries under it announce. A key that is said to be
 // compromised vouches for nothing behind the entry that says so.
 //
+// # Reviews that go on
+//
+// A State has, of each log, how many of its first entries were verified and the
+// right edge of their tree, and what their entries say together. Verify goes on
+// from there: it builds the tree of what is signed now on that edge, so that its
+// root is right only if the log is a continuation, and reads what is new. What
+// the new entries, a checkpoint that was kept, a handover or a witness say of a
+// size below is compared with the tiles, which have to lead to the same root. A
+// state has nothing that no checkpoint signs, and is not kept any more once
+// anything is wrong.
+//
 // # Closed months
 //
 // When lifecycle has sealed a month, a pack takes the place of its journals: it is

@@ -307,6 +307,30 @@ func TestACheckpointOfWhatWasVerifiedBefore(t *testing.T) {
 	w.tells("its tiles do not tell what its first 6 entries were, 700 of which were verified before")
 }
 
+func TestWhatWasCosignedBeforeTheState(t *testing.T) {
+	r := closedRig(t, 300)
+	who := &witnessRig{rig: r, quorum: fewest{n: 1}, who: []*Cosigner{newTestCosigner(t, "w1")}}
+	who.quorum.keys = []WitnessKey{who.who[0].Key}
+	early := who.cosign(who.published("acts/2026-11"), 0)
+	for i := range 300 {
+		r.act(i)
+	}
+	r.checkpoint()
+	w := newReview(r)
+	w.sound()
+	w.opt.Witnesses, w.opt.Cosigned = who.quorum, [][]byte{early}
+	if l := w.alike().Logs[2]; l.Witnessed == nil || l.Witnessed.Size != 1 || l.Before != 301 {
+		t.Errorf("%+v", l)
+	}
+	c, _, err := OpenCosigned(early, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Root[0] ^= 1
+	w.opt.Cosigned = [][]byte{who.cosign(signedBy(t, c, r.key), 0)}
+	w.tells("its first 1 entries are not the ones that ")
+}
+
 func TestALogKeyThatCameBeforeTheState(t *testing.T) {
 	first, next, last := eddsa(t), eddsa(t), eddsa(t)
 	k := newKeyRig(t, first)
