@@ -30,14 +30,15 @@ func aCheckpoint(size int64) audit.Published {
 
 func atNoon() time.Time { return time.Date(2026, 11, 27, 12, 0, 0, 0, time.UTC) }
 
-func newSender(t *testing.T, c config.LogAnchor) func(audit.Published) error {
+// newSender returns what sends to an anchor and waits for so long at most.
+func newSender(t *testing.T, c config.LogAnchor, patience time.Duration) func(audit.Published) error {
 	t.Helper()
 	send, err := sender(c, atNoon)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return func(p audit.Published) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		return send(ctx, p)
 	}
@@ -45,7 +46,7 @@ func newSender(t *testing.T, c config.LogAnchor) func(audit.Published) error {
 
 func TestAFileAnchorKeepsEveryNote(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "anchor")
-	send := newSender(t, config.LogAnchor{File: path})
+	send := newSender(t, config.LogAnchor{File: path}, anchorDeadline)
 	var want strings.Builder
 	for size := range int64(3) {
 		p := aCheckpoint(size)
@@ -86,7 +87,7 @@ func TestS11AnAnchorThatHangs(t *testing.T) {
 		"a device without space": {File: "/dev/full"},
 	} {
 		began := time.Now()
-		if err := newSender(t, c)(aCheckpoint(1)); err == nil {
+		if err := newSender(t, c, 100*time.Millisecond)(aCheckpoint(1)); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		if took := time.Since(began); took > 5*time.Second {
@@ -106,7 +107,7 @@ func TestAURLAnchorGetsTheNote(t *testing.T) {
 		http.Redirect(w, r, "/elsewhere", status)
 	}))
 	defer s.Close()
-	send := newSender(t, config.LogAnchor{URL: s.URL + "/here"})
+	send := newSender(t, config.LogAnchor{URL: s.URL + "/here"}, anchorDeadline)
 	p := aCheckpoint(7)
 	if err := send(p); err != nil || string(got) != string(p.Note) {
 		t.Errorf("%q, %v", got, err)
@@ -128,7 +129,7 @@ func TestASyslogAnchorGetsTheNote(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "unix:" + path}), p, datagram(conn),
+		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "unix:" + path}, anchorDeadline), p, datagram(conn),
 			"<109>"+atNoon().Local().Format(time.Stamp)+" chanceryd: checkpoint "+quoted)
 	})
 	t.Run("udp", func(t *testing.T) {
@@ -137,7 +138,7 @@ func TestASyslogAnchorGetsTheNote(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "udp://" + conn.LocalAddr().String()}), p, datagram(conn), wanted5424(t, quoted))
+		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "udp://" + conn.LocalAddr().String()}, anchorDeadline), p, datagram(conn), wanted5424(t, quoted))
 	})
 	t.Run("tcp", func(t *testing.T) {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -146,7 +147,7 @@ func TestASyslogAnchorGetsTheNote(t *testing.T) {
 		}
 		defer l.Close()
 		want := wanted5424(t, quoted)
-		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "tcp://" + l.Addr().String()}), p, func() (string, error) {
+		wantMessage(t, newSender(t, config.LogAnchor{Syslog: "tcp://" + l.Addr().String()}, anchorDeadline), p, func() (string, error) {
 			conn, err := l.Accept()
 			if err != nil {
 				return "", err
