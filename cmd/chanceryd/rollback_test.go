@@ -165,7 +165,7 @@ func TestANodeGoesOnUnderAnotherName(t *testing.T) {
 	})
 	d.stop()
 	d.proven()
-	saved := &chanceryd{t: t, dir: t.TempDir()}
+	saved := &chanceryd{t: t, dir: tempDir(t)}
 	if err := os.Rename(old, filepath.Join(saved.dir, "audit")); err != nil {
 		t.Fatal(err)
 	}

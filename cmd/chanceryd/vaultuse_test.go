@@ -41,6 +41,7 @@ func vaultedFromTheStart(t *testing.T, s *transittest.Server) *vaulted {
 		}
 	}
 	edit(t, v.configFile(),
+		"node: dev #", "node: anew #", // the token remembers the log of the other
 		"purpose: ca\n    algorithm: ES256\n    keystore: hsm", "purpose: ca\n    algorithm: ES256\n    keystore: vault",
 		"purpose: audit\n    algorithm: EdDSA\n    keystore: hsm", "purpose: audit\n    algorithm: EdDSA\n    keystore: vault")
 	v.chanceryd = startDev(t, v.dir)

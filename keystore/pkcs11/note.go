@@ -142,6 +142,7 @@ func (m *module) readNotes() ([]keystore.Note, error) {
 	notes := make([]keystore.Note, 0, len(objects))
 	for _, object := range objects {
 		attributes, err := m.ctx.GetAttributeValue(m.desk, object, []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_APPLICATION, nil), // which no key has: whoever watches the calls sees what is read
 			pkcs11.NewAttribute(pkcs11.CKA_LABEL, nil), pkcs11.NewAttribute(pkcs11.CKA_VALUE, nil),
 		})
 		if vanished(err) {
@@ -150,7 +151,7 @@ func (m *module) readNotes() ([]keystore.Note, error) {
 		if err != nil {
 			return nil, fmt.Errorf("C_GetAttributeValue of a note: %w", err)
 		}
-		n := keystore.Note{Name: string(attributes[0].Value), Text: attributes[1].Value}
+		n := keystore.Note{Name: string(attributes[1].Value), Text: attributes[2].Value}
 		if checkNote(n.Name, n.Text) == nil {
 			notes = append(notes, n) // others are none that Chancery wrote
 		}
