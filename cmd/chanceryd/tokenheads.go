@@ -39,6 +39,7 @@ type tokenHeads struct {
 type tokenMemory struct {
 	name     string
 	noter    keystore.Noter
+	ready    func() bool   // the token can be asked
 	compared chan struct{} // closed when its keys may sign
 	news     chan struct{} // holds one: the log has gone on
 
@@ -52,6 +53,7 @@ const (
 	firstNotePause = 250 * time.Millisecond
 	lastNotePause  = 30 * time.Second
 	noteDeadline   = 10 * time.Second
+	lookForToken   = 50 * time.Millisecond // how often it is looked whether a token is there again
 )
 
 // notePause is how long after a step the token is told, and at least between two.
@@ -78,7 +80,7 @@ func newTokenHeads(providers map[string]keystore.Provider, log *slog.Logger, cha
 	for name, p := range providers {
 		if noter, ok := notesOf(p); ok {
 			t.memories[name] = &tokenMemory{
-				name: name, noter: noter, trouble: errNotCompared,
+				name: name, noter: noter, trouble: errNotCompared, ready: func() bool { return tokenTrouble(p.Status()) == nil },
 				compared: make(chan struct{}), news: make(chan struct{}, 1),
 			}
 		}
@@ -235,12 +237,25 @@ func (t *tokenHeads) compareWith(ctx context.Context, m *tokenMemory) bool {
 			return true
 		}
 		m.say(fmt.Errorf("%w: %w", errNotCompared, err))
-		select {
-		case <-ctx.Done():
+		if !m.ready() {
+			pause = firstNotePause // it did not come so far
+		} else if !sleep(ctx, pause) {
 			return false
-		case <-time.After(pause):
+		}
+		if !m.awaitToken(ctx) {
+			return false
 		}
 	}
+}
+
+// awaitToken waits until the token can be asked; false: ctx has ended.
+func (m *tokenMemory) awaitToken(ctx context.Context) bool {
+	for !m.ready() {
+		if !sleep(ctx, lookForToken) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
 }
 
 func (t *tokenHeads) release(m *tokenMemory) {
