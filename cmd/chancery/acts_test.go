@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
@@ -27,16 +29,21 @@ import (
 	"chancery/keystore/audit"
 )
 
-const (
-	actsKID = "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs"
-	actsExp = 1_900_000_000
-)
+const actsExp = 1_900_000_000
 
-// jwtOf returns what passes for a token, with a signature of nobody.
-func jwtOf(jti, kid string, exp int64) string {
+// tokenBy returns a token with those members, signed by key.
+func tokenBy(key *ecdsa.PrivateKey, sub, jti, kid string, exp int64) string {
 	part := base64.RawURLEncoding.EncodeToString
-	return part(fmt.Appendf(nil, `{"alg":"ES256","kid":%q}`, kid)) + "." +
-		part(fmt.Appendf(nil, `{"sub":"a","exp":%d,"jti":%q}`, exp, jti)) + "." + part(make([]byte, 64))
+	input := part(fmt.Appendf(nil, `{"alg":"ES256","kid":%q}`, kid)) + "." + part(fmt.Appendf(nil, `{"sub":%q,"exp":%d,"jti":%q}`, sub, exp, jti))
+	digest := sha256.Sum256([]byte(input))
+	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+	if err != nil {
+		panic(err)
+	}
+	sig := make([]byte, 64)
+	r.FillBytes(sig[:32])
+	s.FillBytes(sig[32:])
+	return input + "." + part(sig)
 }
 
 // An actsLog writes a log of acts and what they made.
@@ -45,6 +52,28 @@ type actsLog struct {
 	dir string
 	log *audit.Log
 	err error
+
+	published []keystore.Record // the keys that made it
+}
+
+// publish has it entered at the end that a key is known, and returns its kid.
+func (l *actsLog) publish(set string, purpose keystore.Purpose, version int, pub crypto.PublicKey) keystore.KID {
+	kid, err := keystore.Thumbprint(pub)
+	spki, errSPKI := keystore.MarshalPublic(pub)
+	l.err = errors.Join(l.err, err, errSPKI)
+	l.published = append(l.published, keystore.Record{
+		Action: keystore.ActKeyPublish, Outcome: keystore.OutcomeDone, KeySet: set, KID: kid, Version: version, State: "published",
+		Detail: audit.Announcement(purpose, &keystore.Version{Algorithm: keystore.ES256, SPKI: spki}),
+	})
+	return kid
+}
+
+func (l *actsLog) keys() {
+	for _, rec := range l.published {
+		if l.err == nil {
+			_, l.err = l.log.Lifecycle(l.ctx, rec)
+		}
+	}
 }
 
 func (l *actsLog) act(rec keystore.Record) {
@@ -81,6 +110,7 @@ func writeActs(ctx context.Context, dir string) error {
 	l.file("audit.vkey", []byte(vkey+"\n"))
 	l.tokens()
 	l.certificates()
+	l.keys()
 	if l.err != nil {
 		return l.err
 	}
@@ -88,8 +118,10 @@ func writeActs(ctx context.Context, dir string) error {
 }
 
 func (l *actsLog) tokens() {
+	key := newAuthority().key
+	kid := l.publish("web", keystore.PurposeJWT, 3, key.Public())
 	rec := keystore.Record{
-		Principal: "dev:spiffe:spiffe://chancery.dev/issuer", Action: keystore.ActSignJWT, KeySet: "web", KID: actsKID, Version: 3,
+		Principal: "dev:spiffe:spiffe://chancery.dev/issuer", Action: keystore.ActSignJWT, KeySet: "web", KID: kid, Version: 3,
 		State: "active", Rule: "issuer", Policy: "p", Request: "q", Exp: actsExp,
 	}
 	for _, a := range []struct {
@@ -104,17 +136,17 @@ func (l *actsLog) tokens() {
 			rec.Code, rec.Reason = "lease_expired", "=HYPERLINK(\"http://evil\")"
 		}
 		l.act(rec)
-		l.file(a.jti+".jwt", []byte(jwtOf(a.jti, actsKID, actsExp)+"\n"))
+		l.file(a.jti+".jwt", []byte(tokenBy(key, "a", a.jti, string(kid), actsExp)+"\n"))
 	}
-	l.file("none.jwt", []byte(jwtOf("none", actsKID, actsExp)+"\n"))
-	l.file("counterfeit.jwt", []byte(jwtOf("made", "another-key", actsExp)+"\n"))
-	l.file("longer.jwt", []byte(jwtOf("made", actsKID, actsExp+3600)+"\n"))
+	l.file("none.jwt", []byte(tokenBy(key, "a", "none", string(kid), actsExp)+"\n"))
+	l.file("counterfeit.jwt", []byte(tokenBy(key, "a", "made", "another-key", actsExp)+"\n"))
+	l.file("longer.jwt", []byte(tokenBy(key, "a", "made", string(kid), actsExp+3600)+"\n"))
+	l.file("forged.jwt", []byte(tokenBy(newAuthority().key, "mallory", "made", string(kid), actsExp)+"\n"))
 }
 
 func (l *actsLog) certificates() {
 	ca, other := newAuthority(), newAuthority()
-	kid, err := keystore.Thumbprint(ca.key.Public())
-	l.err = errors.Join(l.err, err)
+	kid := l.publish("devices", keystore.PurposeCA, 1, ca.key.Public())
 	made, unknown := ca.issue(), ca.issue()
 	rec := keystore.Record{
 		Principal: "dev:spiffe:spiffe://chancery.dev/ca", Action: keystore.ActSignCSR, Outcome: keystore.OutcomeIntent,
@@ -133,6 +165,7 @@ func (l *actsLog) certificates() {
 	l.file("unknown.pem", pemsOf(unknown))
 	l.file("none.pem", pemsOf(ca.issue()))
 	l.file("counterfeit.pem", pemsOf(other.again(made), other.cert))
+	l.file("forged.pem", pemsOf(other.again(made))) // without its issuer
 	l.file("serial", []byte(hex.EncodeToString(made.SerialNumber.Bytes())))
 }
 

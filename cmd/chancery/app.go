@@ -38,6 +38,8 @@ type app struct {
 
 // run executes one command line and returns the exit status.
 func (a *app) run(ctx context.Context, args []string) int {
+	out := &sink{Writer: a.out}
+	a.out = out
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(a.in)
@@ -46,6 +48,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	err := root.ExecuteContext(ctx)
 	if a.connected != nil {
 		a.connected.client.Close()
+	}
+	if out.err != nil && (err == nil || errors.Is(err, errFound)) {
+		err = failure{fmt.Errorf("writing the output: %w", out.err)}
 	}
 	if err == nil {
 		return exitDone
@@ -58,6 +63,21 @@ func (a *app) run(ctx context.Context, args []string) int {
 	}
 	a.report(failed.error, a.hint(failed.error))
 	return exitFailed
+}
+
+// A sink keeps the first error of writing to standard output, so that what was not
+// written is not taken for done.
+type sink struct {
+	io.Writer
+	err error
+}
+
+func (s *sink) Write(b []byte) (int, error) {
+	n, err := s.Writer.Write(b)
+	if s.err == nil {
+		s.err = err
+	}
+	return n, err
 }
 
 // A failure is an error of a command that was used rightly.
@@ -212,6 +232,9 @@ func (a *app) printf(format string, args ...any) {
 
 // isTerminal reports whether w is a character device, which is near enough.
 func isTerminal(w io.Writer) bool {
+	if s, ok := w.(*sink); ok {
+		w = s.Writer
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

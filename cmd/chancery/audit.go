@@ -132,7 +132,11 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if report.OK() && resumed.path == "" { // what the file has says more than a checkpoint
 			a.hintToKeep(len(kept), "cp "+filepath.Join(dir, "lifecycle", "checkpoint")+" DIR")
 		}
-		return a.printReport(report, len(vkeys) > 0, quorum != nil)
+		against, err := contradictions(ctx, dir)
+		if err != nil {
+			return err
+		}
+		return a.printReport(verifiedLog{report, against}, len(vkeys) > 0, quorum != nil)
 	})
 	return c
 }
@@ -215,9 +219,19 @@ func verifyProgress(line *progressLine) func(done, total int64) {
 	}
 }
 
-func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
+// A verifiedLog is what --json prints.
+type verifiedLog struct {
+	*audit.Report
+	Contradicted []contradiction `json:"contradicted,omitempty"` // by witnesses, says the log itself
+}
+
+// printReport prints a report, and returns errFound unless all is well: also where
+// witnesses were named and there is no quorum of them, and where the log itself says
+// that a witness contradicts it.
+func (a *app) printReport(v verifiedLog, keyed, witnesses bool) error {
+	r := v.Report
 	if a.json {
-		if err := json.NewEncoder(a.out).Encode(r); err != nil {
+		if err := json.NewEncoder(a.out).Encode(v); err != nil {
 			return err
 		}
 	} else {
@@ -227,6 +241,7 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		a.printUses(r)
 		a.printPeers(r)
 		a.printWitnessed(r, witnesses)
+		a.printContradictions(v.Contradicted)
 		for _, p := range r.Pruned {
 			a.printf("removed: %s, %s, as the policy says (%s; entry %s)\n", p.Origin, count(p.Entries, "entry", "entries"), p.Policy, p.Entry)
 		}
@@ -238,7 +253,7 @@ func (a *app) printReport(r *audit.Report, keyed, witnesses bool) error {
 		}
 		a.printf("%s\n", verdict(r, keyed))
 	}
-	if r.OK() {
+	if r.OK() && len(v.Contradicted) == 0 && (!witnesses || len(r.Unwitnessed) == 0) {
 		return nil
 	}
 	if !keyed && len(r.Problems) == 0 {

@@ -171,7 +171,7 @@ func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool, q audit.Q
 	if i != nil {
 		judged := matched{match: matchNone, why: "the entry is of something else"}
 		if i.is(&proven.Entry) {
-			judged = judge(i, []audit.Located{proven.Located})
+			judged = i.signed(judge(i, []audit.Located{proven.Located}), nil)
 		}
 		m = &judged
 		sound = sound && m.match.sound()

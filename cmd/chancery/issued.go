@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"crypto"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -20,7 +21,7 @@ import (
 )
 
 // An issued is a token or a certificate that somebody has, and that an entry of
-// the log may have made. Its signature was not looked at.
+// the log may have made.
 type issued struct {
 	place string // where it stands in the input
 	token bool
@@ -30,6 +31,8 @@ type issued struct {
 	kid    keystore.KID // of a certificate: empty when its issuer is not at hand
 	ends   int64        // exp or notAfter, in Unix seconds
 	alien  error        // why it is nothing that Chancery makes; the rest is empty
+
+	verify func(alg keystore.Algorithm, pub crypto.PublicKey) error // its signature
 }
 
 // what names it as people do.
@@ -100,6 +103,34 @@ func judge(i *issued, entries []audit.Located) matched {
 		return matched{matchCounterfeit, other, "that entry has " + i.differs(&other.Entry)}
 	}
 	return matched{match: matchNone, why: "the log has no entry of it"}
+}
+
+// signed looks at the signature of i, which m says that an entry made, under the
+// key that the lives of keys have for that entry. Where nobody has the key it says
+// that it was not looked at.
+func (i *issued) signed(m matched, lives []*audit.KeyLives) matched {
+	if !m.match.sound() {
+		return m
+	}
+	for _, l := range lives {
+		life, ok := l.ByKID(m.entry.Entry.KID)
+		if !ok || life.Public == nil {
+			continue
+		}
+		pub, err := keystore.ParsePublic(life.Public)
+		if err == nil {
+			err = i.verify(life.Algorithm, pub)
+		}
+		if err != nil {
+			return matched{matchCounterfeit, m.entry, "it is not signed by the key of that entry"}
+		}
+		return m
+	}
+	if !i.token && i.kid != "" { // by its issuer, which is at hand
+		return m
+	}
+	m.why = strings.TrimPrefix(m.why+"; "+"its signature was not checked", "; ")
+	return m
 }
 
 // differs tells in what e, an entry with the jti or serial of i, is of something
@@ -176,6 +207,13 @@ func issuedToken(text string) (*issued, error) {
 		return nil, errors.New("the token has no jti, which every token of Chancery has")
 	}
 	i.kid = keystore.KID(kid)
+	i.verify = func(alg keystore.Algorithm, pub crypto.PublicKey) error {
+		sig, err := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+		if err != nil {
+			return err
+		}
+		return keystore.Verify(alg, pub, []byte(parts[0]+"."+parts[1]), sig)
+	}
 	return i, nil
 }
 
@@ -220,6 +258,9 @@ func certificatesIn(data []byte) ([]*issued, error) {
 	var all []*issued
 	for n, c := range certs {
 		i := &issued{place: strconv.Itoa(n + 1), serial: hex.EncodeToString(c.SerialNumber.Bytes()), ends: c.NotAfter.Unix()}
+		i.verify = func(_ keystore.Algorithm, pub crypto.PublicKey) error {
+			return (&x509.Certificate{PublicKey: pub}).CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+		}
 		for _, issuer := range certs {
 			if bytes.Equal(issuer.RawSubject, c.RawIssuer) && issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
 				kid, err := keystore.Thumbprint(issuer.PublicKey)

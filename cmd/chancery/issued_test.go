@@ -134,8 +134,8 @@ func TestEveryMemberHasAColumn(t *testing.T) {
 }
 
 func FuzzIssued(f *testing.F) {
-	f.Add([]byte(jwtOf("a", "k", 100) + "\n# a comment\n\n" + jwtOf("b", "k", 200)))
 	ca := newAuthority()
+	f.Add([]byte(tokenBy(ca.key, "s", "a", "k", 100) + "\n# a comment\n\n" + tokenBy(ca.key, "s", "b", "k", 200)))
 	f.Add(pemsOf(ca.issue(), ca.cert))
 	f.Add([]byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {

@@ -27,18 +27,22 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			"  made         by that entry\n" +
 			"  unknown      by that entry, perhaps: its outcome is not known, so count it as made\n" +
 			"  withdrawn    that entry says that it was not made, or never released\n" +
-			"  counterfeit  that entry has the same jti or serial number, of something else\n" +
+			"  counterfeit  that entry has the same jti or serial number, of something else, or its\n" +
+			"               signature is not by the key of that entry\n" +
 			"  none         by nothing that is in the log\n\n" +
 			"and exits with 1 if any was not made. The log is read once, and not verified: see\n" +
-			"`chancery audit verify`. Nor are signatures of tokens: see `chancery verify`.",
+			"`chancery audit verify`. Signatures are, by the keys that the log has.",
 		Example: "  chancery --dir dev audit match tokens.txt\n  chancery audit match --json - /var/lib/chancery/audit <certificates.pem",
 		Args:    wordAndLogDir("FILE"),
 	}
+	var nodes []string
+	c.Flags().StringArrayVar(&nodes, "node-dir", nil, "audit directory of another node that shares the catalog: LOGDIR")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args[1:])
 		if err != nil {
 			return err
 		}
+		dirs := append([]string{dir}, nodes...)
 		data, err := a.readAll(args[0], largestMatch)
 		if err != nil {
 			return err
@@ -50,11 +54,15 @@ func (a *app) auditMatchCommand() *cobra.Command {
 		if len(all) == 0 {
 			return fmt.Errorf("%s: there is neither a token nor a certificate in it", args[0])
 		}
-		entries, err := entriesOf(ctx, dir, all)
+		entries, err := entriesOf(ctx, dirs, all)
 		if err != nil {
 			return err
 		}
-		return a.printMatches(all, entries)
+		lives, err := livesIn(ctx, dirs)
+		if err != nil {
+			return err
+		}
+		return a.printMatches(all, entries, lives)
 	})
 	return c
 }
@@ -90,9 +98,21 @@ func (a *app) readAll(path string, most int64) ([]byte, error) {
 	return data, nil
 }
 
-// entriesOf reads the log once and returns the entries with the jti or serial of
+// livesIn returns the lives of keys as each of the logs tells them.
+func livesIn(ctx context.Context, dirs []string) (all []*audit.KeyLives, err error) {
+	for _, dir := range dirs {
+		lives := audit.NewKeyLives()
+		if err := lives.Read(ctx, dir); err != nil {
+			return nil, err
+		}
+		all = append(all, lives)
+	}
+	return all, nil
+}
+
+// entriesOf reads the logs once and returns the entries with the jti or serial of
 // each.
-func entriesOf(ctx context.Context, dir string, all []*issued) (map[*issued][]audit.Located, error) {
+func entriesOf(ctx context.Context, dirs []string, all []*issued) (map[*issued][]audit.Located, error) {
 	wanted := map[string][]*issued{}
 	for _, i := range all {
 		if i.alien != nil {
@@ -101,9 +121,19 @@ func entriesOf(ctx context.Context, dir string, all []*issued) (map[*issued][]au
 		wanted[i.what()] = append(wanted[i.what()], i)
 	}
 	found := map[*issued][]audit.Located{}
+	for _, dir := range dirs {
+		if err := matchIn(ctx, dir, wanted, found); err != nil {
+			return nil, fmt.Errorf("reading the log: %w", err)
+		}
+	}
+	return found, nil
+}
+
+// matchIn adds to found the entries of one log that are wanted.
+func matchIn(ctx context.Context, dir string, wanted map[string][]*issued, found map[*issued][]audit.Located) error {
 	for at, err := range audit.EntriesContext(ctx, dir, audit.Filter{}) {
 		if err != nil {
-			return nil, fmt.Errorf("reading the log: %w", err)
+			return err
 		}
 		for _, of := range []issued{{token: true, jti: at.Entry.JTI}, {serial: at.Entry.Serial}} {
 			if of.jti == "" && of.serial == "" {
@@ -114,7 +144,7 @@ func entriesOf(ctx context.Context, dir string, all []*issued) (map[*issued][]au
 			}
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // A matchLine is what --json prints for each.
@@ -143,14 +173,14 @@ func lineOf(i *issued, m matched) matchLine {
 	return l
 }
 
-func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located) error {
+func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located, lives []*audit.KeyLives) error {
 	out := bufio.NewWriter(a.out)
 	encoder := json.NewEncoder(out)
 	counts := map[match]int64{}
 	unsound := int64(0)
 	var rows [][]string
 	for _, i := range all {
-		m := judge(i, entries[i])
+		m := i.signed(judge(i, entries[i]), lives)
 		counts[m.match]++
 		if !m.match.sound() {
 			unsound++

@@ -50,7 +50,7 @@ func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Option
 	} else {
 		a.printPublished(report, keyed, opt.Witnesses != nil)
 	}
-	if report.OK() {
+	if report.OK() && (opt.Witnesses == nil || len(report.Unwitnessed) == 0) {
 		a.hintToKeep(len(opt.Kept), "curl -fO "+strings.TrimSuffix(base, "/")+"/lifecycle/checkpoint")
 		return nil
 	}

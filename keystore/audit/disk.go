@@ -162,9 +162,42 @@ func listJournals(dir string) ([]int, error) {
 	return numbers, nil
 }
 
+// openPlain opens a file to read it. What is none, a pipe or a device that somebody
+// put in its place, is refused: to open a pipe may take for ever.
+func openPlain(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|nonblocking, 0)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no file")}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// mostDerived is the longest of the small files that is read, in bytes.
+const mostDerived = 1 << 20
+
+// readPlain reads a checkpoint, a tile or another small file whole.
+func readPlain(path string) ([]byte, error) {
+	f, err := openPlain(path)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, mostDerived+1))
+	if err == nil && len(b) > mostDerived {
+		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it has more than %d bytes", mostDerived)}
+	}
+	return b, errors.Join(err, f.Close())
+}
+
 // readHeader returns the header of the journal at path.
 func readHeader(path string) (header, error) {
-	f, err := os.Open(path)
+	f, err := openPlain(path)
 	if err != nil {
 		return header{}, err
 	}

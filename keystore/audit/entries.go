@@ -260,7 +260,7 @@ func journalOf(dir string, from int64) (n int, first int64, err error) {
 // journalEntries yields the records of one journal, the first of which has to
 // be next, and reports whether there is another journal.
 func journalEntries(dir string, n int, next *int64, yield func(located, error) bool) (more bool, err error) {
-	f, err := os.Open(journalPath(dir, n))
+	f, err := openPlain(journalPath(dir, n))
 	if errors.Is(err, fs.ErrNotExist) && n > 1 {
 		return false, nil
 	}

@@ -56,7 +56,7 @@ func (l *Log) handOver(ctx context.Context, s *shard, keys Keys, next []string) 
 	if s.name != lifecycleName {
 		return nil
 	}
-	published, err := os.ReadFile(filepath.Join(s.dir, checkpointFile))
+	published, err := readPlain(filepath.Join(s.dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -99,7 +99,7 @@ func handedOver(dir string, leaving, next []string) (bool, error) {
 		return false, err
 	}
 	for _, size := range sizes {
-		b, err := os.ReadFile(filepath.Join(dir, handoverName(size)))
+		b, err := readPlain(filepath.Join(dir, handoverName(size)))
 		if err != nil {
 			return false, err
 		}
@@ -115,7 +115,7 @@ func handedOver(dir string, leaving, next []string) (bool, error) {
 // one of that size it keeps the signatures of both.
 func keepHandover(dir string, c Checkpoint, published []byte) error {
 	path := filepath.Join(dir, handoverName(c.Size))
-	old, err := os.ReadFile(path)
+	old, err := readPlain(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return keepFile(path, published)

@@ -111,7 +111,7 @@ func (s *shard) list() error {
 // checkpoint returns the published checkpoint, or a zero one if there is none
 // that can be read: it is derived, and the memory stands for it.
 func (s *shard) checkpoint() (Checkpoint, error) {
-	b, err := os.ReadFile(filepath.Join(s.dir, checkpointFile))
+	b, err := readPlain(filepath.Join(s.dir, checkpointFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Checkpoint{}, nil
 	}
@@ -153,9 +153,9 @@ func (s *shard) fromTiles(c Checkpoint, remembered Head) (tree, error) {
 
 // readTile reads a tile, or the beginning of the wider one that replaced it.
 func readTile(dir string, level int, n int64, width int) (tile, error) {
-	b, err := os.ReadFile(filepath.Join(dir, tilePath(level, n, width)))
+	b, err := readPlain(filepath.Join(dir, tilePath(level, n, width)))
 	if errors.Is(err, fs.ErrNotExist) && width < tileWidth {
-		b, err = os.ReadFile(filepath.Join(dir, tilePath(level, n, tileWidth)))
+		b, err = readPlain(filepath.Join(dir, tilePath(level, n, tileWidth)))
 	}
 	if err != nil {
 		return tile{}, err
@@ -225,7 +225,7 @@ type pass struct {
 
 // whole reads a journal that is followed by another, beginning with entry next.
 func (p *pass) whole(j journal, next int64) error {
-	f, err := os.Open(j.path)
+	f, err := openPlain(j.path)
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}

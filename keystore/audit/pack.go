@@ -9,7 +9,6 @@ import (
 	"hash/crc32"
 	"io"
 	"iter"
-	"os"
 	"path/filepath"
 	"slices"
 	"sort"
@@ -166,7 +165,7 @@ func hasPack(dir string) bool { return filepath.Base(dir) != lifecycleName && ex
 
 // openPack opens the pack at path.
 func openPack(path string) (*pack, error) {
-	f, err := os.Open(path)
+	f, err := openPlain(path)
 	if err != nil {
 		return nil, err
 	}

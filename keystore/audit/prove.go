@@ -40,7 +40,7 @@ func Prove(ctx context.Context, dir, name string, index int64) (*Proof, error) {
 // proveUnder proves an entry under the checkpoint in a file of its log.
 func proveUnder(dir, name, file string, index int64, entry []byte) (*Proof, error) {
 	log := filepath.Join(dir, filepath.FromSlash(name))
-	signed, err := os.ReadFile(filepath.Join(log, file))
+	signed, err := readPlain(filepath.Join(log, file))
 	if err != nil {
 		return nil, fmt.Errorf("reading the checkpoint of %s: %w", name, err)
 	}
@@ -110,7 +110,7 @@ func readTileOrWider(dir string, level int, n int64, width int) (tile, error) {
 	there, _ := os.ReadDir(parts) // what is wrong with it, err tells
 	for _, part := range there {
 		if w, _ := strconv.Atoi(part.Name()); w > width && w < tileWidth {
-			b, err := os.ReadFile(filepath.Join(parts, part.Name()))
+			b, err := readPlain(filepath.Join(parts, part.Name()))
 			if err != nil {
 				return tile{}, err
 			}

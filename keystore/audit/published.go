@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 )
 
@@ -29,7 +28,7 @@ func Newest(dir string) ([]Published, error) {
 	}
 	var all []Published
 	for _, name := range names {
-		note, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name), "checkpoint"))
+		note, err := readPlain(filepath.Join(dir, filepath.FromSlash(name), "checkpoint"))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash"
 	"math/bits"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,7 +59,7 @@ func (t tile) bytes() []byte {
 
 // onDisk reports whether the tile stands under dir as it has to.
 func (t tile) onDisk(dir string) bool {
-	b, err := os.ReadFile(filepath.Join(dir, t.path()))
+	b, err := readPlain(filepath.Join(dir, t.path()))
 	return err == nil && bytes.Equal(b, t.bytes())
 }
 

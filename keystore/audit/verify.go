@@ -313,7 +313,7 @@ func (c *check) awaitCheckpoint() ([]byte, error) {
 		return b, nil
 	}
 	for look := 0; ; look++ {
-		b, err := os.ReadFile(path)
+		b, err := readPlain(path)
 		young := errors.Is(err, fs.ErrNotExist) && len(c.v.keys) > 0 && look < checkpointLooks
 		if !young || !hasEntries(c.dir) {
 			return b, err

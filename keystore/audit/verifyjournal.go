@@ -62,7 +62,7 @@ func (c *check) progress(bytes int64) error {
 
 // journal reads one journal. It is complete if following exists.
 func (c *check) journal(path, following string) error {
-	f, err := os.Open(path)
+	f, err := openPlain(path)
 	if err != nil {
 		return err
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -129,7 +128,7 @@ func (v *verification) readAhead() error {
 	v.ahead = make(map[string][]byte)
 	for _, m := range months {
 		name := actsName + "/" + m
-		b, err := os.ReadFile(filepath.Join(v.dir, filepath.FromSlash(name), checkpointFile))
+		b, err := readPlain(filepath.Join(v.dir, filepath.FromSlash(name), checkpointFile))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("reading the checkpoint: %w", err)
 		}
@@ -166,7 +165,7 @@ func (k *logKeys) begin(c *check) error {
 // handover notes the handover of a size.
 func (k *logKeys) handover(c *check, size int64) error {
 	name := handoverName(size)
-	b, err := os.ReadFile(filepath.Join(c.dir, name))
+	b, err := readPlain(filepath.Join(c.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -49,7 +48,7 @@ func newWitnesses(dir string, opt Options) *witnesses {
 	names, _ := LogNames(dir) // Verify tells
 	for _, name := range names {
 		for _, file := range []string{"checkpoint", witnessedName} {
-			b, err := os.ReadFile(filepath.Join(dir, filepath.FromSlash(name), file))
+			b, err := readPlain(filepath.Join(dir, filepath.FromSlash(name), file))
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}

@@ -66,7 +66,7 @@ func (l *Log) KeepWitnessed(name string, signed []byte) error {
 		return fmt.Errorf("cosigned checkpoint of %s, want %s", c.Origin, want)
 	}
 	path := filepath.Join(l.cfg.Dir, filepath.FromSlash(name), witnessedName)
-	b, err := os.ReadFile(path)
+	b, err := readPlain(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("reading the cosigned checkpoint: %w", err)
 	}

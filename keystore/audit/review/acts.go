@@ -92,6 +92,7 @@ type refusalKey struct {
 // counting is what is kept of acts while they pass by.
 type counting struct {
 	*model
+	ends       map[string]time.Time // of each node's log
 	opt        Options
 	all        Tally
 	principals ledger[principalKey]
