@@ -286,11 +286,9 @@ func (t *tokenHeads) compare(ctx context.Context, m *tokenMemory) (size int64, e
 			continue
 		}
 		if err := t.log.Fits(ctx, head); errors.Is(err, audit.ErrInconsistent) {
-			return 0, hinted{
-				fmt.Errorf("%w (the token of keystore %s remembers %d entries)", err, m.name, head.Size),
-				"the log and what else remembers it were put back to an older state: restore the newest audit directory and catalog; " +
-					"if they are lost, README says how a node goes on under another name",
-			}
+			return 0, fmt.Errorf("%w; the token of keystore %s remembers %d entries "+
+				"(hint: log and catalog were put back to an older state: restore the newest of both; if they are lost, README says how a node goes on under another name)",
+				err, m.name, head.Size)
 		} else if err != nil {
 			return 0, err
 		}
