@@ -43,10 +43,8 @@ func (s *Server) Visit(read func(name string) ([]byte, error)) (Visit, error) {
 	if err != nil {
 		return Visit{}, err
 	}
-	if old > b.size {
-		return Visit{}, fmt.Errorf("%w: %s has %d entries, and had %d", ErrContradicts, b.origin, b.size, old)
-	}
-	req := Request{Old: old, Note: signed}
+	// Only what a log's own key signed can contradict: Cosign looks at that first.
+	req := Request{Old: min(old, b.size), Note: signed}
 	if old > 0 && old < b.size {
 		if req.Proof, _, err = prove(read, b, old); err != nil {
 			return Visit{}, fmt.Errorf("%s: %w", b.origin, err)
@@ -58,6 +56,9 @@ func (s *Server) Visit(read func(name string) ([]byte, error)) (Visit, error) {
 		case http.StatusNotFound, http.StatusForbidden:
 			return Visit{}, fmt.Errorf("%s: %w (hint: which keys may sign it is said with the log keys given)", b.origin, err)
 		case http.StatusConflict, http.StatusUnprocessableEntity:
+			if old > b.size {
+				return Visit{}, fmt.Errorf("%w: %s has %d entries, and had %d", ErrContradicts, b.origin, b.size, old)
+			}
 			return Visit{}, fmt.Errorf("%w: the %d entries of %s are not what the %d cosigned before became", ErrContradicts, b.size, b.origin, old)
 		}
 	}
