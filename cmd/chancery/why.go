@@ -113,6 +113,7 @@ func waitText(w api.Wait) string {
 // sinceWhat is what came before each step.
 var sinceWhat = map[string]string{
 	"generate": "asked for", "publish": "recorded", "activate": "published", "remove": "stopped", "destroy": "retired",
+	"hand over": "succeeded",
 }
 
 func sinceWords(w api.Wait, now time.Time) string {

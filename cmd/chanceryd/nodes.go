@@ -78,7 +78,10 @@ func (n *nodes) Forget(ctx context.Context, name string, by keystore.Fact) (api.
 
 // rotations returns the rotation engine as signer sees it.
 func (n *node) rotations(cfg *config.Config) *rotations {
-	r := &rotations{rotator: n.rotator, keys: n.keys, comparing: n.comparing, node: cfg.Node, logDir: filepath.Join(cfg.Data, "audit"), now: n.now}
+	r := &rotations{
+		rotator: n.rotator, keys: n.keys, comparing: n.comparing, node: cfg.Node, logDir: filepath.Join(cfg.Data, "audit"),
+		handovers: n.handovers, now: n.now,
+	}
 	if cfg.Catalog.Shared() {
 		r.anywhere = n.enteredAnywhere
 	}

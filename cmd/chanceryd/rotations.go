@@ -24,7 +24,9 @@ type rotations struct {
 	// anywhere returns what any node has entered of a key set. Nil: there are no
 	// others.
 	anywhere func(ctx context.Context, keyset string) ([]rotation.Entered, error)
-	now      func() time.Time
+	// handovers returns what former log keys of a key set wait for.
+	handovers func(keyset string) []api.Wait
+	now       func() time.Time
 }
 
 func (r *rotations) Rotate(ctx context.Context, by, keyset, reason string, now bool) (api.RotateReply, error) {
@@ -184,6 +186,7 @@ func (r *rotations) Plan(ctx context.Context, keyset string) (api.Plan, error) {
 	for _, w := range o.Waits {
 		plan.Waits = append(plan.Waits, waitOf(w, o.Now))
 	}
+	plan.Waits = append(plan.Waits, r.handovers(keyset)...)
 	if o.Asked != nil {
 		plan.Asked = &api.Asked{At: o.Asked.At.UTC(), By: o.Asked.By, Reason: o.Asked.Reason}
 	}
@@ -191,14 +194,10 @@ func (r *rotations) Plan(ctx context.Context, keyset string) (api.Plan, error) {
 }
 
 func waitOf(w rotation.Why, now time.Time) api.Wait {
-	wait := api.Wait{
-		Step: string(w.Step.Kind), Version: w.Step.Version, At: timeOrNull(w.At),
+	return api.Wait{
+		Step: string(w.Step.Kind), Version: w.Step.Version, At: timeOrNull(w.At), RetryAfter: secondsUntil(w.At, now),
 		Rule: w.Rule, Text: w.Text, Since: timeOrNull(w.Since), Nodes: w.Nodes,
 	}
-	if left := w.At.Sub(now); !w.At.IsZero() && left > 0 {
-		wait.RetryAfter = int64((left + time.Second - 1) / time.Second)
-	}
-	return wait
 }
 
 // entered returns what any node has entered of a key set, in the order of time.

@@ -223,7 +223,7 @@ func (n *node) checks() []server.Check {
 			if err := n.rotator.Disagrees(name); err != nil {
 				return "no step is taken here: " + err.Error()
 			}
-			return ""
+			return n.handoverNote(name)
 		}})
 	}
 	return checks

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,6 +20,7 @@ import (
 	"chancery/keystore"
 	"chancery/keystore/audit"
 	"chancery/keystore/audit/witness"
+	"chancery/signer/api"
 )
 
 // vkeys returns the log keys that the daemon publishes.
@@ -272,6 +274,13 @@ func TestALogKeyChangesUnderAWitness(t *testing.T) {
 	if n := d.signatures(); n != 2 {
 		t.Errorf("%d keys sign before the witness knows the second", n)
 	}
+	const waits = "witness w1 to cosign what version 2 signs alone"
+	if _, words := d.readyz(); !strings.Contains(words, "[+]keyset audit ok: \"version 1 waits for "+waits) {
+		t.Errorf("nothing tells what the handover waits for:\n%s", words)
+	}
+	if plan, err := d.client("operator").Plan(t.Context(), "audit"); err != nil || !waitsFor(plan, handOver, waits) {
+		t.Errorf("of what the handover waits for: %+v, %v", plan, err)
+	}
 	_, keys = d.vkeys()
 	s.knows(keys...)
 	d.within(time.Minute, "the second key signs alone, and the first is kept in a handover", func() error {
@@ -295,6 +304,11 @@ func TestALogKeyChangesUnderAWitness(t *testing.T) {
 	if err != nil || !report.OK() || report.Logs[0].Announced == "" {
 		t.Errorf("by the first key alone: %v, %+v", err, report)
 	}
+}
+
+// waitsFor reports whether a step of a plan waits for that.
+func waitsFor(plan *api.Plan, step, text string) bool {
+	return slices.ContainsFunc(plan.Waits, func(w api.Wait) bool { return w.Step == step && strings.HasPrefix(w.Text, text) })
 }
 
 // signatures returns how many log keys signed the checkpoint of lifecycle.

@@ -34,21 +34,39 @@ func (n *node) openOutside(context.Context) (err error) {
 // witnessesKnow reports whether every witness has cosigned a checkpoint by that log
 // key alone, so that those before it need not sign beside it any more.
 func (n *node) witnessesKnow(set *keystore.KeySet, kid keystore.KID) bool {
-	f := n.feeder.Load()
+	f, name := n.feeder.Load(), n.logKeyName(set, kid)
+	return f != nil && name != "" && f.Answered(name)
+}
+
+// unknowing returns the witnesses that have not cosigned a checkpoint by that log
+// key alone.
+func (n *node) unknowing(set *keystore.KeySet, kid keystore.KID) []string {
+	f, name := n.feeder.Load(), n.logKeyName(set, kid)
+	if f == nil || name == "" {
+		return nil
+	}
+	return f.Unanswered(name)
+}
+
+// logKeyName returns the NAME+ID of a log key, or "" if that cannot be told.
+func (n *node) logKeyName(set *keystore.KeySet, kid keystore.KID) string {
 	v, ok := set.ByKID(kid)
-	if f == nil || !ok {
-		return false
+	if !ok {
+		return ""
 	}
 	pub, err := v.Public()
 	if err != nil {
-		return false
+		return ""
 	}
 	vkey, err := n.audit.VKey(v.Algorithm, pub)
 	if err != nil {
-		return false
+		return ""
 	}
 	key, err := audit.ParseVKey(vkey)
-	return err == nil && f.Answered(fmt.Sprintf("%s+%08x", key.Name(), key.KeyHash()))
+	if err != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s+%08x", key.Name(), key.KeyHash())
 }
 
 // newFeeder returns nil where no witness is configured.

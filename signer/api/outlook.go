@@ -4,7 +4,7 @@ import "time"
 
 // Wait is what one step that can come next waits for.
 type Wait struct {
-	Step    string `json:"step"` // as in PlanStep, or destroy
+	Step    string `json:"step"` // as in PlanStep, destroy, or "hand over": a former log key ceases to sign checkpoints
 	Version int    `json:"version"`
 	// At is the earliest moment of the step; null: it waits for something other
 	// than time. RetryAfter is how many seconds that is ahead, rounded up.

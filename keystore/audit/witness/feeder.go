@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
-	"slices"
 	"sync"
 	"time"
 )
@@ -148,5 +147,16 @@ func (f *Feeder) Contradictions() []Contradiction {
 // so that the one before is no longer needed. A checkpoint's first signature is
 // shown alone until then, and all of them when that is not enough.
 func (f *Feeder) Answered(key string) bool {
-	return len(f.feeds) > 0 && !slices.ContainsFunc(f.feeds, func(w *feed) bool { return !w.knows(key) })
+	return len(f.feeds) > 0 && len(f.Unanswered(key)) == 0
+}
+
+// Unanswered returns the names in the policy of the witnesses that Answered waits
+// for.
+func (f *Feeder) Unanswered(key string) (names []string) {
+	for _, w := range f.feeds {
+		if !w.knows(key) {
+			names = append(names, w.witness.Name)
+		}
+	}
+	return names
 }
