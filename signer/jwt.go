@@ -41,7 +41,7 @@ func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Principal, 
 			return reply, err
 		}
 	}
-	return api.SignJWTReply{}, s.refuse(act, unavailable(errOvertaken))
+	return api.SignJWTReply{}, unavailable(errOvertaken)
 }
 
 // attemptJWT is one attempt: prepare, sign, record, look again, release.
@@ -87,11 +87,15 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 		return api.SignJWTReply{}, auditUnavailable(err) // an unrecorded token is never released
 	}
 	reply, err := s.releaseJWT(req.KeySet, v, token, prepared.Exp(), receipt)
-	if err != nil && !errors.Is(err, errOvertaken) {
-		act.Use = 0                                   // closed by its entry
-		return api.SignJWTReply{}, s.refuse(act, err) // so that the log says that it never left
+	if err == nil {
+		return reply, nil
 	}
-	return reply, err
+	act.Use = 0 // closed by its entry
+	if errors.Is(err, errOvertaken) {
+		s.refuse(act, unavailable(errOvertaken))
+		return api.SignJWTReply{}, errOvertaken
+	}
+	return api.SignJWTReply{}, s.refuse(act, err) // so that the log says that it never left
 }
 
 // longerThanPromised refuses a token that would outlive what the catalog knows to

@@ -196,6 +196,9 @@ func TestRotatedMeanwhileIsSignedAnew(t *testing.T) {
 	if kid == string(old) || kid != string(w.active("web")) {
 		t.Errorf("signed by %s; %s is active", kid, w.active("web"))
 	}
+	if r := w.log.refused; len(r) != 1 || r[0].JTI != w.log.entries[0].JTI || r[0].Use != 0 {
+		t.Errorf("that the token of the old version never left: %+v", r)
+	}
 	if n := len(w.log.entries); n != 2 || w.log.entries[0].KID != old || w.log.entries[1].JTI != payload["jti"] ||
 		w.log.entries[0].JTI == w.log.entries[1].JTI || reply.Entry != "log#1" {
 		t.Errorf("entries %+v for %v", w.log.entries, payload)
