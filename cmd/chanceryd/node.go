@@ -287,6 +287,9 @@ func (n *node) publish(ctx context.Context) error {
 	if err := n.ensure(ctx, n.config.Load()); err != nil {
 		return err
 	}
+	if err := n.restate(ctx); err != nil {
+		return err
+	}
 	if err := n.assumeTheWorst(ctx); err != nil {
 		return err
 	}

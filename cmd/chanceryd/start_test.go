@@ -4,11 +4,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"chancery/keystore"
+	"chancery/keystore/audit"
 	"chancery/keystore/catalog"
 	"chancery/keystore/catalog/postgrestest"
 	"chancery/signer/server"
@@ -91,5 +94,29 @@ func TestAStopIsToldAfterARequestThatHangs(t *testing.T) {
 	}
 	if a, ok := view.Node("a"); !ok || a.StoppedAt.IsZero() {
 		t.Errorf("the node: %+v", a)
+	}
+}
+
+// What it was: a skew that was changed alone was nowhere in the log, and a report
+// judged the windows of rotations by the old one.
+func TestASkewThatChangesIsEntered(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	d.stop()
+	configured := func() (all []string) {
+		for _, e := range d.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActKeySetConfigure}) {
+			all = append(all, e.KeySet+" "+e.Detail["skew"])
+		}
+		return all
+	}
+	before := configured()
+	d.edit("skew: 5m", "skew: 4m")
+	for range 2 {
+		d = startDev(t, d.dir)
+		d.sign(d.client("issuer"), "web", `{}`)
+		d.stop()
+	}
+	if got := configured()[len(before):]; !slices.Equal(got, []string{"audit 4m0s", "devices 4m0s", "edge 4m0s", "legacy 4m0s", "web 4m0s"}) {
+		t.Errorf("entered of a skew that became 4m: %v", got)
 	}
 }
