@@ -49,7 +49,7 @@ const (
 	ActRead            Action = "read"
 	ActReadAudit       Action = "audit.read"
 	ActKeySetCreate    Action = "keyset.create"
-	ActKeySetConfigure Action = "keyset.configure" // promises, algorithm or keystore changed
+	ActKeySetConfigure Action = "keyset.configure" // promises, algorithm, keystore, skew or rhythm changed
 	ActKeyGenerate     Action = "key.generate"
 	ActKeyPublish      Action = "key.publish"
 	ActKeyServed       Action = "key.served" // a node serves a set with it
