@@ -87,7 +87,7 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 	}
 	defer s.Close()
 	if f.once != "" {
-		return a.witnessOnce(s, f)
+		return a.witnessOnce(ctx, s, f)
 	}
 	return a.serveWitness(ctx, s, f)
 }
@@ -186,7 +186,7 @@ func (a *app) printWitness(key audit.WitnessKey, url string) error {
 
 // witnessOnce visits each log and writes what it cosigned. One log that
 // contradicts keeps no other from being visited.
-func (a *app) witnessOnce(s *witness.Server, f witnessFlags) error {
+func (a *app) witnessOnce(ctx context.Context, s *witness.Server, f witnessFlags) error {
 	logs, err := a.onceLogs(f.once)
 	if err != nil {
 		return err
@@ -201,9 +201,13 @@ func (a *app) witnessOnce(s *witness.Server, f witnessFlags) error {
 	var visits []cosignedFile
 	var errs []error
 	for _, log := range logs {
-		v, err := s.Visit(log.read)
+		v, err := s.Visit(ctx, log.read)
 		if errors.Is(err, fs.ErrNotExist) && log.optional {
 			continue
+		}
+		if err != nil && ctx.Err() != nil {
+			errs = append(errs, fmt.Errorf("%s: stopped: %w", log.name, context.Cause(ctx)))
+			break
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", log.name, err))
@@ -247,7 +251,7 @@ func (a *app) printVisits(key audit.WitnessKey, visits []cosignedFile) error {
 // A visited is a log that --once looks at.
 type visited struct {
 	name     string
-	read     func(name string) ([]byte, error)
+	read     func(ctx context.Context, name string) ([]byte, error)
 	optional bool // it need not be there
 }
 

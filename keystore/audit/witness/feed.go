@@ -164,7 +164,7 @@ func (f *feed) add(ctx context.Context, r *round, old int64) (string, error) {
 	req := Request{Old: old, Note: r.signed}
 	if old > 0 && old < r.size {
 		read := logFiles(filepath.Join(f.cfg.Dir, filepath.FromSlash(r.name)))
-		if req.Proof, _, err = prove(read, r.body, old); err != nil {
+		if req.Proof, _, err = prove(ctx, read, r.body, old); err != nil {
 			return "", err
 		}
 	}

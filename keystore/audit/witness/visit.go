@@ -1,6 +1,7 @@
 package witness
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -25,9 +26,10 @@ var ErrContradicts = errors.New("the log contradicts what this witness cosigned"
 // Visit reads the checkpoint and tiles of a log and, if it is what became of the
 // log that the witness cosigned last, cosigns it. read reads a file of the log by
 // its slash-separated name, such as "checkpoint", and returns an error wrapping
-// fs.ErrNotExist if there is none: see Files and Pages.
-func (s *Server) Visit(read func(name string) ([]byte, error)) (Visit, error) {
-	signed, err := read("checkpoint")
+// fs.ErrNotExist if there is none: see Files and Pages. When ctx ends, reading
+// ends, nothing is cosigned, and the error wraps ctx's.
+func (s *Server) Visit(ctx context.Context, read func(ctx context.Context, name string) ([]byte, error)) (Visit, error) {
+	signed, err := read(ctx, "checkpoint")
 	if err != nil {
 		return Visit{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
@@ -46,7 +48,7 @@ func (s *Server) Visit(read func(name string) ([]byte, error)) (Visit, error) {
 	// Only what a log's own key signed can contradict: Cosign looks at that first.
 	req := Request{Old: min(old, b.size), Note: signed}
 	if old > 0 && old < b.size {
-		if req.Proof, _, err = prove(read, b, old); err != nil {
+		if req.Proof, _, err = prove(ctx, read, b, old); err != nil {
 			return Visit{}, fmt.Errorf("%s: %w", b.origin, err)
 		}
 	}
@@ -69,18 +71,23 @@ func (s *Server) Visit(read func(name string) ([]byte, error)) (Visit, error) {
 }
 
 // Files reads the files of the log in dir.
-func Files(dir string) func(name string) ([]byte, error) { return logFiles(dir) }
+func Files(dir string) func(ctx context.Context, name string) ([]byte, error) { return logFiles(dir) }
 
 // Pages reads the files of the log under base, an http or https URL, as Visit
-// wants it. transport is as NewClient takes it; no redirect is followed.
-func Pages(base string, transport http.RoundTripper) (func(name string) ([]byte, error), error) {
+// wants it. transport is as NewClient takes it; no redirect is followed. A request
+// ends after ten seconds, or with its context.
+func Pages(base string, transport http.RoundTripper) (func(ctx context.Context, name string) ([]byte, error), error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("%q is no URL of a log: want http(s)://HOST[:PORT]/PATH", base)
 	}
 	client := newHTTP(transport)
-	return func(name string) ([]byte, error) {
-		answer, err := client.Get(strings.TrimSuffix(u.String(), "/") + "/" + name)
+	return func(ctx context.Context, name string) ([]byte, error) {
+		get, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(u.String(), "/")+"/"+name, nil)
+		if err != nil {
+			return nil, err
+		}
+		answer, err := client.Do(get)
 		if err != nil {
 			return nil, err
 		}
