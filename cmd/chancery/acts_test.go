@@ -133,7 +133,7 @@ func (l *actsLog) tokens() {
 	} {
 		rec.JTI, rec.Outcome = a.jti, a.outcome
 		if a.outcome != keystore.OutcomeDone {
-			rec.Code, rec.Reason = "lease_expired", "=HYPERLINK(\"http://evil\")"
+			rec.Code, rec.Reason = "lease_expired", "=HYPERLINK(\"http://evil\")\x1b[2J"
 		}
 		l.act(rec)
 		l.file(a.jti+".jwt", []byte(tokenBy(key, "a", a.jti, string(kid), actsExp)+"\n"))

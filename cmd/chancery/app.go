@@ -58,7 +58,11 @@ func (a *app) run(ctx context.Context, args []string) int {
 	// What cobra itself refuses is wrong use, and so is what says it is.
 	var failed failure
 	if !errors.As(err, &failed) || errors.As(err, new(usageError)) {
-		a.report(err, "run `chancery help` to see how it is used")
+		hint := "run `chancery help` to see how it is used"
+		if h, ok := errors.AsType[hinted](err); ok {
+			hint = h.hint
+		}
+		a.report(err, hint)
 		return exitUsage
 	}
 	a.report(failed.error, a.hint(failed.error))

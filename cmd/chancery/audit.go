@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -18,7 +16,7 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read and verify the log",
+	c := group("audit", "Read and verify the log",
 		a.auditListCommand(),
 		a.auditShowCommand(),
 		a.auditVerifyCommand(),
@@ -31,24 +29,10 @@ func (a *app) auditCommand() *cobra.Command {
 		a.auditSchemaCommand(),
 		a.auditWitnessCommand(),
 	)
-}
-
-// logDir returns the audit directory: the argument, or that of --dir.
-func (a *app) logDir(args []string) (string, error) {
-	if len(args) == 1 {
-		return args[0], nil
+	for _, sub := range c.Commands() {
+		sub.RunE = withReadHint(sub.RunE)
 	}
-	if a.dir == "" {
-		return "", usagef("which log? give its directory, or --dir DIR")
-	}
-	return filepath.Join(a.dir, "audit"), nil
-}
-
-func atMostLogDir(cmd *cobra.Command, args []string) error {
-	if len(args) > 1 {
-		return usagef("%s: unexpected argument %q", cmd.CommandPath(), args[1])
-	}
-	return nil
+	return c
 }
 
 func (a *app) auditVerifyCommand() *cobra.Command {
@@ -81,14 +65,11 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	c.Flags().StringArrayVar(&peers, "peer", nil, "the audit directory of another node, to be compared with what each log says of the other: LOGDIR")
 	c.Flags().StringVar(&resumed.path, "resume", "", "go on from what this file says was verified, and keep there how far it is: FILE, made if it is not there")
 	c.RunE = does(func(ctx context.Context, args []string) error {
-		dir, err := a.logDir(args)
-		if err != nil {
+		base, published := urlOf(args)
+		if err := entriesOnly(c, published, "resume", "peer"); err != nil {
 			return err
 		}
 		vkeys, err := a.logKeys(keys)
-		if err == nil {
-			err = areLogKeys(vkeys)
-		}
 		if err != nil {
 			return err
 		}
@@ -104,14 +85,18 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if isURL(dir) {
-			if resumed.path != "" {
-				return usagef("audit verify: --resume is for entries, which are not published")
-			}
+		if published {
 			if err := signedByTrusted(kept, given(vkeys)); err != nil {
 				return err
 			}
-			return a.verifyPublished(ctx, dir, audit.Options{Keys: vkeys, Kept: texts(kept), Witnesses: quorum, Cosigned: cosigned})
+			return a.verifyPublished(ctx, base, audit.Options{Keys: vkeys, Kept: texts(kept), Witnesses: quorum, Cosigned: cosigned})
+		}
+		dir, err := a.logDir(args)
+		if err != nil {
+			return err
+		}
+		if err := a.logDirs(peers); err != nil {
+			return err
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		opt := audit.Options{
@@ -141,65 +126,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 	return c
 }
 
-// logKeys returns the verifier keys that args name: a key itself, @FILE, or a
-// file. With none, those of --dir.
-func (a *app) logKeys(args []string) ([]string, error) {
-	if len(args) == 0 {
-		if a.dir == "" {
-			return nil, nil
-		}
-		keys, err := keysIn(filepath.Join(a.dir, "audit.vkey"))
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil
-		}
-		return keys, err
-	}
-	var all []string
-	for _, arg := range args {
-		path, isFile := strings.CutPrefix(arg, "@")
-		if !isFile && strings.Count(arg, "+") >= 2 && !exists(arg) {
-			all = append(all, arg)
-			continue
-		}
-		keys, err := keysIn(path)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, keys...)
-	}
-	return all, nil
-}
-
-func areLogKeys(vkeys []string) error {
-	for _, k := range vkeys {
-		if _, err := audit.ParseVKey(k); err != nil {
-			return usagef("%v", err)
-		}
-	}
-	return nil
-}
-
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
-}
-
-// keysIn reads a file of verifier keys, one a line.
-func keysIn(path string) ([]string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("reading the log key: %w", err)
-	}
-	var keys []string
-	for line := range strings.Lines(string(data)) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			keys = append(keys, line)
-		}
-	}
-	if len(keys) == 0 {
-		return nil, fmt.Errorf("reading the log key: there is none in %s", path)
-	}
-	return keys, nil
 }
 
 // barWidth is how many columns a progress bar has.
@@ -344,7 +273,7 @@ func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
 		}
 		c, _, err := audit.OpenCheckpoint(signed, nil)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, hinted{fmt.Errorf("%s: %w", path, err), "a checkpoint is the file of that name in lifecycle or acts/YYYY-MM of a log, or what a witness cosigned of it"}
 		}
 		kept = append(kept, keptCheckpoint{path, signed, c})
 	}

@@ -57,6 +57,12 @@ func (a *app) auditReportCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if f.unverified && len(f.keys)+len(f.witnesses) > 0 {
+			return usagef("audit report: --no-verify looks at no key and no witness: leave out --key and --witness, or --no-verify")
+		}
+		if err := a.logDirs(f.nodes); err != nil {
+			return err
+		}
 		return a.auditReport(ctx, append([]string{dir}, f.nodes...), f)
 	})
 	return c
@@ -102,6 +108,9 @@ func (a *app) auditReport(ctx context.Context, dirs []string, f reportFlags) err
 	}
 	if err := a.writeReport(r, format, f.out); err != nil {
 		return err
+	}
+	if f.keyset != "" && len(r.KeySets) == 0 {
+		fmt.Fprintln(a.err, "hint: no lifecycle log that was given tells of a key set", clean(f.keyset)+": is that how it is spelt?")
 	}
 	if r.Verdict.Weighs() {
 		return errFound

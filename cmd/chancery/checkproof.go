@@ -110,18 +110,6 @@ func (a *app) entryBeside(path string) ([]byte, error) {
 	return []byte(strings.TrimRight(string(data), "\r\n")), err
 }
 
-// verifiersOf reads verifier keys.
-func verifiersOf(vkeys []string) (verifiers []note.Verifier, err error) {
-	for _, k := range vkeys {
-		v, err := audit.ParseVKey(k)
-		if err != nil {
-			return nil, usagef("%v", err)
-		}
-		verifiers = append(verifiers, v)
-	}
-	return verifiers, nil
-}
-
 // issuedOf reads the token or certificate the flags name, or returns nil.
 func (a *app) issuedOf(f checkProofFlags) (*issued, error) {
 	switch {

@@ -19,39 +19,6 @@ import (
 // shownEntries is how many entries a table has unless --last says otherwise.
 const shownEntries = 200
 
-// filterFlags say which entries are wanted.
-type filterFlags struct {
-	filter               audit.Filter
-	kid, action, outcome string
-}
-
-func (f *filterFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.filter.Log, "log", "", "only this log: lifecycle, acts or acts/YYYY-MM")
-	c.Flags().StringVar(&f.filter.KeySet, "keyset", "", "only of this key set")
-	c.Flags().StringVar(&f.kid, "kid", "", "only of this key")
-	c.Flags().StringVar(&f.filter.Principal, "principal", "", "only by this principal")
-	c.Flags().StringVar(&f.action, "action", "", "only this action, such as jwt.sign or key.activate")
-	c.Flags().StringVar(&f.outcome, "outcome", "", "only with this outcome: intent, done, refused, failed or unknown")
-	c.Flags().StringVar(&f.filter.Rule, "rule", "", "only what this rule decided, such as rotation/1")
-	c.Flags().StringVar(&f.filter.Code, "code", "", "only refused with this code, such as forbidden")
-	c.Flags().StringVar(&f.filter.JTI, "jti", "", "only of the token with this jti")
-	c.Flags().StringVar(&f.filter.Serial, "serial", "", "only of the certificate with this serial number, in hexadecimal")
-	c.Flags().Var(moment{&f.filter.Since}, "since", "not before this time, or this long ago")
-	c.Flags().Var(moment{&f.filter.Until}, "until", "before this time, or this long ago")
-}
-
-// wanted returns what the flags say.
-func (f *filterFlags) wanted() audit.Filter {
-	f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
-	f.filter.Outcome = keystore.Outcome(f.outcome)
-	f.filter.Serial = plainSerial(f.filter.Serial)
-	return f.filter
-}
-
-// plainSerial is a serial number as the log spells it: people copy it with
-// colons and capitals.
-func plainSerial(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
-
 func (a *app) auditListCommand() *cobra.Command {
 	var f filterFlags
 	var last int
@@ -78,7 +45,11 @@ func (a *app) auditListCommand() *cobra.Command {
 		if a.json && !c.Flags().Changed("last") {
 			last = 0
 		}
-		l := &lister{app: a, tail: audit.NewTail(dir, f.wanted())}
+		filter, err := f.wanted(dir)
+		if err != nil {
+			return err
+		}
+		l := &lister{app: a, filter: &f, tail: audit.NewTail(dir, filter)}
 		if err := l.first(ctx, last); err != nil || !follow {
 			return err
 		}
@@ -90,7 +61,8 @@ func (a *app) auditListCommand() *cobra.Command {
 // A lister prints entries, each once.
 type lister struct {
 	*app
-	tail *audit.Tail
+	filter *filterFlags
+	tail   *audit.Tail
 }
 
 // fresh returns the entries not seen before, the last n of them (0: all), and
@@ -116,7 +88,7 @@ func (l *lister) fresh(ctx context.Context, n int) (list []audit.Located, left i
 // stream prints everything there is as it is read: the log may be long.
 func (l *lister) stream(ctx context.Context) error {
 	out := bufio.NewWriter(l.out)
-	for at, err := range l.tail.Entries(ctx) {
+	for at, err := range l.filter.counted(l.err, l.tail.Entries(ctx)) {
 		if err != nil {
 			return errors.Join(fmt.Errorf("reading the log: %w", err), out.Flush())
 		}
@@ -134,6 +106,9 @@ func (l *lister) first(ctx context.Context, n int) error {
 	list, left, err := l.fresh(ctx, n)
 	if err != nil {
 		return err
+	}
+	if len(list) == 0 {
+		l.filter.none(l.err)
 	}
 	if l.json {
 		return l.printJSON(list)

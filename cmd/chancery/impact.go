@@ -50,6 +50,9 @@ func (a *app) auditImpactCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := a.logDirs(f.nodes); err != nil {
+			return err
+		}
 		return a.auditImpact(ctx, append([]string{dir}, f.nodes...), f)
 	})
 	return c

@@ -42,6 +42,9 @@ func (a *app) auditMatchCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := a.logDirs(nodes); err != nil {
+			return err
+		}
 		dirs := append([]string{dir}, nodes...)
 		data, err := a.readAll(args[0], largestMatch)
 		if err != nil {

@@ -29,6 +29,9 @@ func (a *app) auditProveCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := isLogName(dir, log); err != nil {
+			return err
+		}
 		all, err := find(ctx, dir, args[0], log)
 		if err != nil {
 			return err

@@ -15,12 +15,36 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"chancery/keystore/audit"
 )
 
 // isURL reports whether an argument is where logs are published, not a directory.
 func isURL(arg string) bool {
 	return strings.HasPrefix(arg, "http://") || strings.HasPrefix(arg, "https://")
+}
+
+// urlOf returns the URL that args name, if they name one.
+func urlOf(args []string) (base string, ok bool) {
+	if len(args) == 1 && isURL(args[0]) {
+		return args[0], true
+	}
+	return "", false
+}
+
+// entriesOnly refuses flags that are about entries where only hashes are published:
+// what they ask for would go unasked.
+func entriesOnly(c *cobra.Command, published bool, flags ...string) error {
+	for _, name := range flags {
+		if published && c.Flags().Changed(name) {
+			return hinted{
+				usagef("%s: --%s is about entries, which are not published at a URL", c.CommandPath(), name),
+				"give the log's directory, or leave --" + name + " out",
+			}
+		}
+	}
+	return nil
 }
 
 // A publishedReport is what --json prints of published logs.

@@ -190,6 +190,9 @@ func (a *app) byLogs(ctx context.Context, h *hearing, dirs, keyArgs []string, pa
 		return err
 	}
 	r := &rolls{kid: keystore.KID(h.header.KID), lives: audit.NewKeyLives()}
+	if err := a.logDirs(dirs); err != nil {
+		return err
+	}
 	for _, dir := range dirs {
 		if err := a.openRolls(ctx, r, dir, vkeys); err != nil {
 			return err

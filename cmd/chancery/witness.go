@@ -65,6 +65,8 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 	switch {
 	case (f.listen == "") == (f.once == ""):
 		return usagef("audit witness: either --listen ADDR or --once LOGDIR|URL")
+	case f.out != "" && f.once == "":
+		return usagef("audit witness: --out is for --once: with --listen those who ask get what is cosigned")
 	case f.state == "":
 		return usagef("audit witness: where does it remember? --dir STATE")
 	case len(f.logs) == 0:
@@ -97,15 +99,7 @@ func (a *app) witnessLogs(args []string) ([]note.Verifier, error) {
 	if err != nil {
 		return nil, err
 	}
-	var keys []note.Verifier
-	for _, vkey := range vkeys {
-		key, err := audit.ParseVKey(vkey)
-		if err != nil {
-			return nil, usagef("log key %s: %v", vkey, err)
-		}
-		keys = append(keys, key)
-	}
-	return keys, nil
+	return verifiersOf(vkeys)
 }
 
 func isLoopback(addr string) bool {
@@ -258,6 +252,9 @@ type visited struct {
 // onceLogs returns the logs in the audit directory or at the URL that is given.
 func (a *app) onceLogs(at string) ([]visited, error) {
 	if !strings.Contains(at, "://") {
+		if err := a.logDirs([]string{at}); err != nil {
+			return nil, err
+		}
 		names, err := audit.LogNames(at)
 		if err != nil {
 			return nil, err

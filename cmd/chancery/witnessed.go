@@ -19,7 +19,10 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 	if path := strings.TrimPrefix(args[0], "@"); len(args) == 1 && exists(path) {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("reading the witness policy: %w", err)
+			return nil, witnessKeyKind().unreadable(err)
+		}
+		if err := witnessKeyKind().notPEM(path, string(text)); err != nil {
+			return nil, err
 		}
 		if isPolicy(string(text)) {
 			p, err := witness.ParsePolicy(text)
@@ -29,7 +32,7 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 			return p, nil
 		}
 	}
-	vkeys, err := a.logKeys(args)
+	vkeys, err := witnessKeyKind().from(args)
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +40,7 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 	for _, vkey := range vkeys {
 		k, err := audit.ParseWitnessKey(vkey)
 		if err != nil {
-			return nil, usagef("witness %s: %v", vkey, err)
+			return nil, err // it was read
 		}
 		keys = append(keys, k)
 	}

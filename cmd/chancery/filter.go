@@ -1,0 +1,112 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"chancery/keystore"
+	"chancery/keystore/audit"
+)
+
+// filterFlags say which entries are wanted.
+type filterFlags struct {
+	filter               audit.Filter
+	kid, action, outcome string
+	said                 *pflag.FlagSet
+}
+
+func (f *filterFlags) add(c *cobra.Command) {
+	f.said = pflag.NewFlagSet("filter", pflag.ContinueOnError)
+	s := f.said
+	s.StringVar(&f.filter.Log, "log", "", "only this log: lifecycle, acts or acts/YYYY-MM")
+	s.StringVar(&f.filter.KeySet, "keyset", "", "only of this key set")
+	s.StringVar(&f.kid, "kid", "", "only of this key")
+	s.StringVar(&f.filter.Principal, "principal", "", "only by this principal")
+	s.StringVar(&f.action, "action", "", "only this action, such as jwt.sign or key.activate")
+	s.StringVar(&f.outcome, "outcome", "", "only with this outcome: intent, done, refused, failed or unknown")
+	s.StringVar(&f.filter.Rule, "rule", "", "only what this rule decided, such as rotation/1")
+	s.StringVar(&f.filter.Code, "code", "", "only refused with this code, such as forbidden")
+	s.StringVar(&f.filter.JTI, "jti", "", "only of the token with this jti")
+	s.StringVar(&f.filter.Serial, "serial", "", "only of the certificate with this serial number, in hexadecimal")
+	s.Var(moment{&f.filter.Since}, "since", "not before this time, or this long ago")
+	s.Var(moment{&f.filter.Until}, "until", "before this time, or this long ago")
+	c.Flags().AddFlagSet(s)
+}
+
+// wanted returns what the flags say of the log in dir. A word that no entry can have
+// is an error, and so is a log that is not there: nothing found would mean nothing.
+func (f *filterFlags) wanted(dir string) (audit.Filter, error) {
+	f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
+	f.filter.Outcome = keystore.Outcome(f.outcome)
+	f.filter.Serial = plainSerial(f.filter.Serial)
+	g, err := audit.ReadGlossary()
+	if err != nil {
+		return f.filter, err
+	}
+	if err := known("outcome", f.filter.Outcome, g.Outcomes); err != nil {
+		return f.filter, err
+	}
+	if err := known("action", f.filter.Action, g.Actions); err != nil {
+		return f.filter, err
+	}
+	if !f.filter.Until.IsZero() && !f.filter.Since.Before(f.filter.Until) {
+		return f.filter, usagef("--since is not before --until")
+	}
+	return f.filter, isLogName(dir, f.filter.Log)
+}
+
+// known returns an error unless word is empty or one of those that this version
+// knows.
+func known[W ~string, M any](flag string, word W, words map[W]M) error {
+	if _, ok := words[word]; ok || word == "" {
+		return nil
+	}
+	var all []string
+	for _, w := range slices.Sorted(maps.Keys(words)) {
+		all = append(all, string(w))
+	}
+	return hinted{usagef("--%s %s: no entry has that", flag, word), "there are " + strings.Join(all, ", ")}
+}
+
+// words returns the flags as they were given.
+func (f *filterFlags) words() string {
+	var words []string
+	f.said.VisitAll(func(g *pflag.Flag) {
+		if g.Changed {
+			words = append(words, "--"+g.Name+" "+g.Value.String())
+		}
+	})
+	return strings.Join(words, " ")
+}
+
+// counted yields what there is and tells at the end, if it is reached, that there
+// was nothing: an empty table may be a slip of the pen.
+func (f *filterFlags) counted(w io.Writer, entries iter.Seq2[audit.Located, error]) iter.Seq2[audit.Located, error] {
+	return func(yield func(audit.Located, error) bool) {
+		some := false
+		for at, err := range entries {
+			some = true
+			if !yield(at, err) {
+				return
+			}
+		}
+		if !some {
+			f.none(w)
+		}
+	}
+}
+
+func (f *filterFlags) none(w io.Writer) {
+	fmt.Fprintln(w, clean(strings.TrimSuffix("no entry matches "+f.words(), " ")))
+}
+
+// plainSerial is a serial number as the log spells it: people copy it with
+// colons and capitals.
+func plainSerial(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
