@@ -12,6 +12,9 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -29,10 +32,13 @@ func (a *app) auditExportCommand() *cobra.Command {
 			"jsonl: a line for each, {\"name\":\"ORIGIN#INDEX\",\"entry\":{...}}, the entry as it stands in\n" +
 			"the log and is hashed; `chancery audit list --json` prints entries alone, and `chancery\n" +
 			"audit schema` says what is in them.\n\n" +
-			"csv: RFC 4180 with a heading, a column for the name and each member, detail as JSON. A\n" +
-			"cell that a spreadsheet could take for a formula, beginning with = + - @, a tab or a\n" +
-			"carriage return, has an apostrophe before it, and so has one that begins with an\n" +
-			"apostrophe.",
+			"csv: RFC 4180 with a heading, a column for the name and each member, detail as JSON, for\n" +
+			"spreadsheets and terminals. Callers choose some of what is in it, so control and formatting\n" +
+			"characters (newline, escape, NUL, those that turn the direction of writing) are written as\n" +
+			"JSON does, \\u001b, and a backslash as two, but for detail, where JSON has done so. A cell that\n" +
+			"a spreadsheet could take for a formula, beginning with = + - @ or one of their full-width\n" +
+			"forms, has an apostrophe before it, and so has one that begins with an apostrophe. What is\n" +
+			"to be compared or verified is jsonl.",
 		Example: "  chancery --dir dev audit export --format csv --keyset web --since 720h --out web.csv\n" +
 			"  chancery audit export --format jsonl /var/lib/chancery/audit | jq .entry.action",
 		Args: atMostLogDir,
@@ -49,7 +55,11 @@ func (a *app) auditExportCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		entries := audit.EntriesContext(ctx, dir, f.wanted())
+		filter, err := f.wanted(dir)
+		if err != nil {
+			return err
+		}
+		entries := f.counted(a.err, audit.EntriesContext(ctx, dir, filter))
 		return a.writeOut(file, func(w io.Writer) error { return write(w, entries) })
 	})
 	return c
@@ -110,13 +120,13 @@ func writeCSV(w io.Writer, entries iter.Seq2[audit.Located, error]) error {
 			return errors.Join(fmt.Errorf("reading the log: %w", err), out.Error())
 		}
 		clear(row)
-		row[0] = harmless(at.Name())
+		row[0] = harmless(printable(at.Name(), false))
 		members, err := membersOf(&at.Entry)
 		if err != nil {
 			return err
 		}
 		for _, m := range members {
-			row[slices.Index(columns, m.name)] = harmless(m.text)
+			row[slices.Index(columns, m.name)] = harmless(printable(m.text, m.name == "detail"))
 		}
 		if err := out.Write(row); err != nil {
 			return err
@@ -130,10 +140,31 @@ func writeCSV(w io.Writer, entries iter.Seq2[audit.Located, error]) error {
 // (https://owasp.org/www-community/attacks/CSV_Injection). What was done is to be
 // undone: an apostrophe at the beginning always is one too many.
 func harmless(cell string) string {
-	if cell != "" && strings.ContainsRune("=+-@\t\r'", rune(cell[0])) {
+	first, _ := utf8.DecodeRuneInString(cell)
+	if cell != "" && strings.ContainsRune("=+-@＝＋－＠'", first) {
 		return "'" + cell
 	}
 	return cell
+}
+
+// printable writes what a terminal or spreadsheet could obey as a string of JSON has
+// it (RFC 8259 Section 7), and a backslash as two, so that it can be undone. Text that
+// is JSON already stays the same JSON.
+func printable(text string, isJSON bool) string {
+	var b strings.Builder
+	for _, r := range text {
+		switch {
+		case r == '\\' && !isJSON:
+			b.WriteString(`\\`)
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		default:
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&b, `\u%04x`, unit)
+			}
+		}
+	}
+	return b.String()
 }
 
 // eachMember calls each with the members of an entry, in their order.
