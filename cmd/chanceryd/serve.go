@@ -204,7 +204,7 @@ func (n *node) checks() []server.Check {
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
 		{Name: "closed months", Run: never, Note: func() string { return textOf(n.audit.Untended()) }},
-		{Name: "witnesses", Run: never, Note: n.witnessNote},
+		{Name: "witnesses", Run: never, Note: n.witnessNote, Warn: n.witnessWarning},
 		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 	}
 	for _, name := range sortedKeys(n.providers) {
@@ -216,7 +216,7 @@ func (n *node) checks() []server.Check {
 		}
 	}
 	for _, at := range n.anchors.all {
-		checks = append(checks, server.Check{Name: "anchor " + at.name, Run: never, Note: at.Trouble})
+		checks = append(checks, server.Check{Name: "anchor " + at.name, Run: never, Warn: at.Trouble})
 	}
 	for _, name := range sortedKeys(n.config.Load().KeySets) {
 		checks = append(checks, server.Check{Name: "keyset " + name, Run: func() error { return n.keySetTrouble(name) }, Note: func() string {

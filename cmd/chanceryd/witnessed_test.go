@@ -160,7 +160,7 @@ func TestS11WitnessesAndAnchorsHoldUpNobody(t *testing.T) {
 	}
 	d.within(30*time.Second, "the daemon tells of the two that do not take checkpoints", func() error {
 		ready, words := d.readyz()
-		if !ready || !strings.Contains(words, "[+]witnesses ok: ") || !strings.Contains(words, "[+]anchor file /dev/full ok: ") {
+		if !ready || !strings.Contains(words, "[!]witnesses warning: ") || !strings.Contains(words, "[!]anchor file /dev/full warning: ") {
 			return errors.New(words)
 		}
 		return nil
@@ -234,8 +234,8 @@ func TestA26OnlyAWitnessKnowsToday(t *testing.T) {
 	copyModes(t, filepath.Join(yesterday, "softhsm"), tokenHome(d.dir))
 	d = startDev(t, d.dir)
 	d.within(30*time.Second, "the witness contradicts", func() error {
-		_, words := d.readyz()
-		if !strings.Contains(words, "[+]witnesses ok: ") || !strings.Contains(words, "contradicts") {
+		ready, words := d.readyz()
+		if !strings.Contains(words, "[!]witnesses warning: ") || !strings.Contains(words, "contradicts") || !ready {
 			return errors.New(words)
 		}
 		return nil

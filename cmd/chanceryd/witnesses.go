@@ -140,16 +140,36 @@ func newestCosigned(f *witness.Feeder) (oldest time.Time) {
 	return oldest
 }
 
-// witnessNote tells what witnesses say that is worth knowing.
+// witnessNote tells where nobody cosigns.
 func (n *node) witnessNote() string {
-	f := n.feeder.Load()
-	if f == nil {
+	if n.feeder.Load() == nil {
 		return "unwitnessed: none is configured"
 	}
-	for _, c := range f.Contradictions() {
-		return fmt.Sprintf("witness %s contradicts %s since %s: %s", c.Name, c.Origin, c.Since.Format(time.RFC3339), c.What)
+	return ""
+}
+
+// witnessWarning tells what witnesses say, or do not do, that somebody has to look
+// into. Nothing waits for that: an answer that no one signed must not stop a node.
+func (n *node) witnessWarning() string {
+	f := n.feeder.Load()
+	if f == nil {
+		return ""
 	}
-	for _, s := range f.Standings() {
+	return warningOf(f.Contradictions(), f.Standings())
+}
+
+// warningOf puts what contradicts before what merely does not come.
+func warningOf(contradictions []witness.Contradiction, standings []witness.Standing) string {
+	if n := len(contradictions); n > 0 {
+		c, more := contradictions[0], ""
+		if n > 1 {
+			more = fmt.Sprintf(", and %d more such", n-1)
+		}
+		return fmt.Sprintf("witness %s contradicts %s since %s: %s%s (hint: the log was put back or changed, or the witness errs; "+
+			"compare with a checkpoint kept elsewhere: `chancery audit verify --checkpoint FILE`; signing goes on)",
+			c.Name, c.Origin, c.Since.Format(time.RFC3339), c.What, more)
+	}
+	for _, s := range standings {
 		if s.Failed != "" {
 			return fmt.Sprintf("witness %s does not cosign %s: %s", s.Name, s.Origin, s.Failed)
 		}

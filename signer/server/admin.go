@@ -15,11 +15,14 @@ type Check struct {
 	// Note returns what is to be known though nothing is wrong, or "". It may be
 	// nil, and answers at once too.
 	Note func() string
+	// Warn returns what is wrong that keeps nobody from signing, since somebody
+	// outside does it or says so, or "". It may be nil, and answers at once too.
+	Warn func() string
 }
 
 // Admin returns the handler of the admin door: /livez, which tells only that
 // the process answers; /readyz, which runs the checks and tells each with
-// ?verbose; and /metrics.
+// ?verbose: [+] is well, [!] is a warning, which leaves the node ready, [-] failed; and /metrics.
 func Admin(checks []Check, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {
@@ -38,6 +41,12 @@ func ready(w http.ResponseWriter, r *http.Request, checks []Check) {
 			failed++
 			fmt.Fprintf(&lines, "[-]%s failed: %q\n", c.Name, err)
 			continue
+		}
+		if c.Warn != nil {
+			if warning := c.Warn(); warning != "" {
+				fmt.Fprintf(&lines, "[!]%s warning: %q\n", c.Name, warning)
+				continue
+			}
 		}
 		note := ""
 		if c.Note != nil {

@@ -10,6 +10,8 @@ func TestAdmin(t *testing.T) {
 	good := Check{Name: "catalog", Run: func() error { return nil }}
 	noted := Check{Name: "keystore hsm", Run: good.Run, Note: func() string { return "not confined" }}
 	bad := Check{Name: "keyset web", Run: func() error { return errors.New("suspended\nby operator") }}
+	warned := Check{Name: "witnesses", Run: good.Run, Note: noted.Note, Warn: func() string { return "contradicted" }}
+	quiet := Check{Name: "witnesses", Run: good.Run, Note: noted.Note, Warn: func() string { return "" }}
 	metrics := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("numbers")) })
 	const trouble = "[+]catalog ok\n[-]keyset web failed: \"suspended\\nby operator\"\n1 of 2 checks failed\n"
 	for _, c := range []struct {
@@ -23,6 +25,8 @@ func TestAdmin(t *testing.T) {
 		{"/readyz", []Check{good}, 200, "ready\n"},
 		{"/readyz?verbose", []Check{good, good}, 200, "[+]catalog ok\n[+]catalog ok\nready\n"},
 		{"/readyz?verbose", []Check{noted}, 200, "[+]keystore hsm ok: \"not confined\"\nready\n"},
+		{"/readyz?verbose", []Check{warned}, 200, "[!]witnesses warning: \"contradicted\"\nready\n"},
+		{"/readyz?verbose", []Check{quiet}, 200, "[+]witnesses ok: \"not confined\"\nready\n"},
 		{"/readyz", []Check{good, bad}, 503, trouble},
 		{"/readyz?verbose", []Check{good, bad}, 503, trouble},
 		{"/metrics", nil, 200, "numbers"},
