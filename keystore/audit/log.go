@@ -276,9 +276,7 @@ func (l *Log) settle(ctx context.Context, shards []*shard) error {
 			s.close()
 			l.finished = append(l.finished, s)
 		}
-		if s.unfit != nil {
-			l.cfg.Log.Warn("the tiles of an audit log do not fit and are made again", "origin", s.origin, "err", s.unfit)
-		}
+		l.warnUnfit(s)
 		l.repaired(s, cut)
 		if i > 0 {
 			if err := l.tellOf(ctx, s); err != nil {
@@ -290,6 +288,17 @@ func (l *Log) settle(ctx context.Context, shards []*shard) error {
 	}
 	go l.acts.run()
 	return nil
+}
+
+// warnUnfit tells of tiles that a signed checkpoint says were there and that are made
+// again from the journals. A log that has signed nothing yet has none to miss.
+func (l *Log) warnUnfit(s *shard) {
+	switch {
+	case errors.Is(s.unfit, fs.ErrNotExist):
+		l.cfg.Log.Warn("tiles of an audit log are gone and are made again from its journals", "origin", s.origin, "err", s.unfit)
+	case s.unfit != nil:
+		l.cfg.Log.Warn("the tiles of an audit log do not fit and are made again", "origin", s.origin, "err", s.unfit)
+	}
 }
 
 // none returns an error if the memory knows of a log that is not there, unless
