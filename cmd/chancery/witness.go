@@ -73,6 +73,8 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 		return usagef("audit witness: whose logs? --log VKEY")
 	case f.name == "" && !exists(filepath.Join(f.state, "key")):
 		return usagef("audit witness: a new witness needs a name: --name HOST/NAME")
+	case f.listen == "" && a.cert+a.key != "":
+		return usagef("audit witness: --cert and --key are for --listen: what is published is read without a certificate")
 	case f.listen != "" && (a.cert == "") != (a.key == ""):
 		return usagef("audit witness: --cert and --key belong together")
 	case f.listen != "" && a.cert == "" && !isLoopback(f.listen):
