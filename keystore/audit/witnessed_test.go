@@ -34,6 +34,7 @@ type witnessRig struct {
 	*rig
 	who    []*Cosigner
 	quorum fewest
+	begun  bool // lifecycle has its first entry
 }
 
 func newWitnessRig(t *testing.T, change ...func(*Config)) *witnessRig {
@@ -43,6 +44,18 @@ func newWitnessRig(t *testing.T, change ...func(*Config)) *witnessRig {
 		w.who, w.quorum.keys = append(w.who, c), append(w.quorum.keys, c.Key)
 	}
 	return w
+}
+
+// act waits for the month's beginning too: it is entered in lifecycle beside the
+// first act, and until then lifecycle is empty.
+func (w *witnessRig) act(n int) Receipt {
+	w.Helper()
+	receipt := w.rig.act(n)
+	if !w.begun {
+		w.monthBegan()
+		w.begun = true
+	}
+	return receipt
 }
 
 // published returns the checkpoint of a log after one has been made.

@@ -1,6 +1,8 @@
 package witness
 
 import (
+	"bytes"
+	"crypto/ed25519"
 	"fmt"
 	"slices"
 	"strings"
@@ -125,6 +127,23 @@ func TestAPolicyIsAsLargeAsTheSpecificationAsks(t *testing.T) {
 		fmt.Fprintf(&b, "log %s\nwitness w%d %s\ngroup g%d any w%d\n", newLogKey(t).vkey, i, newCosigner(t, "w").Key.VKey(), i, i)
 	}
 	if _, err := ParsePolicy([]byte(b.String() + "quorum g31\n")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A key in base64 may hold a plus, and two that end alike behind it are two keys.
+func TestKeysThatHoldAPlus(t *testing.T) {
+	var b strings.Builder
+	for i := range byte(2) {
+		pub := bytes.Repeat([]byte{i + 1}, ed25519.PublicKeySize)
+		copy(pub[26:], []byte{0xfb, 0xef, 0xbe, 0xfb, 0xef, 0xbe}) // ++++++++ at its end
+		key, err := audit.NewWitnessKey("w", pub)
+		if err != nil || !strings.HasSuffix(key.VKey(), "+") {
+			t.Fatal(key.VKey(), err)
+		}
+		fmt.Fprintf(&b, "witness w%d %s\n", i, key.VKey())
+	}
+	if _, err := ParsePolicy([]byte(b.String() + "quorum w1\n")); err != nil {
 		t.Error(err)
 	}
 }
