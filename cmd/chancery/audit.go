@@ -174,9 +174,7 @@ func (a *app) printReport(v verifiedLog, keyed, witnesses bool) error {
 		for _, p := range r.Pruned {
 			a.printf("removed: %s, %s, as the policy says (%s; entry %s)\n", p.Origin, count(p.Entries, "entry", "entries"), p.Policy, p.Entry)
 		}
-		for _, p := range r.Problems {
-			a.printf("problem: %s\n", p.String())
-		}
+		a.printProblems(r)
 		if !keyed {
 			a.printf("log key: unverified\n")
 		}
@@ -210,7 +208,25 @@ func verdict(r *audit.Report, keyed bool) string {
 	case others > 0:
 		entries += fmt.Sprintf(", %d signed by none of the keys given", others)
 	}
-	return fmt.Sprintf("%s, %d behind no checkpoint yet, %s", entries, unsigned, count(int64(len(r.Problems)), "problem", "problems"))
+	problems := count(int64(len(r.Changed())), "problem", "problems")
+	if n := len(r.Unjudged()); n > 0 {
+		problems += ", " + count(int64(n), "log", "logs") + " not judged"
+	}
+	return fmt.Sprintf("%s, %d behind no checkpoint yet, %s", entries, unsigned, problems)
+}
+
+// problemLine tells a problem, and whether it says that the log was changed.
+func problemLine(p audit.Problem) string {
+	if p.Judged() {
+		return "problem: " + p.String()
+	}
+	return "cannot be judged: " + p.String()
+}
+
+func (a *app) printProblems(r *audit.Report) {
+	for _, p := range r.Problems {
+		a.printf("%s\n", problemLine(p))
+	}
 }
 
 // count tells how many of something there are.

@@ -95,9 +95,7 @@ func (a *app) printPublished(r *audit.Report, keyed, witnesses bool) {
 	}
 	a.printTable([]string{"log", "entries", "root", "log key", "signature"}, rows)
 	a.printWitnessed(r, witnesses)
-	for _, p := range r.Problems {
-		a.printf("problem: %s\n", p.String())
-	}
+	a.printProblems(r)
 	if !keyed {
 		a.printf("log key: unverified\n")
 	}

@@ -33,10 +33,13 @@ func (a *app) openRolls(ctx context.Context, r *rolls, dir string, vkeys []strin
 	}
 	if !report.OK() {
 		for _, p := range report.Problems {
-			fmt.Fprintln(a.err, clean("problem: "+p.String()))
+			fmt.Fprintln(a.err, clean(problemLine(p)))
 		}
 		if len(vkeys) == 0 {
 			return hinted{fmt.Errorf("the log in %s is not verified: no log key is given", dir), "give the log key, kept outside the log's machine, with --key"}
+		}
+		if len(report.Changed()) == 0 {
+			return fmt.Errorf("the log in %s cannot be judged with what was given", dir)
 		}
 		return fmt.Errorf("the log in %s does not verify: %s", dir, count(int64(len(report.Problems)), "problem", "problems"))
 	}

@@ -109,7 +109,8 @@ func (v *verification) conclude() {
 		case l.Key == "":
 			v.problem(l.Name, -1, "it has no checkpoint, so that nothing proves its entries")
 		case !ours: // otherwise what is wrong has been told
-			v.problem(l.Name, -1, "its checkpoint is signed by "+l.Key+v.logKeys.unknown(l.Key))
+			what, kind := v.logKeys.unknown(v, &l)
+			v.tell(Problem{l.Name, -1, what, kind})
 		}
 	}
 }
@@ -155,20 +156,24 @@ type follower interface {
 }
 
 func (v *verification) problem(log string, index int64, what string) {
+	v.tell(Problem{log, index, what, Changed})
+}
+
+func (v *verification) tell(p Problem) {
 	if v.silent {
 		return
 	}
 	n := 0
-	for _, p := range v.report.Problems {
-		if p.Log == log {
+	for _, told := range v.report.Problems {
+		if told.Log == p.Log {
 			n++
 		}
 	}
 	switch {
 	case n < maxProblems:
-		v.report.Problems = append(v.report.Problems, Problem{log, index, what})
+		v.report.Problems = append(v.report.Problems, p)
 	case n == maxProblems:
-		v.report.Problems = append(v.report.Problems, Problem{log, -1, "and more"})
+		v.report.Problems = append(v.report.Problems, Problem{p.Log, -1, "and more", p.Kind})
 	}
 }
 
@@ -215,7 +220,7 @@ func (v *verification) month(name string) error {
 	}
 	if unreachable != nil {
 		v.away[name] = true
-		v.problem(name, -1, fmt.Sprintf("it cannot be read: %v (hint: it was moved; bring the storage it was moved to back)", unreachable))
+		v.tell(Problem{name, -1, fmt.Sprintf("it cannot be read: %v (hint: it was moved; bring the storage it was moved to back)", unreachable), Away})
 	}
 	return err
 }

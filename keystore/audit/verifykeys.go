@@ -340,13 +340,38 @@ func (k *logKeys) compromised(c *check, key *LogKey) string {
 
 func (k *logKeys) conclude(*verification) {}
 
-// unknown tells of a key that is not trusted.
-func (k *logKeys) unknown(key string) string {
+// unknown tells of a log that a key signed that is not trusted.
+func (k *logKeys) unknown(v *verification, l *LogReport) (string, Kind) {
+	if !givenOf(v.keys, keyOf(l.Key)) {
+		return unknownKey(v.keys, l.Key), KeyUnknown
+	}
+	signed := "its checkpoint is signed by " + l.Key
 	for _, a := range k.Announced {
-		if a.Key == key {
-			return fmt.Sprintf(", which entry %d of lifecycle announces, and no key that is trusted signed that entry "+
-				"(hint: restore lifecycle/handover-… from a backup, or give a later log key)", a.Index)
+		if a.Key == l.Key {
+			return fmt.Sprintf("%s, which entry %d of lifecycle announces, and no key that is trusted signed that entry "+
+				"(hint: restore lifecycle/handover-… from a backup, or give a later log key; if there is neither, this is another log)", signed, a.Index), KeyUnknown
 		}
 	}
-	return ", which is none of the keys given, and was announced under none of them"
+	if l.Name != lifecycleName && len(k.Announced) > 0 && v.report.Logs[0].Verified {
+		return signed + ", which is none of the keys given, and not one that lifecycle announces", Changed
+	}
+	return unknownKey(v.keys, l.Key), KeyUnknown
+}
+
+// givenOf reports whether one of the keys has that name.
+func givenOf(keys []note.Verifier, name string) bool {
+	return slices.ContainsFunc(keys, func(v note.Verifier) bool { return v.Name() == name })
+}
+
+const keyHint = "audit.vkey in the node's data directory has its log keys: have them from whom you trust, not from beside the log"
+
+// unknownKey tells of a checkpoint by a key, NAME+ID, that is none of those given.
+// Of the same name it may be that of another log in the place of the one they signed.
+func unknownKey(given []note.Verifier, key string) string {
+	name := keyOf(key)
+	if !givenOf(given, name) {
+		return fmt.Sprintf("no key of %s was given, and its checkpoint is signed by %s (hint: %s)", name, key, keyHint)
+	}
+	return fmt.Sprintf("its checkpoint is signed by %s, which is none of the keys given, and was announced under none of them "+
+		"(hint: if it is a key of this node give it, otherwise this is another log; %s)", key, keyHint)
 }

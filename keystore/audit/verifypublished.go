@@ -80,7 +80,7 @@ type publication struct {
 }
 
 func (p *publication) problem(log, format string, args ...any) {
-	p.report.Problems = append(p.report.Problems, Problem{log, -1, fmt.Sprintf(format, args...)})
+	p.report.Problems = append(p.report.Problems, Problem{log, -1, fmt.Sprintf(format, args...), Changed})
 }
 
 // log verifies one log, if it is there.
@@ -265,7 +265,7 @@ func (p *publication) conclude() {
 		}
 		p.report.KeyVerified = p.report.KeyVerified && l.Verified
 		if len(p.keys) > 0 && l.Proven > 0 && !l.Verified {
-			p.problem(l.Name, "its checkpoint is signed by %s, which is none of the keys given", l.Key)
+			p.report.Problems = append(p.report.Problems, Problem{l.Name, -1, unknownKey(p.keys, l.Key), KeyUnknown})
 		}
 	}
 }

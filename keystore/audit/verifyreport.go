@@ -44,11 +44,43 @@ type LogReport struct {
 	Witnessed *Witnessed `json:"witnessed,omitempty"` // how far a quorum of witnesses knows it; nil: it is unwitnessed
 }
 
-// A Problem is something that is not as it was written.
+// A Problem is something that is not as it was written, or that cannot be judged.
 type Problem struct {
 	Log   string `json:"log"`   // its name
 	Index int64  `json:"index"` // of the entry, or -1
 	What  string `json:"what"`
+	Kind  Kind   `json:"kind"`
+}
+
+// A Kind says what a Problem means: that a log is not the one that was written, or
+// that nobody can tell with what Verify was given.
+type Kind string
+
+// The kinds. What has another one counts as Changed.
+const (
+	Changed    Kind = "changed"     // the log contradicts itself, its signatures, or what is known of it
+	KeyUnknown Kind = "key_unknown" // it is signed by no key that was given, or announced under one
+	Away       Kind = "away"        // it cannot be reached
+)
+
+// Judged reports whether p says that the log was changed. Otherwise it may be
+// sound, or not.
+func (p Problem) Judged() bool { return p.Kind != KeyUnknown && p.Kind != Away }
+
+// Changed returns the problems that say that a log was changed, and Unjudged
+// those that say that it cannot be judged.
+func (r *Report) Changed() []Problem { return r.problems(true) }
+
+// Unjudged returns what Changed does not.
+func (r *Report) Unjudged() []Problem { return r.problems(false) }
+
+func (r *Report) problems(judged bool) (some []Problem) {
+	for _, p := range r.Problems {
+		if p.Judged() == judged {
+			some = append(some, p)
+		}
+	}
+	return some
 }
 
 // String returns the problem as one line.

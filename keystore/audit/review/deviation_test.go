@@ -236,6 +236,8 @@ func TestVerdicts(t *testing.T) {
 	proven := Checked{Node: "localhost/audit/a", Report: verified(true)}
 	changed := Checked{Node: "localhost/audit/a", Report: verified(true, "gone")}
 	keyless := Checked{Node: "localhost/audit/a", Report: verified(false)}
+	foreign := Checked{Node: "localhost/audit/b", Report: verified(false, "no key of localhost/audit/b was given (hint: ask)")}
+	foreign.Report.Problems[0].Kind = audit.KeyUnknown
 	bad := sound().signed(50, 1, 10)
 	open := sound().told(50, keystore.Record{Action: keystore.ActKeyOrphan})
 	for _, c := range []struct {
@@ -249,6 +251,9 @@ func TestVerdicts(t *testing.T) {
 		{"something open", open, []Checked{proven}, Unclear, false},
 		{"a rule broken", bad, []Checked{proven}, Deviating, true},
 		{"changed", bad, []Checked{proven, changed}, Broken, true},
+		{"changed, and another of an unknown key", sound(), []Checked{foreign, changed}, Broken, true},
+		{"an unknown key", sound(), []Checked{proven, foreign}, Unjudged, true},
+		{"an unknown key, and a rule broken", bad, []Checked{proven, foreign}, Deviating, true},
 		{"no key", sound(), []Checked{keyless}, Unverified, true},
 		{"not asked", sound(), []Checked{{}}, Unverified, true},
 		{"one of two not asked", sound(), []Checked{proven, {}}, Unverified, true},
@@ -258,6 +263,15 @@ func TestVerdicts(t *testing.T) {
 		if r.Verdict != c.want || r.Verdict.Weighs() != c.weighs || r.Witnessed != Unwitnessed {
 			t.Errorf("%s: %s, %s; want %s", c.name, r.Verdict, r.Witnessed, c.want)
 		}
+	}
+	r := report(t, Options{Checked: []Checked{proven, foreign}}, sound())
+	if got := r.Logs[1].Words(); got != "cannot be judged: no key of localhost/audit/b was given (hint: ask)" {
+		t.Errorf("%q", got)
+	}
+	page := string(pageOf(t, r))
+	if strings.Contains(page, Broken.Words()) || !strings.Contains(page, Unjudged.Words()) ||
+		!strings.Contains(page, `<p class="open">cannot be judged: lifecycle: `) || strings.Contains(page, `<p class="bad">`) {
+		t.Errorf("%s", page)
 	}
 	if d := report(t, Options{Now: born.Add(time.Minute)}, sound()).MadeAt; !d.Equal(born.Add(time.Minute)) {
 		t.Errorf("made at %v", d)

@@ -48,6 +48,7 @@ type Verdict string
 const (
 	Broken     Verdict = "log_broken"   // what verification says of a log is that it was changed
 	Deviating  Verdict = "deviations"   // a rule was broken
+	Unjudged   Verdict = "not_judged"   // nobody can tell whether a log was changed: its key was not given, or it is elsewhere
 	Unverified Verdict = "not_verified" // the logs were not verified, or not under a log key
 	Unclear    Verdict = "attention"    // nothing was broken, and something is left open
 	Sound      Verdict = "sound"

@@ -178,16 +178,19 @@ func (c *counting) early() (found []Deviation) {
 
 // verdict is the worst that is to be said.
 func (r *Report) verdict() Verdict {
-	verified := len(r.Logs) > 0
+	verified, judged := len(r.Logs) > 0, true
 	for _, l := range r.Logs {
-		if l.Report != nil && len(l.Report.Problems) > 0 {
+		if l.Report != nil && len(l.Report.Changed()) > 0 {
 			return Broken
 		}
+		judged = judged && (l.Report == nil || len(l.Report.Unjudged()) == 0)
 		verified = verified && l.Report != nil && l.Report.OK()
 	}
 	switch {
 	case r.Count(Breach) > 0:
 		return Deviating
+	case !judged:
+		return Unjudged
 	case !verified:
 		return Unverified
 	case r.Count(Attention) > 0:

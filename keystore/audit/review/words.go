@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"chancery/keystore/audit"
 )
 
 // Words tells a verdict in a clause.
@@ -13,6 +15,8 @@ func (v Verdict) Words() string {
 	switch v {
 	case Broken:
 		return "the log was changed"
+	case Unjudged:
+		return "the log cannot be judged with what was given"
 	case Deviating:
 		return "rules were broken"
 	case Unverified:
@@ -31,12 +35,29 @@ func (c Checked) Words() string {
 	switch {
 	case r == nil:
 		return "not verified"
+	case len(r.Changed()) > 0:
+		return fmt.Sprintf("does not verify, %d problems; the first: %s", len(r.Problems), r.Changed()[0].String())
 	case len(r.Problems) > 0:
-		return fmt.Sprintf("does not verify, %d problems; the first: %s", len(r.Problems), r.Problems[0].String())
+		return "cannot be judged: " + unjudged(r.Problems)
 	case !r.KeyVerified:
 		return fmt.Sprintf("consistent, %d entries, and under no log key that was given", r.Entries())
 	}
 	return fmt.Sprintf("verified, %d entries proven, %d behind no checkpoint yet", r.Proven(), r.Entries()-r.Proven())
+}
+
+// unjudged tells why a log cannot be judged. A missing key is that of all its node's
+// logs.
+func unjudged(reasons []audit.Problem) string {
+	var told []string
+	for _, p := range reasons {
+		switch {
+		case p.Kind != audit.KeyUnknown:
+			told = append(told, p.String())
+		case !slices.Contains(told, p.What):
+			told = append(told, p.What)
+		}
+	}
+	return strings.Join(told, "; ")
 }
 
 // witnessed tells how far witnesses know the logs, in a clause: all of them to
