@@ -17,7 +17,7 @@ import (
 )
 
 // writeLife makes a log in dir/audit of a key that keeps every rule and signs two
-// tokens, one of which has expired, and its key in dir/audit.vkey.
+// tokens, one of which has expired, and its own history, and the log's key in dir/audit.vkey.
 func writeLife(t *testing.T, dir string) {
 	t.Helper()
 	ctx := t.Context()
@@ -56,6 +56,10 @@ func writeLife(t *testing.T, dir string) {
 			t.Fatal(err)
 		}
 	}
+	history := keystore.Record{Principal: "chancery", Action: keystore.ActSignHistory, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 1, KID: kid}
+	if _, err := log.Act(ctx, history); err != nil {
+		t.Fatal(err)
+	}
 	vkey, err := log.VKey(keystore.EdDSA, key.Public())
 	if err != nil {
 		t.Fatal(err)
@@ -89,7 +93,7 @@ func TestASoundLogIsReportedSound(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &r); err != nil {
 		t.Fatal(err)
 	}
-	if status != exitDone || r.Verdict != review.Sound || len(r.Deviations) != 0 || len(r.KeySets) != 1 || r.KeySets[0].Signatures != 2 {
+	if status != exitDone || r.Verdict != review.Sound || len(r.Deviations) != 0 || len(r.KeySets) != 1 || r.KeySets[0].Signatures != 3 {
 		t.Errorf("exit status %d, %s, %+v", status, r.Verdict, r.Deviations)
 	}
 	for _, c := range r.KeySets[0].Versions[0].Checks {
@@ -109,7 +113,8 @@ func TestImpactTellsWhatStillLives(t *testing.T) {
 	status, out := typed(t, "--dir", dir, "audit", "impact", "--kid", "the-kid-of-the-tests", "--list")
 	for _, want := range []string{
 		"key the-kid-of-the-tests: version 1 of web, active\n", "signed: 2; refused 0, failed 0, unknown 0\n", "live now: 1, until ", "(S of 1s included)",
-		"jti dead  expires", "jti alive  expires", "only the device's own log tells",
+		"jti dead  expires", "jti alive  expires", "  history of the keys of web  has no end  stands  chancery  dev/acts/",
+		"histories of its key set signed besides: 1; refused 0, failed 0, unknown 0; first ", "only the device's own log tells",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in it:\n%s", want, out)
@@ -126,7 +131,7 @@ func TestImpactTellsWhatStillLives(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &all); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if status != exitDone || len(all.Signed) != 2 || all.Impact.Live != 1 || all.Impact.Acts.Done != 2 {
+	if status != exitDone || len(all.Signed) != 3 || all.Impact.Live != 1 || all.Impact.Acts.Done != 2 || all.Impact.Histories.Done != 1 {
 		t.Errorf("exit status %d: %s", status, out)
 	}
 	for _, s := range all.Signed {

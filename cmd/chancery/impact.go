@@ -29,7 +29,7 @@ func (a *app) auditImpactCommand() *cobra.Command {
 		Long: "Tell what a key signed in a period: for whom, how many, until when it lives, and what may\n" +
 			"have been signed without anybody knowing. It is what has to be answered for when the key\n" +
 			"is in other hands. It reads the log and does not verify it: `chancery audit verify` does.\n" +
-			"With --json every token and certificate is in it, as with --list.",
+			"With --json every token, certificate and signed history is in it, as with --list.",
 		Example: "  chancery --dir dev audit impact --kid 5sljdiRYPbrjGDlg5uosZ2V_jDYJoXD6jOaW-TQO-pk --from 24h\n" +
 			"  chancery audit impact --kid KID --list /var/lib/chancery/audit",
 		Args: atMostLogDir,
@@ -38,7 +38,7 @@ func (a *app) auditImpactCommand() *cobra.Command {
 	c.Flags().Var(moment{&f.from}, "from", "not before this time, or this long ago")
 	c.Flags().Var(moment{&f.to}, "to", "before this time, or this long ago")
 	c.Flags().StringArrayVar(&f.nodes, "node-dir", nil, "audit directory of another node that shares the catalog: LOGDIR")
-	c.Flags().BoolVar(&f.list, "list", false, "list every token and certificate")
+	c.Flags().BoolVar(&f.list, "list", false, "list every token, certificate and signed history")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		if f.kid == "" {
 			return usagef("audit impact: --kid is missing")
@@ -81,7 +81,7 @@ func (a *app) auditImpact(ctx context.Context, dirs []string, f impactFlags) err
 
 // told returns an error if no entry tells of the key.
 func told(i *review.Impact) error {
-	if i.KeySet == "" && i.Acts.All() == 0 {
+	if i.KeySet == "" && i.Acts.All()+i.Histories.All() == 0 {
 		return fmt.Errorf("no entry tells of the key %s", i.KID)
 	}
 	return nil
@@ -121,9 +121,9 @@ func (a *app) impactJSON(logs []review.Log, kid keystore.KID, opt review.Options
 }
 
 func (a *app) printSigned(s review.Signed) bool {
-	what, live := "jti "+s.JTI, "expired"
-	if s.Serial != "" {
-		what = "serial " + s.Serial
+	what, expires, live := signedWhat(s), "has no end", "stands"
+	if !s.Expires.IsZero() {
+		expires, live = "expires "+when(s.Expires), "expired"
 	}
 	if s.Live {
 		live = "live"
@@ -131,8 +131,21 @@ func (a *app) printSigned(s review.Signed) bool {
 	if s.Outcome != keystore.OutcomeDone {
 		live += ", outcome unknown"
 	}
-	_, err := fmt.Fprintln(a.out, clean(strings.Join([]string{when(s.At), what, "expires " + when(s.Expires), live, s.Principal, review.Short([]string{s.Entry})[0]}, "  ")))
+	_, err := fmt.Fprintln(a.out, clean(strings.Join([]string{when(s.At), what, expires, live, orNobody(s.Principal), review.Short([]string{s.Entry})[0]}, "  ")))
 	return err == nil
+}
+
+// signedWhat names what was signed.
+func signedWhat(s review.Signed) string {
+	switch {
+	case s.Serial != "":
+		return "serial " + s.Serial
+	case s.JTI != "":
+		return "jti " + s.JTI
+	case s.Action == keystore.ActSignHistory:
+		return "history of the keys of " + s.KeySet
+	}
+	return string(s.Action)
 }
 
 func (a *app) printImpact(i *review.Impact) {
@@ -144,6 +157,10 @@ func (a *app) printImpact(i *review.Impact) {
 	a.printf("signed: %d; refused %d, failed %d, unknown %d\n", i.Acts.Done, i.Acts.Refused, i.Acts.Failed, i.Acts.Unknown)
 	if i.Acts.All() > 0 {
 		a.printf("first %s, last %s UTC; the last of it expires %s\n", when(i.Acts.First), when(i.Acts.Last), when(i.Acts.Expiry()))
+	}
+	if h := i.Histories; h.All() > 0 {
+		a.printf("histories of its key set signed besides: %d; refused %d, failed %d, unknown %d; first %s, last %s UTC; they have no end\n",
+			h.Done, h.Refused, h.Failed, h.Unknown, when(h.First), when(h.Last))
 	}
 	if i.Live > 0 {
 		a.printf("live now: %d, until %s UTC (S of %s included)\n", i.Live, due(i.LiveUntil), i.Skew)

@@ -35,7 +35,8 @@ func (h *history) at(seconds float64) time.Time {
 // told enters a record at so many seconds.
 func (h *history) told(seconds float64, rec keystore.Record) *history {
 	log, list := "lifecycle", &h.lifecycle
-	if rec.Action == keystore.ActSignJWT || rec.Action == keystore.ActSignCSR || rec.Action == keystore.ActKeyUse {
+	acts := []keystore.Action{keystore.ActSignJWT, keystore.ActSignCSR, keystore.ActSignHistory, keystore.ActKeyUse}
+	if slices.Contains(acts, rec.Action) {
 		log, list = "acts/2026-03", &h.acts
 	}
 	rec.Principal = cmp.Or(rec.Principal, "chancery")

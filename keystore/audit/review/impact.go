@@ -21,7 +21,9 @@ type Impact struct {
 	State   string       `json:"state"`
 	Period  Period       `json:"period"`
 	MadeAt  time.Time    `json:"made_at"`
-	Acts    Tally        `json:"acts"`
+	Acts    Tally        `json:"acts"` // all but Histories
+	// Histories are the key-set histories that it signed, which have no end.
+	Histories Tally `json:"histories"`
 	// Live is how many of the things it signed in the period had not expired by
 	// every clock, that is plus S, when this was made.
 	Live       int64       `json:"live"`
@@ -43,7 +45,8 @@ type Signed struct {
 	JTI       string           `json:"jti,omitempty"`
 	Serial    string           `json:"serial,omitempty"`
 	Authority string           `json:"authority,omitempty"`
-	Expires   time.Time        `json:"expires,omitzero"`
+	KeySet    string           `json:"keyset,omitempty"` // whose history was signed
+	Expires   time.Time        `json:"expires,omitzero"` // zero: it does not, as a history
 	Live      bool             `json:"live"`
 	Entry     string           `json:"entry"`
 }
@@ -132,7 +135,11 @@ func (t *tracing) act(at audit.Located) bool {
 func (t *tracing) count(at audit.Located) bool {
 	e := &at.Entry
 	n := amount(e)
-	t.Acts.add(e, n)
+	if e.Action == keystore.ActSignHistory {
+		t.Histories.add(e, n)
+	} else {
+		t.Acts.add(e, n)
+	}
 	t.principals.add(principalKey{e.Principal, e.Action}, e, n)
 	unknown := e.Outcome == keystore.OutcomeUnknown
 	if unknown && len(t.Open) < maxOpen {
@@ -146,6 +153,9 @@ func (t *tracing) count(at audit.Located) bool {
 	s := Signed{
 		At: e.Time, Action: e.Action, Outcome: e.Outcome, Principal: e.Principal, JTI: e.JTI, Serial: e.Serial,
 		Authority: e.Authority, Expires: unix(max(e.Exp, e.NotAfter)), Entry: at.Name(),
+	}
+	if e.Action == keystore.ActSignHistory {
+		s.KeySet = e.KeySet
 	}
 	if end := s.Expires.Add(t.skew); !s.Expires.IsZero() && end.After(t.opt.Now) {
 		s.Live = true
@@ -166,7 +176,7 @@ func (t *tracing) conclude() error {
 			return ErrStopped
 		}
 	}
-	t.Period.First, t.Period.Last = t.Acts.First, t.Acts.Last
+	t.Period.First, t.Period.Last = spanOf(t.Acts, t.Histories)
 	for k, tally := range t.principals.rows {
 		t.Principals = append(t.Principals, Principal{k.principal, k.action, *tally})
 	}
@@ -176,12 +186,25 @@ func (t *tracing) conclude() error {
 	return nil
 }
 
+// spanOf returns when the first and the last of both were.
+func spanOf(a, b Tally) (first, last time.Time) {
+	first, last = a.First, a.Last
+	if first.IsZero() || !b.First.IsZero() && b.First.Before(first) {
+		first = b.First
+	}
+	if b.Last.After(last) {
+		last = b.Last
+	}
+	return first, last
+}
+
 // impactLimits says what an Impact cannot know.
 func impactLimits() []string {
 	return []string{
 		"What somebody with the token's PIN had signed beside Chancery is in no log of Chancery: a key in other hands may have signed more than this, " +
 			"and only the device's own log tells. What carries its kid and stands in no entry was not made by Chancery.",
 		"An act whose outcome nobody knows may have been signed; none of it was released.",
+		"A signed history of a key set has no end, and says no more of its keys than the log: whoever holds the key can sign another one.",
 		"What a token said is known only by its salted digest.",
 	}
 }

@@ -48,6 +48,26 @@ func TestImpactOfAKey(t *testing.T) {
 	}
 }
 
+// TestAHistoryIsNoToken: a signed history is listed as what it is, and counts apart.
+func TestAHistoryIsNoToken(t *testing.T) {
+	h := sound().signed(22, 2, 600)
+	rec := keystore.Record{Principal: "chancery", Action: keystore.ActSignHistory, Outcome: keystore.OutcomeDone, KeySet: "web", Version: 2, KID: kid("web", 2)}
+	h.told(40, rec)
+	rec.Outcome = keystore.OutcomeFailed
+	h.told(41, rec)
+	var all []Signed
+	i, err := Trace([]Log{h.log()}, kid("web", 2), Options{Now: h.at(300)}, func(s Signed) bool { all = append(all, s); return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i.Acts.All() != 2 || i.Histories.Done != 1 || i.Histories.Failed != 1 || i.Live != 1 || !i.Period.Last.Equal(h.at(41)) {
+		t.Errorf("%+v", i)
+	}
+	if len(all) != 3 || all[1].KeySet != "" || all[2].KeySet != "web" || all[2].Live || all[2].Principal != "chancery" || !all[2].At.Equal(h.at(40)) {
+		t.Errorf("%+v", all)
+	}
+}
+
 // TestBegunAndDoneIsOne: an intent whose outcome comes after the period was not
 // left open.
 func TestBegunAndDoneIsOne(t *testing.T) {
