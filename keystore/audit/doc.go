@@ -91,6 +91,11 @@
 // "durable" tells a torn write from a changed log. A record that cannot be read
 // may be cut only if no later record says that it had been durable.
 //
+// An older checkpoint is as true as the newest, and leaves what follows under no
+// signature. So Verify tells of a checkpoint that is older than one that was kept or
+// cosigned, a handover, the seal of its month, or an entry under a newer signature
+// says; and of entries that nobody signed for a minute while the log went on.
+//
 // # Log keys
 //
 // A log key has successors, and during an overlap a checkpoint has a signature

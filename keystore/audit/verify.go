@@ -57,7 +57,8 @@ func verify(ctx context.Context, dir string, opt Options, pause time.Duration) (
 	gathered := v.resumption.from
 	v.logKeys.keyNotes = gathered.Keys
 	peers.peerHeads = gathered.Peers
-	v.followers = []follower{v.logKeys, gathered.Months, gathered.Uses, gathered.Heads, newWitnesses(dir, opt), peers, v.resumption}
+	v.followers = []follower{v.logKeys, gathered.Months, gathered.Uses, gathered.Heads, newWitnesses(dir, opt), peers,
+		newNewest(dir, v.logKeys, gathered), v.resumption}
 	for _, k := range opt.Keys {
 		if err := v.trust(k); err != nil {
 			return nil, err
@@ -271,14 +272,15 @@ type check struct {
 	hasher leafHasher
 	rep    LogReport
 
-	tree    tree
-	next    int64        // index of the next entry
-	durable int64        // of the last record
-	broken  bool         // the tree cannot be known any more
-	fits    bool         // the tree had the signed root at the signed size
-	wrong   bool         // a tree comparison failed, which was told
-	kept    []Checkpoint // of this log; they have to fit
-	known                // what was verified before
+	tree     tree
+	next     int64        // index of the next entry
+	durable  int64        // of the last record
+	broken   bool         // the tree cannot be known any more
+	fits     bool         // the tree had the signed root at the signed size
+	wrong    bool         // a tree comparison failed, which was told
+	outdated bool         // its checkpoint is not its newest, which was told
+	kept     []Checkpoint // of this log; they have to fit
+	known                 // what was verified before
 }
 
 func (c *check) problem(index int64, format string, args ...any) {

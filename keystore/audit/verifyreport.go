@@ -24,20 +24,21 @@ type Report struct {
 
 // A LogReport tells of one log.
 type LogReport struct {
-	Name        string    `json:"name"` // "lifecycle" or "acts/YYYY-MM"
-	Origin      string    `json:"origin"`
-	Entries     int64     `json:"entries"`
-	Proven      int64     `json:"proven"`   // entries under the checkpoint, if they are what it signs
-	Unsigned    int64     `json:"unsigned"` // entries behind it
-	First       time.Time `json:"first"`    // time of the first entry
-	Last        time.Time `json:"last"`
-	ProvenUntil time.Time `json:"proven_until"` // time of the last proven entry
-	Root        string    `json:"root"`         // of all entries, in base64
-	Key         string    `json:"key"`          // NAME+ID of the key that signed; empty: no checkpoint
-	Verified    bool      `json:"verified"`     // signed by a given or announced key, or closed in a lifecycle that is
-	Closed      string    `json:"closed,omitempty"`
-	Announced   string    `json:"announced,omitempty"`   // the entry that announced Key, if it was not given
-	Compromised string    `json:"compromised,omitempty"` // the entry that says that Key was compromised before it signed this
+	Name          string    `json:"name"` // "lifecycle" or "acts/YYYY-MM"
+	Origin        string    `json:"origin"`
+	Entries       int64     `json:"entries"`
+	Proven        int64     `json:"proven"`   // entries under the checkpoint, if they are what it signs
+	Unsigned      int64     `json:"unsigned"` // entries behind it
+	First         time.Time `json:"first"`    // time of the first entry
+	Last          time.Time `json:"last"`
+	ProvenUntil   time.Time `json:"proven_until"`            // time of the last proven entry
+	Root          string    `json:"root"`                    // of all entries, in base64
+	UnsignedSince time.Time `json:"unsigned_since,omitzero"` // time of the first entry behind the checkpoint
+	Key           string    `json:"key"`                     // NAME+ID of the key that signed; empty: no checkpoint
+	Verified      bool      `json:"verified"`                // signed by a given or announced key, or closed in a lifecycle that is
+	Closed        string    `json:"closed,omitempty"`
+	Announced     string    `json:"announced,omitempty"`   // the entry that announced Key, if it was not given
+	Compromised   string    `json:"compromised,omitempty"` // the entry that says that Key was compromised before it signed this
 
 	Before int64 `json:"before,omitempty"` // of Entries: those not looked at now, as Options.State says they were
 
@@ -61,11 +62,12 @@ const (
 	Changed    Kind = "changed"     // the log contradicts itself, its signatures, or what is known of it
 	KeyUnknown Kind = "key_unknown" // it is signed by no key that was given, or announced under one
 	Away       Kind = "away"        // it cannot be reached
+	Unsigned   Kind = "unsigned"    // its last entries are under no checkpoint, for longer than one takes
 )
 
 // Judged reports whether p says that the log was changed. Otherwise it may be
 // sound, or not.
-func (p Problem) Judged() bool { return p.Kind != KeyUnknown && p.Kind != Away }
+func (p Problem) Judged() bool { return p.Kind != KeyUnknown && p.Kind != Away && p.Kind != Unsigned }
 
 // Changed returns the problems that say that a log was changed, and Unjudged
 // those that say that it cannot be judged.

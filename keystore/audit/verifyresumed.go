@@ -104,7 +104,7 @@ func (c *check) resume() {
 		c.problem(-1, "it is %s, and what was verified before was %s", c.rep.Origin, s.Origin)
 	case c.signed.Size < s.Size:
 		c.wrong = true
-		c.problem(-1, "%d of its entries are signed, and %d were verified before: it was cut, or is an older copy", c.signed.Size, s.Size)
+		c.problem(-1, "%d of its entries are signed, and %d were verified before: it was cut, is an older copy, or an older checkpoint was put back", c.signed.Size, s.Size)
 	case c.signed.Size == s.Size:
 		c.upTo, c.rep.ProvenUntil = &s, s.Last
 		if c.fits = c.signed.Root == c.known.root; !c.fits {

@@ -210,7 +210,7 @@ func TestALogThatIsNoContinuation(t *testing.T) {
 			})
 		}, "acts/2026-10: its first 10 entries are not the ones that were verified before"},
 		"cut": {true, func(t *testing.T, w *review) { w.forged(w.key, func(f *rig) { f.act(0) }) },
-			"acts/2026-10: 1 of its entries are signed, and 10 were verified before: it was cut, or is an older copy"},
+			"acts/2026-10: 1 of its entries are signed, and 10 were verified before: it was cut, is an older copy, or an older checkpoint was put back"},
 		"of another key": {false, func(t *testing.T, w *review) { w.forged(eddsa(t), func(f *rig) { f.act(0) }) }, "which is none of the keys given"},
 		"without a checkpoint": {false, func(t *testing.T, w *review) {
 			if err := os.Remove(filepath.Join(w.cfg.Dir, lifecycleName, checkpointFile)); err != nil {

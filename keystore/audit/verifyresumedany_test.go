@@ -52,7 +52,7 @@ func TestReviewsThatAreResumedReportWhatOneDoes(t *testing.T) {
 				k.checkpoint()
 			case "head":
 				c.set(c.Now().Add(2 * headEvery))
-				k.log.chores(t.Context())
+				k.log.keepOnce(t.Context())
 			case "month":
 				c.set(c.Now().AddDate(0, 1, 0))
 				sign()

@@ -120,6 +120,9 @@ func (w *witnesses) log(c *check) {
 		case !n.compared:
 			c.problem(-1, "it cannot be compared with the %d entries that %s cosigned", n.Size, n.by[0].Key)
 		case n.fits:
+			if c.fits {
+				c.older(n.Size, "the one that "+n.by[0].Key+" cosigned is")
+			}
 			if at, enough := w.met(n.by); enough {
 				c.rep.Witnessed = &Witnessed{n.Size, at, n.by}
 			}

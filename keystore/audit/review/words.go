@@ -16,7 +16,7 @@ func (v Verdict) Words() string {
 	case Broken:
 		return "the log was changed"
 	case Unjudged:
-		return "the log cannot be judged with what was given"
+		return "not all of the log can be judged"
 	case Deviating:
 		return "rules were broken"
 	case Unverified:
