@@ -16,7 +16,7 @@ import (
 // MaxState is the largest state that is read, in bytes.
 const MaxState = 256 << 20
 
-const stateVersion = 1
+const stateVersion = 2
 
 // A State is how far Verify came, for a later run to go on from there: of each
 // log its first entries, which are under a checkpoint, with the right edge of
@@ -183,15 +183,11 @@ func (k *keyNotes) check() error {
 
 func (f *useFollower) check() error {
 	for kid, k := range f.Kids {
-		if k == nil || len(k.Closed) == 0 {
+		if k == nil || k.Lifecycle.isEmpty() && k.Acts.isEmpty() {
 			return fmt.Errorf("key %s without a use", kid)
 		}
-		last := int64(-1)
-		for _, x := range k.Closed {
-			if x.From <= last+1 && last >= 0 || x.To < x.From || x.From < 0 || x.To >= maxUse {
-				return fmt.Errorf("the uses of key %s are not in order", kid)
-			}
-			last = x.To
+		if !k.Lifecycle.Closed.ascend() || !k.Acts.Closed.ascend() {
+			return fmt.Errorf("the uses of key %s are not in order", kid)
 		}
 	}
 	for id, in := range f.Intents {
@@ -200,4 +196,18 @@ func (f *useFollower) check() error {
 		}
 	}
 	return nil
+}
+
+func (u *logUses) isEmpty() bool { return len(u.Closed) == 0 && u.Bare == nil }
+
+// ascend reports whether s is what add makes.
+func (s spans) ascend() bool {
+	last := int64(-1)
+	for _, x := range s {
+		if x.From <= last+1 && last >= 0 || x.To < x.From || x.From < 0 || x.To >= maxUse {
+			return false
+		}
+		last = x.To
+	}
+	return true
 }

@@ -34,8 +34,8 @@ func TestWhatIsNoState(t *testing.T) {
 	}
 	for _, test := range []struct{ old, new, want string }{
 		{"", "", "not a state"},
-		{`{"v":1`, `{"v":2`, "version 2"},
-		{`{"v":1`, `{ "v":1`, "another spelling"},
+		{`{"v":2`, `{"v":1`, "version 1"},
+		{`{"v":2`, `{ "v":2`, "another spelling"},
 		{`"compared":[]`, `"compared":null`, "not in order"},
 		{`"seals":{}`, `"seals":null`, "no months"},
 		{`"kids":{`, `"kids":{"k":null,`, "without a use"},

@@ -221,6 +221,7 @@ func (v *verification) month(name string) error {
 	}
 	if unreachable != nil {
 		v.away[name] = true
+		v.resumption.gap() // it may have the numbers of uses that are missed
 		v.tell(Problem{name, -1, fmt.Sprintf("it cannot be read: %v (hint: it was moved; bring the storage it was moved to back)", unreachable), Away})
 	}
 	return err

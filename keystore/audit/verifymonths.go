@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -141,6 +142,17 @@ func (m *months) conclude(v *verification) {
 // has reports whether the log with that origin was read.
 func (v *verification) has(origin string) bool {
 	return slices.ContainsFunc(v.report.Logs, func(l LogReport) bool { return l.Origin == origin })
+}
+
+// hasPruned reports whether a month is not there of those that lifecycle, which was
+// read before, says are removed: between the two it may be there for a day.
+func (v *verification) hasPruned() bool {
+	for origin := range v.resumption.from.Months.Prunes {
+		if !exists(filepath.Join(v.dir, filepath.FromSlash(nameOf(origin)))) {
+			return true
+		}
+	}
+	return false
 }
 
 // prunedAs reports whether k is of a month that was removed as the policy says,

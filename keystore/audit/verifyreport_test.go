@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+
+	"chancery/keystore"
 )
 
 // What is wrong with a log is one thing, and that nobody can tell another.
@@ -73,7 +75,17 @@ func TestPublishedUnderAnUnknownKey(t *testing.T) {
 
 // A month that is elsewhere is not judged.
 func TestAMonthThatIsAwayIsNotJudged(t *testing.T) {
-	r := closedRig(t, 10)
+	c := newClock(october)
+	r := newRig(t, func(cfg *Config) { cfg.Now = c.Now })
+	for use := range int64(6) { // the last three in November
+		if use == 3 {
+			c.set(november)
+		}
+		r.enterUse(used(webKey, use+1, keystore.OutcomeDone))
+	}
+	c.set(november.Add(inFlight))
+	r.enterUse(used(edgeKey, 1, keystore.OutcomeDone))
+	r.checkpoint()
 	elsewhere := filepath.Join(t.TempDir(), "moved")
 	works(t, os.Rename(r.october(), elsewhere))
 	works(t, os.Symlink(elsewhere, r.october()))

@@ -22,19 +22,26 @@ type UseReport struct {
 // all logs: that between two signatures none is missing.
 type useFollower struct {
 	Kids    map[keystore.KID]*keyUses `json:"kids"`
-	Intents map[string]intentUse      `json:"intents"` // by ID: those without an outcome yet
-	Pruned  bool                      `json:"pruned"`  // months are not there any more: numbers begin later
+	Intents map[string]intentUse      `json:"intents"` // by intentKey: those without an outcome yet
+	Pruned  bool                      `json:"pruned"`  // months are not there any more
+	Missed  bool                      `json:"missed"`  // nor were they when First was read: numbers begin later
 	First   time.Time                 `json:"first"`   // of the first act that is there
 	Last    time.Time                 `json:"last"`    // of the last entry of all
 }
 
-// keyUses is what was met of one key.
+// keyUses is what was met of one key, in lifecycle and in acts apart: how far one of
+// them has been read when the other goes on is another thing in each run.
 type keyUses struct {
-	Closed  spans     `json:"closed"`
-	Begun   time.Time `json:"begun"` // when its uses began to be numbered
-	Unknown int64     `json:"unknown"`
-	Lowest  int64     `json:"lowest"` // in acts
-	Early   int64     `json:"early"`  // the highest in acts that could have been taken before First
+	Lifecycle logUses `json:"lifecycle"`
+	Acts      logUses `json:"acts"`
+	Unknown   int64   `json:"unknown"`
+	Late      int64   `json:"late"` // the lowest that was surely taken after First; 0: none
+}
+
+type logUses struct {
+	Closed spans     `json:"closed"`
+	Begun  time.Time `json:"begun,omitzero"` // when its uses began to be numbered
+	Bare   *place    `json:"bare,omitempty"` // the last signature before that, which has no number
 }
 
 type intentUse struct {
@@ -54,7 +61,7 @@ func newUseFollower() *useFollower {
 func (f *useFollower) entry(c *check, e *Entry) {
 	f.Last = later(f.Last, e.Time)
 	if c.name != lifecycleName && f.First.IsZero() {
-		f.First = e.Time
+		f.First, f.Missed = e.Time, f.Missed || f.Pruned && c.v.hasPruned()
 	}
 	switch {
 	case e.Action == keystore.ActAuditPrune && c.name == lifecycleName:
@@ -78,9 +85,45 @@ func isSignature(e *Entry) bool {
 // unnumbered is for the entries of older versions: once the uses of a key are
 // numbered, all are.
 func (f *useFollower) unnumbered(c *check, e *Entry) {
-	if k := f.Kids[e.KID]; k != nil && !e.Time.Before(k.Begun) {
-		c.problem(e.Sequence, "it is a signature by key %s without a number, and the uses of that key are numbered", e.KID)
+	u := f.of(e.KID).in(c.name)
+	if u.numbered(e.Time) {
+		c.problem(e.Sequence, unnumberedText, e.KID)
+		return
 	}
+	u.Bare = &place{c.name, e.Sequence, e.Time}
+}
+
+const unnumberedText = "it is a signature by key %s without a number, and the uses of that key are numbered"
+
+// numbered reports whether the uses were numbered at t.
+func (u *logUses) numbered(t time.Time) bool { return !u.Begun.IsZero() && !t.Before(u.Begun) }
+
+func (u *logUses) numberedBefore(t time.Time) bool { return u.numbered(t) && !t.Equal(u.Begun) }
+
+// of returns what was met of a key.
+func (f *useFollower) of(kid keystore.KID) *keyUses {
+	k := f.Kids[kid]
+	if k == nil {
+		k = new(keyUses)
+		f.Kids[kid] = k
+	}
+	return k
+}
+
+// in returns what was met of the key in lifecycle, or in acts.
+func (k *keyUses) in(log string) *logUses {
+	if log == lifecycleName {
+		return &k.Lifecycle
+	}
+	return &k.Acts
+}
+
+// intentKey returns by what the intent of e is kept: its ID, as it stands in acts.
+func intentKey(c *check, e *Entry) string {
+	if c.name == lifecycleName {
+		return lifecycleName + " " + e.ID
+	}
+	return e.ID
 }
 
 // together closes numbers that were counted.
@@ -101,41 +144,36 @@ func (f *useFollower) numbered(c *check, e *Entry) {
 		c.problem(e.Sequence, "use %d of key %s is no number", e.Use, e.KID)
 		return
 	}
-	intent, ok := f.Intents[e.ID]
+	id := intentKey(c, e)
+	intent, ok := f.Intents[id]
 	if e.ID != "" && ok {
 		if intent.KID != e.KID || intent.Use != e.Use {
 			c.problem(e.Sequence, "it is use %d of key %s, and its intent is use %d of key %s", e.Use, e.KID, intent.Use, intent.KID)
 		}
-		delete(f.Intents, e.ID)
+		delete(f.Intents, id)
 		f.unknown(intent.KID, e, 1)
 		return
 	}
 	if e.ID != "" && e.Outcome == keystore.OutcomeIntent {
-		f.Intents[e.ID] = intentUse{e.KID, e.Use, e.Time}
+		f.Intents[id] = intentUse{e.KID, e.Use, e.Time}
 	}
 	f.close(c, e, e.Use, e.Use)
 }
 
 func (f *useFollower) close(c *check, e *Entry, from, to int64) {
-	k := f.Kids[e.KID]
-	if k == nil {
-		k = &keyUses{Begun: e.Time}
-		f.Kids[e.KID] = k
+	k := f.of(e.KID)
+	u := k.in(c.name)
+	if u.Begun.IsZero() || e.Time.Before(u.Begun) {
+		u.Begun = e.Time
 	}
-	if e.Time.Before(k.Begun) { // lifecycle was read first
-		k.Begun = e.Time
-	}
-	if !k.Closed.add(from, to, place{c.name, e.Sequence, e.Time}) {
+	if !u.Closed.add(from, to, place{c.name, e.Sequence, e.Time}) {
 		c.problem(e.Sequence, "use %s of key %s was closed before", span{From: from, To: to}, e.KID)
 		return
 	}
-	if c.name != lifecycleName {
-		if k.Lowest == 0 || from < k.Lowest {
-			k.Lowest = from
-		}
-		if e.Time.Sub(f.First) < inFlight {
-			k.Early = max(k.Early, to)
-		}
+	// What nobody waited for may be closed whenever the log is opened again.
+	awaited := e.Outcome == keystore.OutcomeDone && e.Action != keystore.ActKeyUse
+	if c.name != lifecycleName && awaited && e.Time.Sub(f.First) >= inFlight && (k.Late == 0 || from < k.Late) {
+		k.Late = from
 	}
 	f.unknown(e.KID, e, to-from+1)
 }
@@ -148,9 +186,9 @@ func (f *useFollower) unknown(kid keystore.KID, e *Entry, n int64) {
 
 // forget has the acts that are read from now on be the first that are there.
 func (f *useFollower) forget() {
-	f.First = time.Time{}
+	f.First, f.Missed = time.Time{}, true
 	for _, k := range f.Kids {
-		k.Lowest, k.Early = 0, 0
+		k.Late = 0
 	}
 }
 
@@ -167,13 +205,18 @@ func (f *useFollower) conclude(v *verification) {
 	}
 	for _, kid := range slices.Sorted(maps.Keys(f.Kids)) {
 		k := f.Kids[kid]
-		r := UseReport{KID: kid, First: 1, Last: k.Closed.last(), Open: open[kid], Unknown: k.Unknown}
+		k.compare(v, kid)
+		closed := k.closed()
+		if len(closed) == 0 {
+			continue // none is numbered
+		}
+		r := UseReport{KID: kid, First: 1, Last: closed.last(), Open: open[kid], Unknown: k.Unknown}
 		begins := f.begins(k)
 		if begins > 1 {
-			r.First = k.Closed[0].From
+			r.First = closed[0].From
 		}
 		next := int64(1)
-		for _, x := range k.Closed {
+		for _, x := range closed {
 			gap := span{From: max(next, begins), To: x.From - 1}
 			next = x.To + 1
 			switch {
@@ -188,15 +231,43 @@ func (f *useFollower) conclude(v *verification) {
 	}
 }
 
+// closed returns the numbers that were closed in either.
+func (k *keyUses) closed() spans {
+	all := slices.Clone(k.Lifecycle.Closed)
+	for _, x := range k.Acts.Closed {
+		for _, gap := range all.missing(x.From, x.To) {
+			all.add(gap.From, gap.To, x.At)
+		}
+	}
+	return all
+}
+
+// compare tells what lifecycle and acts say against each other.
+func (k *keyUses) compare(v *verification, kid keystore.KID) {
+	for _, x := range k.Acts.Closed {
+		free := k.Lifecycle.Closed.missing(x.From, x.To)
+		for _, both := range free.missing(x.From, x.To) {
+			v.problem(lifecycleName, -1, fmt.Sprintf("use %s of key %s is closed in it, and in acts", both, kid))
+		}
+	}
+	if b := k.Lifecycle.Bare; b != nil && k.Acts.numberedBefore(b.Time) {
+		v.problem(b.Log, b.Index, fmt.Sprintf(unnumberedText, kid))
+	}
+	if b := k.Acts.Bare; b != nil && k.Lifecycle.numberedBefore(b.Time) {
+		v.problem(b.Log, b.Index, fmt.Sprintf(unnumberedText, kid))
+	}
+}
+
 // begins returns the number below which a key's uses may have been entered in a
-// month that was pruned. What was in flight when the first month that is there
-// began may be on either side.
+// month that was pruned. Of those that were in flight when the first month that is
+// there began each may be on either side, and so may all before one of them: only
+// what follows a number that was taken in a month that is there is there too.
 func (f *useFollower) begins(k *keyUses) int64 {
 	switch {
-	case !f.Pruned:
+	case !f.Missed && (!f.First.IsZero() || !f.Pruned):
 		return 1
-	case k.Lowest == 0:
-		return maxUse // no act of it is there
+	case k.Late == 0:
+		return maxUse
 	}
-	return max(k.Lowest, k.Early+1)
+	return k.Late
 }
