@@ -313,16 +313,17 @@ func (c *counter) entered(s spans, o keystore.Outcome, err error) {
 	}
 }
 
-// openUpTo reports whether a number up to n is open.
-func (c *counter) openUpTo(n int64) bool {
+// settledUpTo reports whether no number up to n is open, and up to which all are
+// closed for ever: n itself may have been given back, to be taken again.
+func (c *counter) settledUpTo(n int64) (last int64, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for at := range c.open {
 		if at <= n {
-			return true
+			return 0, false
 		}
 	}
-	return false
+	return min(n, c.last), true
 }
 
 // A settling is a point in acts before which only numbers are entered that had
@@ -363,11 +364,15 @@ func (u *uses) tend(point func() (useHead, bool)) error {
 	return nil
 }
 
+// settled reports whether the numbers are closed, and leaves out of them what is
+// to be taken again.
 func (s *settling) settled() bool {
 	for c, last := range s.last {
-		if c.openUpTo(last) {
+		settled, ok := c.settledUpTo(last)
+		if !ok {
 			return false
 		}
+		s.last[c] = settled
 	}
 	return true
 }

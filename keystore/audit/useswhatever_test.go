@@ -51,6 +51,30 @@ func TestConcurrentUses(t *testing.T) {
 	r.closedOnce(last)
 }
 
+// A number that was given back while it was about to be settled is taken again, and
+// was not closed when the process was killed: it had no entry for ever.
+func TestANumberThatIsGivenBackIsNotSettled(t *testing.T) {
+	c := newClock(noon)
+	r := newRig(t, func(cfg *Config) { cfg.Now = c.Now })
+	keep := func() {
+		c.set(c.Now().Add(tendEvery))
+		r.log.keepOnce(t.Context())
+	}
+	r.enterUse(used(webKey, r.take(webKey, 1), keystore.OutcomeDone))
+	r.take(webKey, 2)
+	keep() // up to 2 is to be settled
+	if !r.log.GiveBack(webKey, 2) {
+		t.Fatal("2 is not given back")
+	}
+	keep()
+	r.take(webKey, 2)
+	r.crash()
+	r.open()
+	r.enterUse(used(webKey, r.take(webKey, 3), keystore.OutcomeDone))
+	r.close()
+	r.closedOnce(map[keystore.KID]int64{webKey: 3})
+}
+
 // Whatever is taken, entered, refused, given back and killed, in whatever order:
 // the log is sound and each number is closed once.
 func TestUsesWhateverHappens(t *testing.T) {
@@ -61,6 +85,7 @@ func TestUsesWhateverHappens(t *testing.T) {
 			cfg.Now, cfg.Refusals = c.Now, Budget{Burst: 2, PerSecond: 1e-9}
 		})
 		defer func() { r.log = nil }()
+		r.TB = failing{t, rt}
 		type number struct {
 			kid keystore.KID
 			use int64
