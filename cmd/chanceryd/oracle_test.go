@@ -35,6 +35,9 @@ func TestI1SixteenClientsKeepEveryToken(t *testing.T) {
 			free()
 			if what == "full" {
 				c.successAfter(time.Now(), 20*time.Second)
+				if round < 4 { // later ones are killed before that may be entered
+					d.awaitResumed()
+				}
 				d.kill()
 			}
 		default:
@@ -51,11 +54,27 @@ func TestI1SixteenClientsKeepEveryToken(t *testing.T) {
 	d.stop()
 	d.wantAccounted()
 	d.wantRecorded(kept)
-	resumed := len(d.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActAuditResume}))
+	resumed := d.resumed()
 	if resumed == 0 {
 		t.Error("no failure of the log is told")
 	}
 	t.Logf("%d tokens, of rounds by how they ended: %v; the log went on %d times", len(kept), counts, resumed)
+}
+
+// resumed returns how often the log tells that it went on after a failure.
+func (d *chanceryd) resumed() int {
+	d.t.Helper()
+	return len(d.logged(audit.Filter{Log: "lifecycle", Action: keystore.ActAuditResume}))
+}
+
+func (d *chanceryd) awaitResumed() {
+	d.t.Helper()
+	d.within(20*time.Second, "the log tells that it went on", func() error {
+		if d.resumed() == 0 {
+			return errNotYet
+		}
+		return nil
+	})
 }
 
 // startFor starts the daemon for a round, and says what befalls it.

@@ -258,7 +258,8 @@ func TestALogKeyChangesUnderAWitness(t *testing.T) {
 	first, keys := d.vkeys()
 	s.knows(keys[0])
 	d = startDev(t, d.dir)
-	if _, err := d.client("operator").Rotate(t.Context(), "audit", rotateFor("a drill")); err != nil {
+	rotation, err := d.client("operator").Rotate(t.Context(), "audit", rotateFor("a drill"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	issuer := d.client("issuer")
@@ -274,8 +275,8 @@ func TestALogKeyChangesUnderAWitness(t *testing.T) {
 	if n := d.signatures(); n != 2 {
 		t.Errorf("%d keys sign before the witness knows the second", n)
 	}
-	const waits = "witness w1 to cosign what version 2 signs alone"
-	if _, words := d.readyz(); !strings.Contains(words, "[+]keyset audit ok: \"version 1 waits for "+waits) {
+	waits := fmt.Sprintf("witness w1 to cosign what version %d signs alone", rotation.To.Version)
+	if _, words := d.readyz(); !strings.Contains(words, fmt.Sprintf("[+]keyset audit ok: \"version %d waits for %s", rotation.From.Version, waits)) {
 		t.Errorf("nothing tells what the handover waits for:\n%s", words)
 	}
 	if plan, err := d.client("operator").Plan(t.Context(), "audit"); err != nil || !waitsFor(plan, handOver, waits) {
