@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 
 	"chancery/keystore/audit"
@@ -34,4 +35,7 @@ func (a *app) printPeers(r *audit.Report) {
 		rows = append(rows, []string{p.Origin, strconv.FormatInt(p.Size, 10), when(p.Time), "lifecycle#" + strconv.FormatInt(p.Index, 10), compared})
 	}
 	a.printTable([]string{"log of another node", "entries", "seen (UTC)", "entry", "compared with"}, rows)
+	if slices.ContainsFunc(r.Peers, func(p audit.PeerReport) bool { return p.Compared != "" }) {
+		a.printf("what is compared with is not verified itself: verify each log by its own key\n")
+	}
 }

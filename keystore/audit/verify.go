@@ -19,7 +19,7 @@ type Options struct {
 	Keys     []string                // verifier keys; none: signatures are not checked, and the report says so
 	Progress func(done, total int64) // called now and then with bytes read; may be nil
 	Kept     []Checkpoint            // checkpoints seen before, which the logs have to fit still
-	Peers    []string                // audit directories of other nodes, to compare with; their signatures are not checked
+	Peers    []string                // audit directories of other nodes, or copies of this one, to compare with; their signatures are not checked
 
 	Witnesses Quorum   // nil: none is known, and everything is told to be unwitnessed
 	Cosigned  [][]byte // cosigned checkpoints from elsewhere than dir; only for Witnesses
@@ -96,6 +96,10 @@ func (v *verification) conclude() {
 	for _, k := range v.kept {
 		v.problem(nameOf(k.Origin), -1, fmt.Sprintf("it is not there, and the checkpoint kept of %s has %d entries "+
 			"(hint: restore the directory from a backup that has this log; if its removal was decided, verify without that checkpoint)", k.Origin, k.Size))
+	}
+	if lifecycle := &v.report.Logs[0]; lifecycle.Entries == 0 {
+		v.tell(Problem{lifecycleName, -1, "it has no entries: a node enters its start before all else " +
+			"(hint: give the directory of a log, or restore it from a backup)", Nothing})
 	}
 	v.report.KeyVerified = len(v.keys) > 0
 	for _, l := range v.report.Logs {
@@ -248,7 +252,9 @@ func (v *verification) log(name string) error {
 		}
 		return ours
 	})
-	c.resume()
+	if err := c.resume(); err != nil {
+		return err
+	}
 	if err := v.logKeys.begin(&c); err != nil {
 		return err
 	}

@@ -38,6 +38,10 @@ type seal struct {
 	Head
 }
 
+// longestUnopened is how long the first act of a month may be older than the entry
+// that it began: that one is on its way when the act is acknowledged.
+const longestUnopened = time.Minute
+
 func newMonths() *months { return &months{map[string]seal{}, map[string]int64{}, map[string]Pruned{}} }
 
 func (m *months) entry(c *check, e *Entry) {
@@ -104,11 +108,18 @@ func (m *months) prune(c *check, e *Entry) {
 
 // log compares a month with its seal.
 func (m *months) log(c *check) {
-	s, ok := m.Seals[c.rep.Origin]
-	if !ok || c.name == lifecycleName {
+	if c.name == lifecycleName {
 		return // lifecycle closes others, and is never closed
 	}
 	lifecycle := &c.v.report.Logs[0]
+	s, ok := m.Seals[c.rep.Origin]
+	if _, opened := m.Opened[c.rep.Origin]; !ok && !opened && lifecycle.Entries > 0 &&
+		later(lifecycle.Last, c.rep.Last).Sub(c.rep.First) > longestUnopened {
+		c.problem(-1, "lifecycle, of %d entries, does not say that it began: one of the two is another node's, or of another time", lifecycle.Entries)
+	}
+	if !ok {
+		return
+	}
 	if c.broken || s.Size != c.next || s.Root != c.tree.root() {
 		c.problem(-1, "it is not the log of %d entries that lifecycle entry %d closed", s.Size, s.Index)
 		return

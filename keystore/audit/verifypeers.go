@@ -33,7 +33,8 @@ type PeerReport struct {
 type peerFollower struct {
 	peerHeads
 	Dirs   map[string]string         // by origin: Options.Peers
-	Claims map[string][]peerSeenHead // by origin: what those say of others, by size
+	Claims map[string][]peerSeenHead // by origin: what those say of others and of themselves, by size
+	tells  map[string][]string       // by origin: of which others it says anything
 }
 
 // peerHeads are what the entries say of other nodes' logs.
@@ -52,7 +53,7 @@ type peerSeenHead struct {
 func newPeerFollower(ctx context.Context, dirs []string) (*peerFollower, error) {
 	f := &peerFollower{
 		peerHeads: peerHeads{Notes: map[string][]seenHead{}, Last: map[string]PeerReport{}},
-		Dirs:      map[string]string{}, Claims: map[string][]peerSeenHead{},
+		Dirs:      map[string]string{}, Claims: map[string][]peerSeenHead{}, tells: map[string][]string{},
 	}
 	for _, dir := range dirs {
 		origin, err := f.read(ctx, dir)
@@ -70,7 +71,16 @@ func newPeerFollower(ctx context.Context, dirs []string) (*peerFollower, error) 
 	return f, nil
 }
 
+// read draws from the log in dir what it says of others, and of itself how far it
+// has come: it may be a copy of the log that is verified.
 func (f *peerFollower) read(ctx context.Context, dir string) (origin string, err error) {
+	var t tree
+	hasher := newLeafHasher()
+	defer func() {
+		if err == nil && origin != "" {
+			f.Claims[origin] = append(f.Claims[origin], peerSeenHead{"the copy in " + dir, t.size, t.root()})
+		}
+	}()
 	for at, err := range entries(filepath.Join(dir, lifecycleName), 0) {
 		if err == nil {
 			err = context.Cause(ctx)
@@ -79,12 +89,14 @@ func (f *peerFollower) read(ctx context.Context, dir string) (origin string, err
 			return "", err
 		}
 		origin = at.origin
+		t.add(hasher.sum(at.entry), nil)
 		e, err := ParseEntry(at.entry)
 		if err != nil {
 			return "", fmt.Errorf("%s: %w", entryName(origin, at.index), err)
 		}
 		if h, ok := headIn(&e); ok && e.Action == keystore.ActAuditPeer {
 			f.Claims[h.Origin] = append(f.Claims[h.Origin], peerSeenHead{entryName(origin, at.index), h.Size, h.Root})
+			f.tells[origin] = append(f.tells[origin], h.Origin)
 		}
 	}
 	return origin, nil
@@ -153,6 +165,13 @@ func (f *peerFollower) conclude(v *verification) {
 	}
 	for _, origin := range slices.Sorted(maps.Keys(f.Notes)) {
 		f.given(v, origin)
+	}
+	ours := v.report.Logs[0].Origin
+	for _, origin := range slices.Sorted(maps.Keys(f.Dirs)) {
+		if _, seen := f.Last[origin]; !seen && origin != ours && !slices.Contains(f.tells[origin], ours) {
+			v.tell(Problem{lifecycleName, -1, fmt.Sprintf("neither this log nor that of %s in %s says anything of the other: nothing was compared "+
+				"(hint: give the log of a node with the same catalog)", origin, f.Dirs[origin]), Nothing})
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -63,11 +64,14 @@ const (
 	KeyUnknown Kind = "key_unknown" // it is signed by no key that was given, or announced under one
 	Away       Kind = "away"        // it cannot be reached
 	Unsigned   Kind = "unsigned"    // its last entries are under no checkpoint, for longer than one takes
+	Nothing    Kind = "nothing"     // there is nothing to verify, or nothing to compare it with
 )
 
 // Judged reports whether p says that the log was changed. Otherwise it may be
 // sound, or not.
-func (p Problem) Judged() bool { return p.Kind != KeyUnknown && p.Kind != Away && p.Kind != Unsigned }
+func (p Problem) Judged() bool {
+	return !slices.Contains([]Kind{KeyUnknown, Away, Unsigned, Nothing}, p.Kind)
+}
 
 // Changed returns the problems that say that a log was changed, and Unjudged
 // those that say that it cannot be judged.

@@ -89,16 +89,20 @@ type known struct {
 
 // resume has c go on behind what was verified before. What is signed now has to
 // be a continuation of that: it is the root of a tree that is built on the old one.
-func (c *check) resume() {
+//
+// A state that is of another node's log is an error: nothing of it fits.
+func (c *check) resume() error {
 	i := slices.IndexFunc(c.v.resumption.from.Logs, func(l LogState) bool { return l.Name == c.name })
 	if i < 0 {
-		return
+		return nil
 	}
 	s := c.v.resumption.from.Logs[i]
 	c.tree = s.tree()
 	c.known = known{before: s.Size, root: c.tree.root(), durable: s.Durable}
 	c.rep.Before, c.rep.First, c.rep.Last = s.Size, s.First, s.Last
 	switch {
+	case c.rep.Origin != "" && c.rep.Origin != s.Origin && c.name == lifecycleName:
+		return fmt.Errorf("the state is of %s, and this log is %s: give the state that was kept of it, or begin anew with another", s.Origin, c.rep.Origin)
 	case c.rep.Origin != "" && c.rep.Origin != s.Origin:
 		c.wrong = true
 		c.problem(-1, "it is %s, and what was verified before was %s", c.rep.Origin, s.Origin)
@@ -113,6 +117,10 @@ func (c *check) resume() {
 		}
 	default:
 		c.doubt = !c.goesOn()
+		if c.doubt && c.forks() {
+			c.wrong, c.broken = true, true // all that follows is of another tree
+			c.problem(-1, "the %d entries that are signed do not go on from the %d that were verified before: it was rewritten", c.signed.Size, s.Size)
+		}
 	}
 	c.rep.Origin = cmp.Or(c.rep.Origin, s.Origin)
 	for _, k := range c.kept {
@@ -120,6 +128,19 @@ func (c *check) resume() {
 			c.problem(-1, "its first %d entries are not the ones of the checkpoint kept", k.Size)
 		}
 	}
+	return nil
+}
+
+// forks reports whether the tiles show that what is signed goes on from other
+// entries than those verified before.
+func (c *check) forks() bool {
+	tiles := HashReader(c.dir, c.signed.Size)
+	root, err := tlog.TreeHash(c.before, tiles)
+	if err != nil || root == c.known.root {
+		return false
+	}
+	proof, err := tlog.ProveTree(c.signed.Size, c.before, tiles)
+	return err == nil && tlog.CheckTree(proof, c.signed.Size, c.signed.Root, c.before, root) == nil
 }
 
 // goesOn reports whether the tiles show that what is signed is a continuation of
