@@ -321,7 +321,10 @@ func signedByTrusted(kept []keptCheckpoint, keys []audit.LogKey) error {
 			return fmt.Errorf("%s: %w", k.path, err)
 		}
 		if !sig.Verified {
-			return fmt.Errorf("%s is not signed by a log key that was given, or announced under one", k.path)
+			return hinted{
+				fmt.Errorf("%s is not signed by a log key that was given, or announced under one: it is signed by %s, and counts for nothing", k.path, sig.Key),
+				"give that key if you know it, or leave the checkpoint away; if it was in force when you kept that, and the log does not know it, this is another log",
+			}
 		}
 	}
 	return nil

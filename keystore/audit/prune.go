@@ -102,6 +102,22 @@ func prunePolicy(keep time.Duration) string {
 	return "keep_acts " + keep.String()
 }
 
+// parsePolicy returns for how long a policy that prunePolicy stated keeps a month.
+func parsePolicy(s string) (time.Duration, error) {
+	text, ok := strings.CutPrefix(s, "keep_acts ")
+	if !ok {
+		return 0, fmt.Errorf("policy %.100q: want keep_acts and a duration", s)
+	}
+	if days, whole := strings.CutSuffix(text, "d"); whole {
+		n, err := strconv.ParseInt(days, 10, 32)
+		if err != nil || n < 1 || n > 100_000 {
+			return 0, fmt.Errorf("policy %.100q: want a number of days", s)
+		}
+		return time.Duration(n) * 24 * time.Hour, nil
+	}
+	return time.ParseDuration(text)
+}
+
 // removeLeft removes the months that were given the name of what is removed.
 func (l *Log) removeLeft() error {
 	acts := filepath.Join(l.cfg.Dir, actsName)

@@ -243,10 +243,12 @@ func TestAMovedMonthIsRemovedWhereItIs(t *testing.T) {
 
 // pruneEntry enters that a month was removed, as somebody with the log's files
 // might, and says what Verify finds when it is signed.
-func (r *rig) pruneEntry(month, size, root string) {
+func (r *rig) pruneEntry(month, size, root string) { r.pruneEntryBy("keep_acts 30d", month, size, root) }
+
+func (r *rig) pruneEntryBy(policy, month, size, root string) {
 	r.lifecycle(keystore.Record{
 		Principal: self, Action: keystore.ActAuditPrune, Outcome: keystore.OutcomeDone,
-		Detail: map[string]string{"origin": keyName(host, node) + "/acts/" + month, "size": size, "root": root},
+		Detail: map[string]string{"origin": keyName(host, node) + "/acts/" + month, "size": size, "root": root, "policy": policy},
 	})
 }
 
@@ -263,6 +265,12 @@ func TestPruningHasToFitTheSeal(t *testing.T) {
 			works(r, os.RemoveAll(filepath.Join(r.cfg.Dir, "acts", "2026-08")))
 		}, ""},
 		{"gone without an entry", func(r *rig) { works(r, os.RemoveAll(filepath.Join(r.cfg.Dir, "acts", "2026-08"))) }, "which is not there"},
+		{"by a policy that keeps it", func(r *rig) { r.pruneEntryBy("keep_acts 400d", "2026-08", "20", root(r)) },
+			"it removes localhost:8443/audit/dev/acts/2026-08, which the policy that it states, keep_acts 400d, keeps until 2027-10-06T00:00:00Z"},
+		{"on the day before it may", func(r *rig) { r.pruneEntryBy("keep_acts 81d", "2026-08", "20", root(r)) }, "keeps until 2026-11-21"},
+		{"by a policy in hours", func(r *rig) { r.pruneEntryBy("keep_acts 36h0m0s", "2026-08", "20", root(r)) }, ""},
+		{"by none", func(r *rig) { r.pruneEntryBy("", "2026-08", "20", root(r)) }, "states no policy that says so"},
+		{"by one for ever", func(r *rig) { r.pruneEntryBy("keep_acts 0d", "2026-08", "20", root(r)) }, "states no policy that says so"},
 		{"never closed", func(r *rig) { r.pruneEntry("2026-11", "20", root(r)) }, "which was never closed"},
 		{"never there", func(r *rig) { r.pruneEntry("2025-01", "20", root(r)) }, "which was never closed"},
 		{"another size", func(r *rig) { r.pruneEntry("2026-08", "19", root(r)) }, "with another size or root"},

@@ -365,6 +365,15 @@ func givenOf(keys []note.Verifier, name string) bool {
 
 const keyHint = "audit.vkey in the node's data directory has its log keys: have them from whom you trust, not from beside the log"
 
+// unknownHere is unknownKey for what is published, which has no announcements.
+func unknownHere(given []note.Verifier, key string) string {
+	if !givenOf(given, keyOf(key)) {
+		return unknownKey(given, key)
+	}
+	return fmt.Sprintf("its checkpoint is signed by %s, which is none of the keys given (hint: a newer key is announced in entries, "+
+		"and those are not published: give the key in force, or verify the log's directory)", key)
+}
+
 // unknownKey tells of a checkpoint by a key, NAME+ID, that is none of those given.
 // Of the same name it may be that of another log in the place of the one they signed.
 func unknownKey(given []note.Verifier, key string) string {

@@ -97,12 +97,26 @@ func (m *months) prune(c *check, e *Entry) {
 	case err != nil || head != s.Head:
 		c.problem(e.Sequence, "it removes %s, which entry %d closed, with another size or root", origin, s.Index)
 	case s.Prune < 0:
+		m.policy(c, e)
 		s.Prune = e.Sequence
 		m.Seals[origin] = s
 		m.Prunes[origin] = Pruned{
 			Name: nameOf(origin), Origin: origin, Entries: s.Size, Root: s.Root.String(),
 			Policy: e.Detail["policy"], Entry: entryName(c.rep.Origin, e.Sequence), Time: e.Time,
 		}
+	}
+}
+
+// policy holds the removal of a month against the policy that it states.
+func (m *months) policy(c *check, e *Entry) {
+	keep, err := parsePolicy(e.Detail["policy"])
+	month, ok := monthOf(nameOf(e.Detail["origin"]))
+	switch {
+	case err != nil || !ok:
+		c.problem(e.Sequence, "it removes %s and states no policy that says so: %q", e.Detail["origin"], e.Detail["policy"])
+	case !pruneDue(month, keep, e.Time):
+		c.problem(e.Sequence, "it removes %s, which the policy that it states, %s, keeps until %s", e.Detail["origin"], e.Detail["policy"],
+			month.AddDate(0, 1, 0).Add(keep).Format(time.RFC3339))
 	}
 }
 

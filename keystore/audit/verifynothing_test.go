@@ -106,6 +106,10 @@ func TestAPeerThatSaysNothingIsNotCompared(t *testing.T) {
 	if p := only(t, r, opt); p.Kind != Nothing || !strings.Contains(p.What, "nothing was compared") {
 		t.Errorf("%+v", p)
 	}
+	opt.Peers = append(opt.Peers, other.cfg.Dir)
+	if _, err := Verify(t.Context(), r.cfg.Dir, opt); err == nil || !strings.Contains(err.Error(), "are both of localhost:8443/audit/other/lifecycle: give one") {
+		t.Errorf("the same twice: %v", err)
+	}
 }
 
 // What it was: another copy of the same log, given as a peer's, was not looked at,

@@ -63,6 +63,9 @@ func newPeerFollower(ctx context.Context, dirs []string) (*peerFollower, error) 
 		if err != nil {
 			return nil, fmt.Errorf("reading the peer's log in %s: %w", dir, err)
 		}
+		if twice, ok := f.Dirs[origin]; ok {
+			return nil, fmt.Errorf("the logs in %s and %s are both of %s: give one", twice, dir, origin)
+		}
 		f.Dirs[origin] = dir
 	}
 	for _, claims := range f.Claims {

@@ -265,7 +265,7 @@ func (p *publication) conclude() {
 		}
 		p.report.KeyVerified = p.report.KeyVerified && l.Verified
 		if len(p.keys) > 0 && l.Proven > 0 && !l.Verified {
-			p.report.Problems = append(p.report.Problems, Problem{l.Name, -1, unknownKey(p.keys, l.Key), KeyUnknown})
+			p.report.Problems = append(p.report.Problems, Problem{l.Name, -1, unknownHere(p.keys, l.Key), KeyUnknown})
 		}
 	}
 }
