@@ -120,6 +120,8 @@ func writeActs(ctx context.Context, dir string) error {
 func (l *actsLog) tokens() {
 	key := newAuthority().key
 	kid := l.publish("web", keystore.PurposeJWT, 3, key.Public())
+	l.file("jwks.json", keySetOf(key, kid))
+	l.file("stranger.json", keySetOf(newAuthority().key, kid)) // of that kid, says whoever made it
 	rec := keystore.Record{
 		Principal: "dev:spiffe:spiffe://chancery.dev/issuer", Action: keystore.ActSignJWT, KeySet: "web", KID: kid, Version: 3,
 		State: "active", Rule: "issuer", Policy: "p", Request: "q", Exp: actsExp,
@@ -144,6 +146,16 @@ func (l *actsLog) tokens() {
 	l.file("forged.jwt", []byte(tokenBy(newAuthority().key, "mallory", "made", string(kid), actsExp)+"\n"))
 }
 
+// keySetOf returns a JWK Set of key.
+func keySetOf(key *ecdsa.PrivateKey, kid keystore.KID) []byte {
+	point, err := key.PublicKey.Bytes() // 4, X, Y
+	if err != nil {
+		panic(err)
+	}
+	part := base64.RawURLEncoding.EncodeToString
+	return fmt.Appendf(nil, `{"keys":[{"kty":"EC","crv":"P-256","alg":"ES256","kid":%q,"x":%q,"y":%q}]}`, kid, part(point[1:33]), part(point[33:]))
+}
+
 func (l *actsLog) certificates() {
 	ca, other := newAuthority(), newAuthority()
 	kid := l.publish("devices", keystore.PurposeCA, 1, ca.key.Public())
@@ -161,6 +173,7 @@ func (l *actsLog) certificates() {
 	rec.ID = rec.Serial
 	l.act(rec)
 	l.file("made.pem", pemsOf(made, ca.cert))
+	l.file("ca.pem", pemsOf(ca.cert))
 	l.file("alone.pem", pemsOf(made))
 	l.file("unknown.pem", pemsOf(unknown))
 	l.file("none.pem", pemsOf(ca.issue()))

@@ -17,38 +17,49 @@ import (
 type checkProofFlags struct {
 	keys, witnesses    []string
 	token, cert, entry string
+	jwks, issuer       string // the keys to check token and cert by
 }
 
 func (a *app) auditCheckProofCommand() *cobra.Command {
 	var f checkProofFlags
 	c := &cobra.Command{
-		Use:   "check-proof FILE|- --key VKEY [--token TOKEN|@FILE|- | --cert FILE]",
+		Use:   "check-proof FILE|- --key VKEY [--token TOKEN|@FILE|- --jwks FILE|URL | --cert FILE]",
 		Short: "Check a proof that an entry is in the log, offline",
 		Long: "Check a proof (C2SP tlog-proof) as `chancery audit prove` writes it: that the entry in it is\n" +
 			"in the tree of the checkpoint in it, and that the log key signed that checkpoint. With a\n" +
-			"token or a certificate it tells as well whether this entry made it. It exits with 1 if\n" +
-			"anything does not fit, if no key that was given signed, or if witnesses are given and too\n" +
-			"few of them cosigned.\n\n" +
+			"token or a certificate it tells as well whether this entry made it. For that it needs the\n" +
+			"public key of the entry, which is not in the proof: a key set with it (--jwks), or the\n" +
+			"certificate of the issuer, behind the other or in a file of its own (--issuer). Whoever\n" +
+			"gives it, a key whose thumbprint is the kid of the entry is that key. Without it the\n" +
+			"token is \"named\" by the entry and nothing is proven of it: a forged one can have the\n" +
+			"same jti, kid and exp. It exits with 1 if anything does not fit, if a signature was not\n" +
+			"checked, if no key that was given signed, or if witnesses are given and too few of them\n" +
+			"cosigned.\n\n" +
 			"What is proven is that the log had committed to the entry. That it shows the same log to\n" +
 			"everybody is what witnesses are for.",
-		Example: "  chancery audit check-proof token.tlog-proof --key @audit.vkey --token \"$TOKEN\"",
+		Example: "  chancery audit check-proof token.tlog-proof --key @audit.vkey --token \"$TOKEN\" --jwks https://keys.example/issuers/web/jwks.json",
 		Args:    exactly("FILE"),
 	}
 	addLogKey(c, &f.keys)
 	c.Flags().StringArrayVar(&f.witnesses, "witness", nil, "a witness (verifier key), all of which are wanted, or @FILE or FILE with them or with a policy (C2SP tlog-policy)")
 	c.Flags().StringVar(&f.token, "token", "", "a JWT, or @FILE or - with it: did this entry make it?")
 	c.Flags().StringVar(&f.cert, "cert", "", "a certificate in a PEM file, its issuer's after it if at hand: did this entry make it?")
+	c.Flags().StringVar(&f.jwks, "jwks", "", "with --token: key set with the public key of the entry, FILE or URL")
+	c.Flags().StringVar(&f.issuer, "issuer", "", "with --cert: the issuer's certificate in a PEM file")
 	c.Flags().StringVar(&f.entry, "entry", "", "file with the entry, for a proof without it")
-	c.RunE = does(func(_ context.Context, args []string) error { return a.checkProof(args[0], f) })
+	c.RunE = does(func(ctx context.Context, args []string) error { return a.checkProof(ctx, args[0], f) })
 	return c
 }
 
-func (a *app) checkProof(file string, f checkProofFlags) error {
+func (a *app) checkProof(ctx context.Context, file string, f checkProofFlags) error {
 	if f.token != "" && f.cert != "" {
 		return usagef("audit check-proof: --token or --cert, not both")
 	}
 	if file == "-" && f.token == "-" {
 		return usagef("audit check-proof: both FILE and --token from standard input")
+	}
+	if f.jwks != "" && f.token == "" || f.issuer != "" && f.cert == "" {
+		return usagef("audit check-proof: --jwks is for --token, and --issuer for --cert")
 	}
 	data, err := a.readAll(file, audit.MaxProof)
 	if err != nil {
@@ -82,7 +93,16 @@ func (a *app) checkProof(file string, f checkProofFlags) error {
 	if err != nil {
 		return err
 	}
-	return a.printProven(&proven, i, len(keys) > 0, quorum)
+	var m *matched
+	if i != nil {
+		of, err := a.keysOfProof(ctx, f.jwks)
+		if err != nil {
+			return err
+		}
+		judged := i.provenMatch(proven.Located, of)
+		m = &judged
+	}
+	return a.printProven(&proven, i, m, len(keys) > 0, quorum)
 }
 
 // witnessesOf returns the witnesses that a quorum is of.
@@ -124,6 +144,9 @@ func (a *app) issuedOf(f checkProofFlags) (*issued, error) {
 		if err != nil {
 			return nil, err
 		}
+		if data, err = a.withIssuer(data, f.issuer); err != nil {
+			return nil, err
+		}
 		all, err := certificatesIn(data)
 		if err == nil && len(all) == 0 {
 			err = errors.New("there is no certificate in it")
@@ -150,20 +173,11 @@ type checkedProof struct {
 	Match      *matchLine `json:"match,omitempty"`
 }
 
-func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool, q audit.Quorum) error {
+func (a *app) printProven(proven *audit.Proven, i *issued, m *matched, keyed bool, q audit.Quorum) error {
 	c := proven.Checkpoint
 	signed := len(proven.Signed) > 0
 	witnessed := isWitnessed(proven, q)
-	sound := signed && (q == nil || witnessed)
-	var m *matched
-	if i != nil {
-		judged := matched{match: matchNone, why: "the entry is of something else"}
-		if i.is(&proven.Entry) {
-			judged = i.signed(judge(i, []audit.Located{proven.Located}), nil)
-		}
-		m = &judged
-		sound = sound && m.match.sound()
-	}
+	sound := signed && (q == nil || witnessed) && (m == nil || m.match.sound())
 	if a.json {
 		out := checkedProof{
 			shownEntry: shownAs(proven.Located), Origin: c.Origin, Size: c.Size, Root: c.Root.String(), Proven: signed, Witnessed: witnessed,
@@ -180,11 +194,14 @@ func (a *app) printProven(proven *audit.Proven, i *issued, keyed bool, q audit.Q
 		a.sayProven(proven, keyed)
 		a.sayWitnessed(proven, q)
 		if m != nil {
-			a.printf("%s\n", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", i.what(), m.match, m.why), ": "))
+			a.printf("%s\n", strings.TrimSuffix(fmt.Sprintf("%s: %s: %s", i.what(), m.match.words(), m.why), ": "))
 		}
 	}
 	if !keyed {
 		fmt.Fprintln(a.err, "hint: give the log key, kept outside the log's machine, with --key")
+	}
+	if m != nil && m.match == matchNamed {
+		fmt.Fprintln(a.err, "hint:", i.howToCheck())
 	}
 	if !sound {
 		return errFound

@@ -26,11 +26,12 @@ type issued struct {
 	place string // where it stands in the input
 	token bool
 
-	jti    string       // of a token
-	serial string       // of a certificate, as the log spells it
-	kid    keystore.KID // of a certificate: empty when its issuer is not at hand
-	ends   int64        // exp or notAfter, in Unix seconds
-	alien  error        // why it is nothing that Chancery makes; the rest is empty
+	jti    string             // of a token
+	serial string             // of a certificate, as the log spells it
+	kid    keystore.KID       // of a certificate: empty when its issuer is not at hand
+	ends   int64              // exp or notAfter, in Unix seconds
+	beside []crypto.PublicKey // of a certificate: of those in the same file
+	alien  error              // why it is nothing that Chancery makes; the rest is empty
 
 	verify func(alg keystore.Algorithm, pub crypto.PublicKey) error // its signature
 }
@@ -55,6 +56,7 @@ const (
 	matchWithdrawn   match = "withdrawn"   // this entry says that it was not made, or never let out
 	matchCounterfeit match = "counterfeit" // its jti or serial is the log's, and the rest is not
 	matchNone        match = "none"        // the log has nothing of it
+	matchNamed       match = "named"       // by this entry of a proof; nobody looked whose signature it has
 )
 
 // sound reports whether the log knows that it was let out.
@@ -262,6 +264,7 @@ func certificatesIn(data []byte) ([]*issued, error) {
 			return (&x509.Certificate{PublicKey: pub}).CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
 		}
 		for _, issuer := range certs {
+			i.beside = append(i.beside, issuer.PublicKey)
 			if bytes.Equal(issuer.RawSubject, c.RawIssuer) && issuer.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature) == nil {
 				kid, err := keystore.Thumbprint(issuer.PublicKey)
 				if err == nil {

@@ -115,3 +115,8 @@ func (k Key) Describe() string {
 	}
 	return k.Algorithm
 }
+
+// ParseKeys reads a JWK Set (RFC 7517 Section 5) of at most 256 KiB and 100 keys, as
+// a Verifier reads one that it fetched, and returns the keys that may verify, by kid.
+// That a kid is the thumbprint of its key is for the caller to check.
+func ParseKeys(data []byte) (map[string]Key, error) { return parseKeySet(data) }
