@@ -70,16 +70,20 @@ func (a *app) auditReportCommand() *cobra.Command {
 
 // formatOf returns the format that flags ask for.
 func (a *app) formatOf(f reportFlags) (string, error) {
-	format := f.format
-	if format == "" && a.json {
-		format = "json"
+	ending := filepath.Ext(f.out)
+	named := map[string]string{".html": "html", ".htm": "html", ".json": "json"}[strings.ToLower(ending)]
+	asked := f.format
+	if asked == "" && a.json {
+		asked = "json"
 	}
-	if format == "" {
-		format = map[string]string{".html": "html", ".htm": "html", ".json": "json"}[strings.ToLower(filepath.Ext(f.out))]
-	}
-	format = cmp.Or(format, "text")
-	if format != "text" && format != "html" && format != "json" {
+	format := cmp.Or(asked, named, "text")
+	switch {
+	case format != "text" && format != "html" && format != "json":
 		return "", usagef("audit report: --format %q is none of text, html, json", format)
+	case a.json && format != "json":
+		return "", usagef("audit report: --json, or --format %s, not both", format)
+	case named != "" && named != format:
+		return "", usagef("audit report: %s is asked for, and --out ends in %s", format, ending)
 	}
 	return format, nil
 }

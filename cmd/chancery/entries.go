@@ -33,7 +33,7 @@ func (a *app) auditListCommand() *cobra.Command {
 	}
 	f.add(c)
 	c.Flags().IntVar(&last, "last", shownEntries, "only the last so many; 0: all (default with --json)")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new entries as they come")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with new entries as they come, until --until if that is given")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -50,6 +50,7 @@ func (a *app) auditListCommand() *cobra.Command {
 			return err
 		}
 		l := &lister{app: a, filter: &f, tail: audit.NewTail(dir, filter)}
+		follow = follow && !l.over()
 		if err := l.first(ctx, last); err != nil || !follow {
 			return err
 		}
@@ -63,6 +64,12 @@ type lister struct {
 	*app
 	filter *filterFlags
 	tail   *audit.Tail
+}
+
+// over reports whether no entry that is made from now on can be wanted.
+func (l *lister) over() bool {
+	until := l.filter.filter.Until
+	return !until.IsZero() && !time.Now().Before(until)
 }
 
 // fresh returns the entries not seen before, the last n of them (0: all), and
@@ -124,7 +131,7 @@ func (l *lister) first(ctx context.Context, n int) error {
 	return nil
 }
 
-// follow prints new entries until ctx ends.
+// follow prints new entries until ctx ends, or none can be wanted any more.
 func (l *lister) follow(ctx context.Context) error {
 	for {
 		select {
@@ -132,6 +139,7 @@ func (l *lister) follow(ctx context.Context) error {
 			return nil // that is how following ends
 		case <-time.After(500 * time.Millisecond):
 		}
+		over := l.over() // before the last look
 		list, _, err := l.fresh(ctx, 0)
 		if ctx.Err() != nil {
 			return nil
@@ -146,7 +154,7 @@ func (l *lister) follow(ctx context.Context) error {
 				l.printf("%s\n", strings.Join(entryRow(at), "  "))
 			}
 		}
-		if err != nil {
+		if err != nil || over {
 			return err
 		}
 	}

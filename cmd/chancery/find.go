@@ -2,9 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
@@ -44,6 +48,19 @@ func find(ctx context.Context, dir, word, log string) ([]audit.Located, error) {
 		}
 	}
 	return nil, fmt.Errorf("no entry has the jti, serial or id %q", word)
+}
+
+// belowZero tells who gave an index below zero, which is read as a flag, what is
+// wrong with it.
+func belowZero(c *cobra.Command, err error) error {
+	flag, ok := errors.AsType[*pflag.NotExistError](err)
+	if !ok {
+		return err
+	}
+	if _, notNumber := strconv.Atoi(flag.GetSpecifiedName()); notNumber != nil {
+		return err
+	}
+	return usagef("%s: the index of an entry is 0 or more", c.CommandPath())
 }
 
 // findAt returns the entry at an index of the log with that origin, or the end

@@ -22,6 +22,7 @@ func (a *app) auditProveCommand() *cobra.Command {
 			"  chancery audit prove 17 --log acts/2026-11 /var/lib/chancery/audit >17.tlog-proof",
 		Args: wordAndLogDir("ENTRY"),
 	}
+	c.SetFlagErrorFunc(belowZero)
 	c.Flags().StringVar(&log, "log", "lifecycle", "the log of an INDEX: lifecycle or acts/YYYY-MM")
 	c.Flags().StringVar(&file, "out", "", "write to this file, which must not be there yet (default: standard output)")
 	c.RunE = does(func(ctx context.Context, args []string) error {

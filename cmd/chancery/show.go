@@ -29,6 +29,7 @@ func (a *app) auditShowCommand() *cobra.Command {
 		Example: "  chancery --dir dev audit show lifecycle#0\n  chancery --dir dev audit show --json NC2NjldZsQmRu3KG8o19fA",
 		Args:    wordAndLogDir("ENTRY"),
 	}
+	c.SetFlagErrorFunc(belowZero)
 	addLogKey(c, &keys)
 	c.Flags().StringVar(&log, "log", "lifecycle", "the log of an INDEX: lifecycle or acts/YYYY-MM")
 	c.RunE = does(func(ctx context.Context, args []string) error {
