@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -160,10 +161,33 @@ func cosignatureBy(k audit.WitnessKey, signed, lines []byte) (string, error) {
 		return "", err
 	}
 	n, err := note.Open([]byte(text+"\n"+string(lines)), note.VerifierList(k))
+	if other, ok := errors.AsType[*note.UnverifiedNoteError](err); ok {
+		return "", fmt.Errorf("signed by %s; the policy has %s", signersOf(other.Note), k)
+	}
 	if err != nil {
 		return "", fmt.Errorf("no cosignature by %s: %w", k, err)
 	}
 	return fmt.Sprintf("— %s %s\n", n.Sigs[0].Name, n.Sigs[0].Base64), nil
+}
+
+// mostSigners is how many keys signersOf tells, and longestSigner how many bytes of
+// each name: they are a stranger's.
+const (
+	mostSigners   = 3
+	longestSigner = 100
+)
+
+// signersOf tells the NAME+ID of the keys that say they signed n.
+func signersOf(n *note.Note) string {
+	var keys []string
+	for _, s := range n.UnverifiedSigs[:min(mostSigners, len(n.UnverifiedSigs))] {
+		name := strings.ToValidUTF8(s.Name[:min(longestSigner, len(s.Name))], "")
+		keys = append(keys, fmt.Sprintf("%s+%08x", name, s.Hash))
+	}
+	if more := len(n.UnverifiedSigs) - len(keys); more > 0 {
+		keys = append(keys, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(keys, ", ")
 }
 
 // alone returns the signed checkpoint with its first signature only, the NAME+ID
