@@ -247,8 +247,15 @@ func (a *app) printLogs(r *audit.Report) {
 		if key == "" {
 			key = "-"
 		}
+		name := l.Origin
+		if name == "" { // nothing in it tells
+			name = l.Name
+			if l.Entries == 0 {
+				name += " (empty)"
+			}
+		}
 		rows = append(rows, []string{
-			l.Origin, strconv.FormatInt(l.Entries, 10), strconv.FormatInt(l.Proven, 10), strconv.FormatInt(l.Unsigned, 10),
+			name, strconv.FormatInt(l.Entries, 10), strconv.FormatInt(l.Proven, 10), strconv.FormatInt(l.Unsigned, 10),
 			when(l.ProvenUntil), key, verified,
 		})
 	}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -152,5 +153,25 @@ func TestAStateOfAnotherLogIsRefused(t *testing.T) {
 	opt.Keys = r.trusted().Keys
 	if _, err := Verify(t.Context(), r.cfg.Dir, opt); err == nil || !strings.Contains(err.Error(), "the state is of localhost:8443/audit/other/lifecycle, and this log is") {
 		t.Errorf("%v", err)
+	}
+}
+
+// What it was: times of the year 1, which no reader takes for none.
+func TestAnEmptyMonthHasNoTimes(t *testing.T) {
+	r := aClosedLog(t)
+	if err := os.Mkdir(filepath.Join(r.cfg.Dir, actsName, "2031-12"), 0o750); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := Verify(t.Context(), r.cfg.Dir, r.trusted())
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(rep.Logs, func(l LogReport) bool { return l.Name == actsName+"/2031-12" })
+	if i < 0 {
+		t.Fatalf("%+v", rep.Logs)
+	}
+	text, err := json.Marshal(rep.Logs[i])
+	if err != nil || strings.Contains(string(text), "0001-01-01") || !strings.Contains(string(text), `"entries":0`) {
+		t.Errorf("%s, %v", text, err)
 	}
 }

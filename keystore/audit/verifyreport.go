@@ -25,14 +25,14 @@ type Report struct {
 
 // A LogReport tells of one log.
 type LogReport struct {
-	Name          string    `json:"name"` // "lifecycle" or "acts/YYYY-MM"
-	Origin        string    `json:"origin"`
+	Name          string    `json:"name"`   // "lifecycle" or "acts/YYYY-MM"
+	Origin        string    `json:"origin"` // empty: nothing in it tells
 	Entries       int64     `json:"entries"`
-	Proven        int64     `json:"proven"`   // entries under the checkpoint, if they are what it signs
-	Unsigned      int64     `json:"unsigned"` // entries behind it
-	First         time.Time `json:"first"`    // time of the first entry
-	Last          time.Time `json:"last"`
-	ProvenUntil   time.Time `json:"proven_until"`            // time of the last proven entry
+	Proven        int64     `json:"proven"`         // entries under the checkpoint, if they are what it signs
+	Unsigned      int64     `json:"unsigned"`       // entries behind it
+	First         time.Time `json:"first,omitzero"` // time of the first entry
+	Last          time.Time `json:"last,omitzero"`
+	ProvenUntil   time.Time `json:"proven_until,omitzero"`   // time of the last proven entry
 	Root          string    `json:"root"`                    // of all entries, in base64
 	UnsignedSince time.Time `json:"unsigned_since,omitzero"` // time of the first entry behind the checkpoint
 	Key           string    `json:"key"`                     // NAME+ID of the key that signed; empty: no checkpoint
