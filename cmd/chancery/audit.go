@@ -29,6 +29,10 @@ func (a *app) auditCommand() *cobra.Command {
 		a.auditSchemaCommand(),
 		a.auditWitnessCommand(),
 	)
+	c.Long = "Read and verify the log, straight from its directory or a copy of it.\n\n" +
+		"With --json, list and match print JSON lines: one object a line, for each entry, token or\n" +
+		"certificate. So does export with --format jsonl. Every other command prints one document:\n" +
+		"verify, report, show, impact, check-proof, witness and schema."
 	for _, sub := range c.Commands() {
 		sub.RunE = withReadHint(sub.RunE)
 	}
@@ -47,7 +51,8 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			"seconds, covers them. Without a log key from outside nothing is proven, and what no\n" +
 			"witness has cosigned could be another log than the one shown to others.\n\n" +
 			"Of a URL, such as https://keys.example/audit/NODE, it checks what is published: that the\n" +
-			"tiles are the tree that the checkpoints sign. Entries are not published.\n\n" +
+			"tiles are the tree that the checkpoints sign. Entries are not published, so what they say\n" +
+			"is not looked at: announced keys, closed months, witnesses that contradict the log.\n\n" +
 			"With --resume FILE a review goes on from what FILE says was verified, by the last review\n" +
 			"or one that was stopped (Ctrl-C), and keeps there how far it came, now and then and at\n" +
 			"the end: entries under a checkpoint, as long as nothing is wrong. What was verified\n" +

@@ -30,8 +30,9 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			"  counterfeit  that entry has the same jti or serial number, of something else, or its\n" +
 			"               signature is not by the key of that entry\n" +
 			"  none         by nothing that is in the log\n\n" +
-			"and exits with 1 if any was not made. The log is read once, and not verified: see\n" +
-			"`chancery audit verify`. Signatures are, by the keys that the log has.",
+			"and exits with 1 if any was not made. With --json each is told on a line of its own.\n" +
+			"The log is read once, and not verified: see `chancery audit verify`. Signatures are, by\n" +
+			"the keys that the log has.",
 		Example: "  chancery --dir dev audit match tokens.txt\n  chancery audit match --json - /var/lib/chancery/audit <certificates.pem",
 		Args:    wordAndLogDir("FILE"),
 	}

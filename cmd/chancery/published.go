@@ -99,7 +99,7 @@ func (a *app) printPublished(r *audit.Report, keyed, witnesses bool) {
 	if !keyed {
 		a.printf("log key: unverified\n")
 	}
-	a.printf("hashes only: entries are not published, and what they say was not looked at\n")
+	a.printf("hashes only: entries are not published, and what they say was not looked at (such as announced keys, closed months, contradicting witnesses)\n")
 	a.printf("%s\n", verdict(r, keyed))
 }
 
