@@ -124,7 +124,7 @@ func TestFollow(t *testing.T) {
 	}
 	var out bytes.Buffer
 	a := &app{out: &out, json: true}
-	l := &lister{app: a, tail: audit.NewTail(filepath.Join(dir, "audit"), audit.Filter{})}
+	l := &lister{app: a, filter: new(filterFlags), tail: audit.NewTail(filepath.Join(dir, "audit"), audit.Filter{})}
 	if err := l.first(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}

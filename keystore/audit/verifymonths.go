@@ -127,7 +127,7 @@ func (m *months) log(c *check) {
 	}
 	lifecycle := &c.v.report.Logs[0]
 	s, ok := m.Seals[c.rep.Origin]
-	if _, opened := m.Opened[c.rep.Origin]; !ok && !opened && lifecycle.Entries > 0 &&
+	if _, opened := m.Opened[c.rep.Origin]; !ok && !opened && lifecycle.Entries > 0 && c.next > 0 &&
 		later(lifecycle.Last, c.rep.Last).Sub(c.rep.First) > longestUnopened {
 		c.problem(-1, "lifecycle, of %d entries, does not say that it began: one of the two is another node's, or of another time", lifecycle.Entries)
 	}
