@@ -49,6 +49,9 @@ func (a *app) auditListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := a.tellRemoved(ctx, dir, filter); err != nil {
+			return err
+		}
 		l := &lister{app: a, filter: &f, tail: audit.NewTail(dir, filter)}
 		follow = follow && !l.over()
 		if err := l.first(ctx, last); err != nil || !follow {

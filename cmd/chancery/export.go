@@ -59,6 +59,9 @@ func (a *app) auditExportCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := a.tellRemoved(ctx, dir, filter); err != nil {
+			return err
+		}
 		entries := f.counted(a.err, audit.EntriesContext(ctx, dir, filter))
 		return a.writeOut(file, func(w io.Writer) error { return write(w, entries) })
 	})

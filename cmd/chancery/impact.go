@@ -167,6 +167,12 @@ func (a *app) printImpact(i *review.Impact) {
 	} else {
 		a.printf("live now: none\n")
 	}
+	for _, r := range i.Removed {
+		a.printf("not in it: %s\n", r.Words())
+	}
+	if i.UsesBefore > 0 {
+		a.printf("not in it: up to %s of the key, numbered before the first that is there\n", count(i.UsesBefore, "use", "uses"))
+	}
 	if len(i.Principals) > 0 {
 		rows := make([][]string, 0, len(i.Principals))
 		for _, p := range i.Principals {

@@ -30,6 +30,7 @@ type issued struct {
 	serial string             // of a certificate, as the log spells it
 	kid    keystore.KID       // of a certificate: empty when its issuer is not at hand
 	ends   int64              // exp or notAfter, in Unix seconds
+	begins time.Time          // iat or notBefore; zero: it does not say
 	beside []crypto.PublicKey // of a certificate: of those in the same file
 	alien  error              // why it is nothing that Chancery makes; the rest is empty
 
@@ -55,6 +56,7 @@ const (
 	matchUnknown     match = "unknown"     // this entry may have: count it as made
 	matchWithdrawn   match = "withdrawn"   // this entry says that it was not made, or never let out
 	matchCounterfeit match = "counterfeit" // its jti or serial is the log's, and the rest is not
+	matchNotKept     match = "not_kept"    // its entry would be in a month that is removed
 	matchNone        match = "none"        // the log has nothing of it
 	matchNamed       match = "named"       // by this entry of a proof; nobody looked whose signature it has
 )
@@ -115,15 +117,11 @@ func (i *issued) signed(m matched, lives []*audit.KeyLives) matched {
 		return m
 	}
 	for _, l := range lives {
-		life, ok := l.ByKID(m.entry.Entry.KID)
-		if !ok || life.Public == nil {
+		good, known := i.verifies(m.entry.Entry.KID, l)
+		if !known {
 			continue
 		}
-		pub, err := keystore.ParsePublic(life.Public)
-		if err == nil {
-			err = i.verify(life.Algorithm, pub)
-		}
-		if err != nil {
+		if !good {
 			return matched{matchCounterfeit, m.entry, "it is not signed by the key of that entry"}
 		}
 		return m
@@ -133,6 +131,20 @@ func (i *issued) signed(m matched, lives []*audit.KeyLives) matched {
 	}
 	m.why = strings.TrimPrefix(m.why+"; "+"its signature was not checked", "; ")
 	return m
+}
+
+// verifies reports whether i is signed by the key of that kid, and whether the lives
+// of keys have it.
+func (i *issued) verifies(kid keystore.KID, lives *audit.KeyLives) (good, known bool) {
+	life, ok := lives.ByKID(kid)
+	if !ok || life.Public == nil {
+		return false, false
+	}
+	pub, err := keystore.ParsePublic(life.Public)
+	if err == nil {
+		err = i.verify(life.Algorithm, pub)
+	}
+	return err == nil, true
 }
 
 // differs tells in what e, an entry with the jti or serial of i, is of something
@@ -199,16 +211,20 @@ func issuedToken(text string) (*issued, error) {
 	}
 	i := &issued{token: true}
 	var kid string
+	var iat any
 	if err := readMembers(parts[0], map[string]any{"kid": &kid}); err != nil {
 		return nil, fmt.Errorf("header of the token: %w", err)
 	}
-	if err := readMembers(parts[1], map[string]any{"jti": &i.jti, "exp": &i.ends}); err != nil {
+	if err := readMembers(parts[1], map[string]any{"jti": &i.jti, "exp": &i.ends, "iat": &iat}); err != nil {
 		return nil, fmt.Errorf("claims of the token: %w", err)
 	}
 	if i.jti == "" {
 		return nil, errors.New("the token has no jti, which every token of Chancery has")
 	}
 	i.kid = keystore.KID(kid)
+	if at, ok := iat.(float64); ok && at > 0 && at < 1<<40 { // another's may be anything
+		i.begins = time.Unix(int64(at), 0)
+	}
 	i.verify = func(alg keystore.Algorithm, pub crypto.PublicKey) error {
 		sig, err := base64.RawURLEncoding.Strict().DecodeString(parts[2])
 		if err != nil {
@@ -259,7 +275,7 @@ func certificatesIn(data []byte) ([]*issued, error) {
 	}
 	var all []*issued
 	for n, c := range certs {
-		i := &issued{place: strconv.Itoa(n + 1), serial: hex.EncodeToString(c.SerialNumber.Bytes()), ends: c.NotAfter.Unix()}
+		i := &issued{place: strconv.Itoa(n + 1), serial: hex.EncodeToString(c.SerialNumber.Bytes()), ends: c.NotAfter.Unix(), begins: c.NotBefore}
 		i.verify = func(_ keystore.Algorithm, pub crypto.PublicKey) error {
 			return (&x509.Certificate{PublicKey: pub}).CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chancery/keystore/audit"
+	"chancery/keystore/audit/review"
 )
 
 // largestMatch is the largest file of tokens or certificates that is read, in
@@ -29,10 +30,11 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			"  withdrawn    that entry says that it was not made, or never released\n" +
 			"  counterfeit  that entry has the same jti or serial number, of something else, or its\n" +
 			"               signature is not by the key of that entry\n" +
+			"  not_kept     not known: the month in which it would be is not kept any more\n" +
 			"  none         by nothing that is in the log\n\n" +
-			"and exits with 1 if any was not made. With --json each is told on a line of its own.\n" +
-			"The log is read once, and not verified: see `chancery audit verify`. Signatures are, by\n" +
-			"the keys that the log has.",
+			"and exits with 1 if any was not made, or if that is not known. With --json each is told\n" +
+			"on a line of its own. The log is read once, and not verified: see `chancery audit\n" +
+			"verify`. Signatures are, by the keys that the log has.",
 		Example: "  chancery --dir dev audit match tokens.txt\n  chancery audit match --json - /var/lib/chancery/audit <certificates.pem",
 		Args:    wordAndLogDir("FILE"),
 	}
@@ -66,7 +68,11 @@ func (a *app) auditMatchCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.printMatches(all, entries, lives)
+		months, err := removedIn(ctx, dirs)
+		if err != nil {
+			return err
+		}
+		return a.printMatches(all, entries, lives, months)
 	})
 	return c
 }
@@ -177,14 +183,14 @@ func lineOf(i *issued, m matched) matchLine {
 	return l
 }
 
-func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located, lives []*audit.KeyLives) error {
+func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located, lives []*audit.KeyLives, months []review.Removed) error {
 	out := bufio.NewWriter(a.out)
 	encoder := json.NewEncoder(out)
 	counts := map[match]int64{}
 	unsound := int64(0)
 	var rows [][]string
 	for _, i := range all {
-		m := i.signed(judge(i, entries[i]), lives)
+		m := i.signed(i.kept(judge(i, entries[i]), months, lives), lives)
 		counts[m.match]++
 		if !m.match.sound() {
 			unsound++
@@ -207,8 +213,12 @@ func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located, l
 		}
 	} else {
 		a.printWrapped([]string{"#", "of", "match", "entry", "principal", "why"}, rows, map[int]int{5: 40, 6: 48})
-		a.printf("%d: %d made, %d unknown, %d withdrawn, %d counterfeit, %d none\n", len(all),
-			counts[matchMade], counts[matchUnknown], counts[matchWithdrawn], counts[matchCounterfeit], counts[matchNone])
+		notKept := ""
+		if n := counts[matchNotKept]; n > 0 {
+			notKept = fmt.Sprintf(", %d not kept", n)
+		}
+		a.printf("%d: %d made, %d unknown, %d withdrawn, %d counterfeit, %d none%s\n", len(all),
+			counts[matchMade], counts[matchUnknown], counts[matchWithdrawn], counts[matchCounterfeit], counts[matchNone], notKept)
 	}
 	if unsound > 0 {
 		return errFound

@@ -93,6 +93,7 @@ type refusalKey struct {
 type counting struct {
 	*model
 	ends       map[string]time.Time // of each node's log
+	there      map[string]bool      // origins of months of which acts were read
 	opt        Options
 	all        Tally
 	principals ledger[principalKey]

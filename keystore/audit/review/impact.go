@@ -34,6 +34,12 @@ type Impact struct {
 	Open       []string    `json:"open"`       // entries of what may or may not have been signed
 	OpenLeft   int64       `json:"open_left"`  // more of them than are listed
 	Limits     []string    `json:"limits"`
+	// Removed are the months of the period that the policy no longer keeps, since the
+	// key came to be: what it signed in them is not counted.
+	Removed []Removed `json:"removed"`
+	// UsesBefore is how many uses of the key were numbered before the first that is
+	// there, by the nodes with removed months; 0: not known, or the period has a beginning.
+	UsesBefore int64 `json:"uses_before"`
 }
 
 // A Signed is one thing a key signed, or may have.
@@ -70,9 +76,9 @@ func Trace(logs []Log, kid keystore.KID, opt Options, each func(Signed) bool) (*
 	t := &tracing{
 		Impact: &Impact{
 			KID: kid, MadeAt: opt.Now.UTC(), Period: Period{Since: opt.Since.UTC(), Until: opt.Until.UTC()},
-			Principals: []Principal{}, Steps: []Event{}, Open: []string{}, Limits: impactLimits(),
+			Principals: []Principal{}, Steps: []Event{}, Open: []string{}, Limits: impactLimits(), Removed: []Removed{},
 		},
-		opt: opt, open: make(map[string]audit.Located), each: each,
+		opt: opt, open: make(map[string]audit.Located), each: each, there: make(map[string]bool), firstUse: make(map[string]int64),
 	}
 	t.name(m.byKID[kid])
 	wanted := audit.Filter{Log: "acts", KID: kid, Since: opt.Since}
@@ -89,6 +95,7 @@ func Trace(logs []Log, kid keystore.KID, opt Options, each func(Signed) bool) (*
 			}
 		}
 	}
+	t.gone(facts, m.byKID[kid])
 	return t.Impact, t.conclude()
 }
 
@@ -99,6 +106,8 @@ type tracing struct {
 	open       map[string]audit.Located
 	principals ledger[principalKey]
 	each       func(Signed) bool
+	there      map[string]bool  // origins of months of which acts were read
+	firstUse   map[string]int64 // lowest number of a use, by node
 }
 
 // name takes what the lifecycle tells of the key.
@@ -117,6 +126,7 @@ func (t *tracing) name(l *life) {
 // act takes the next act of the key, and reports whether more is wanted.
 func (t *tracing) act(at audit.Located) bool {
 	e := &at.Entry
+	t.met(at)
 	if e.ID != "" && e.Outcome != keystore.OutcomeIntent {
 		delete(t.open, openName(at))
 	}

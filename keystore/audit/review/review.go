@@ -35,7 +35,7 @@ func Make(logs []Log, opt Options) (*Report, error) {
 		return nil, fmt.Errorf("reading the lifecycle: %w", err)
 	}
 	m := newModel(facts)
-	c := &counting{model: m, opt: opt, ends: ends(facts), open: make(map[string]audit.Located), suspects: make(map[suspicion]*suspect)}
+	c := &counting{model: m, opt: opt, ends: ends(facts), there: make(map[string]bool), open: make(map[string]audit.Located), suspects: make(map[suspicion]*suspect)}
 	wanted := audit.Filter{Log: "acts", Since: m.lead(opt), KeySet: opt.KeySet}
 	if !opt.Until.IsZero() {
 		wanted.Until = opt.Until.Add(inFlight)
@@ -46,6 +46,7 @@ func Make(logs []Log, opt Options) (*Report, error) {
 				return nil, fmt.Errorf("reading acts: %w", err)
 			}
 			reaches(c.ends, at)
+			c.there[at.Origin] = true
 			if opt.KeySet == "" || at.Entry.KeySet == opt.KeySet {
 				c.act(at)
 			}
@@ -129,7 +130,7 @@ func (c *counting) deviations(r *Report) {
 	r.Deviations = slices.DeleteFunc(append([]Deviation{}, c.found...), func(d Deviation) bool {
 		return !c.opt.in(d.At) || c.opt.KeySet != "" && d.KeySet != "" && d.KeySet != c.opt.KeySet
 	})
-	r.Deviations = append(r.Deviations, c.early()...)
+	r.Deviations = append(append(r.Deviations, c.early()...), c.gone()...)
 	slices.SortFunc(r.Deviations, func(a, b Deviation) int {
 		return cmp.Or(-cmp.Compare(a.Severity, b.Severity), a.At.Compare(b.At), cmp.Compare(a.KeySet, b.KeySet),
 			cmp.Compare(a.Version, b.Version), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Text, b.Text), slices.Compare(a.Entries, b.Entries))
