@@ -63,7 +63,11 @@ func (a *app) auditReportCommand() *cobra.Command {
 		if err := a.logDirs(f.nodes); err != nil {
 			return err
 		}
-		return a.auditReport(ctx, append([]string{dir}, f.nodes...), f)
+		dirs := append([]string{dir}, f.nodes...)
+		if err := together(ctx, dirs); err != nil {
+			return err
+		}
+		return a.auditReport(ctx, dirs, f)
 	})
 	return c
 }
@@ -110,11 +114,14 @@ func (a *app) auditReport(ctx context.Context, dirs []string, f reportFlags) err
 	if err != nil {
 		return fmt.Errorf("reading the log: %w", err)
 	}
+	if f.keyset != "" && len(r.KeySets) == 0 {
+		return hinted{
+			usagef("audit report: no lifecycle log that was given tells of a key set %s", f.keyset),
+			"is that how it is spelt? `chancery audit report` without --keyset tells of all",
+		}
+	}
 	if err := a.writeReport(r, format, f.out); err != nil {
 		return err
-	}
-	if f.keyset != "" && len(r.KeySets) == 0 {
-		fmt.Fprintln(a.err, "hint: no lifecycle log that was given tells of a key set", clean(f.keyset)+": is that how it is spelt?")
 	}
 	if r.Verdict.Weighs() {
 		return errFound

@@ -53,7 +53,11 @@ func (a *app) auditImpactCommand() *cobra.Command {
 		if err := a.logDirs(f.nodes); err != nil {
 			return err
 		}
-		return a.auditImpact(ctx, append([]string{dir}, f.nodes...), f)
+		dirs := append([]string{dir}, f.nodes...)
+		if err := together(ctx, dirs); err != nil {
+			return err
+		}
+		return a.auditImpact(ctx, dirs, f)
 	})
 	return c
 }
