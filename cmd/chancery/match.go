@@ -49,9 +49,6 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			return err
 		}
 		dirs := append([]string{dir}, nodes...)
-		if err := together(ctx, dirs); err != nil {
-			return err
-		}
 		data, err := a.readAll(args[0], largestMatch)
 		if err != nil {
 			return err

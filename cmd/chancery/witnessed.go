@@ -60,7 +60,8 @@ func isPolicy(text string) bool {
 
 // printWitnessed tells how far witnesses know the logs, and which they do not.
 func (a *app) printWitnessed(r *audit.Report, given bool) {
-	for _, l := range r.Logs {
+	for i := range r.Logs {
+		l := &r.Logs[i]
 		if l.Witnessed == nil {
 			continue
 		}
@@ -68,7 +69,11 @@ func (a *app) printWitnessed(r *audit.Report, given bool) {
 		for _, c := range l.Witnessed.By {
 			by = append(by, c.Key)
 		}
-		a.printf("witnessed: %s: %s by %s UTC, by %s\n", l.Name, count(l.Witnessed.Size, "entry", "entries"), when(l.Witnessed.Time), strings.Join(by, ", "))
+		since := ""
+		if n := l.Unwitnessed(); n > 0 {
+			since = fmt.Sprintf("; %d since are unwitnessed", n)
+		}
+		a.printf("witnessed: %s: %s by %s UTC, by %s%s\n", l.Name, count(l.Witnessed.Size, "entry", "entries"), when(l.Witnessed.Time), strings.Join(by, ", "), since)
 	}
 	why := "no quorum of the witnesses has cosigned a checkpoint"
 	if !given {

@@ -22,6 +22,15 @@ type Witnessed struct {
 	By   []Cosignature `json:"by"`   // all of that checkpoint, by time
 }
 
+// Unwitnessed returns how many of the log's entries came after those that a quorum of
+// witnesses knows; all of them if it is unwitnessed.
+func (l *LogReport) Unwitnessed() int64 {
+	if l.Witnessed == nil {
+		return l.Entries
+	}
+	return max(l.Entries-l.Witnessed.Size, 0)
+}
+
 // witnesses follows the checkpoints that witnesses have cosigned: each has to
 // fit its log, and the newest by a quorum says how far it is witnessed.
 type witnesses struct {

@@ -212,6 +212,8 @@ func TestWitnessesAreTold(t *testing.T) {
 	known, unknown, empty := verified(true), verified(true), verified(true)
 	known.Logs[0].Witnessed = &audit.Witnessed{Size: 12, Time: born}
 	empty.Logs[0].Entries = 0
+	behind, oneBehind := verified(true), verified(true)
+	behind.Logs[0].Witnessed, oneBehind.Logs[0].Witnessed = &audit.Witnessed{Size: 5, Time: born}, &audit.Witnessed{Size: 11, Time: born}
 	const node = "localhost/audit/a"
 	for _, c := range []struct {
 		logs []Checked
@@ -221,6 +223,8 @@ func TestWitnessesAreTold(t *testing.T) {
 		{[]Checked{{Node: node}}, "unwitnessed"},
 		{[]Checked{{node, unknown}}, "unwitnessed"},
 		{[]Checked{{node, known}}, "witnessed as it was at 2026-03-01 12:00:00 UTC"},
+		{[]Checked{{node, known}, {node, behind}}, "witnessed as it was at 2026-03-01 12:00:00 UTC, 7 entries since are not"},
+		{[]Checked{{node, oneBehind}}, "witnessed as it was at 2026-03-01 12:00:00 UTC, 1 entry since is not"},
 		{[]Checked{{node, known}, {node, empty}}, "witnessed as it was at 2026-03-01 12:00:00 UTC"},
 		{[]Checked{{node, known}, {node, unknown}}, "unwitnessed in part: a/lifecycle"},
 		{[]Checked{{node, known}, {Node: node}}, "unwitnessed"},

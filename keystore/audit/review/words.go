@@ -65,11 +65,16 @@ func unjudged(reasons []audit.Problem) string {
 func witnessed(logs []Checked) string {
 	var unknown []string
 	var until time.Time
+	since := int64(0)
 	for _, c := range logs {
 		if c.Report == nil {
 			return Unwitnessed
 		}
-		for _, l := range c.Report.Logs {
+		for i := range c.Report.Logs {
+			l := &c.Report.Logs[i]
+			if l.Witnessed != nil {
+				since += l.Unwitnessed()
+			}
 			switch {
 			case l.Entries == 0:
 			case l.Witnessed == nil:
@@ -85,7 +90,14 @@ func witnessed(logs []Checked) string {
 	case len(unknown) > 0:
 		return Unwitnessed + " in part: " + strings.Join(unknown, ", ")
 	}
-	return "witnessed as it was at " + clock(until) + " UTC"
+	known := "witnessed as it was at " + clock(until) + " UTC"
+	if since == 1 {
+		return known + ", 1 entry since is not"
+	}
+	if since > 0 {
+		return fmt.Sprintf("%s, %d entries since are not", known, since)
+	}
+	return known
 }
 
 // Words tells a period in a clause, in UTC.
