@@ -23,7 +23,11 @@ func (a *app) printReview(r *review.Report) {
 	if r.KeySet != "" {
 		a.printf(", of key set %s only", r.KeySet)
 	}
-	a.printf("\n\n%s\n", strings.ToUpper(headline(r)[:1])+headline(r)[1:])
+	a.printf("\n")
+	if !r.Period.First.IsZero() {
+		a.printf("entries %s to %s UTC\n", when(r.Period.First), when(r.Period.Last))
+	}
+	a.printf("\n%s\n", strings.ToUpper(headline(r)[:1])+headline(r)[1:])
 	for _, l := range r.Logs {
 		a.printf("log %s: %s\n", l.Node, l.Words())
 	}
@@ -80,14 +84,22 @@ func subject(keyset string, version int) string {
 }
 
 func (a *app) printKeySetReview(k *review.KeySet) {
-	a.printf("\nkey set %s: purpose %s, %s, %s\n", k.Name, k.Purpose, k.Algorithm, count(k.Signatures, "signature", "signatures"))
+	signed := count(k.Signatures, "signature", "signatures")
+	if k.SignsCheckpoints() {
+		signed = "signs checkpoints"
+	}
+	a.printf("\nkey set %s: purpose %s, %s, %s\n", k.Name, k.Purpose, k.Algorithm, signed)
 	for _, c := range k.Configurations {
 		what := "configured"
 		if len(c.Changed) > 0 {
 			what = "changed: " + strings.Join(c.Changed, ", ")
 		}
-		a.printf("  %s %s; rotation every %s, A %s, S %s, L %s (%s)\n", when(c.At), what,
-			c.Detail["rotate_every"], c.Detail["cache_for"], c.Detail["skew"], c.Detail["max_ttl"], review.Short([]string{c.Entry})[0])
+		every := c.Every()
+		if every != "on request" {
+			every = "every " + every
+		}
+		a.printf("  %s %s; rotation %s, A %s, S %s, L %s (%s)\n", when(c.At), what,
+			every, c.Detail["cache_for"], c.Detail["skew"], c.Detail["max_ttl"], review.Short([]string{c.Entry})[0])
 	}
 	rows := make([][]string, 0, len(k.Versions))
 	for _, v := range k.Versions {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"chancery/keystore"
 	"chancery/keystore/audit"
 )
 
@@ -98,6 +99,21 @@ func witnessed(logs []Checked) string {
 		return fmt.Sprintf("%s, %d entries since are not", known, since)
 	}
 	return known
+}
+
+// SignsCheckpoints reports whether the key set's keys sign the log's checkpoints: of
+// those signatures there are no acts, so that they are not counted.
+func (k *KeySet) SignsCheckpoints() bool {
+	return keystore.Purpose(k.Purpose) == keystore.PurposeAudit
+}
+
+// Every tells how often a configuration has keys rotated.
+func (e Event) Every() string {
+	every := e.Detail["rotate_every"]
+	if d, err := time.ParseDuration(every); err == nil && d == 0 {
+		return "on request"
+	}
+	return every
 }
 
 // Words tells a period in a clause, in UTC.
