@@ -243,7 +243,9 @@ func TestAMovedMonthIsRemovedWhereItIs(t *testing.T) {
 
 // pruneEntry enters that a month was removed, as somebody with the log's files
 // might, and says what Verify finds when it is signed.
-func (r *rig) pruneEntry(month, size, root string) { r.pruneEntryBy("keep_acts 30d", month, size, root) }
+func (r *rig) pruneEntry(month, size, root string) {
+	r.pruneEntryBy("keep_acts 30d", month, size, root)
+}
 
 func (r *rig) pruneEntryBy(policy, month, size, root string) {
 	r.lifecycle(keystore.Record{
