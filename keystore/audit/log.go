@@ -455,6 +455,7 @@ func (l *Log) Close(ctx context.Context) error {
 		<-l.stopped
 		health := l.Health()
 		l.acts.close()
+		l.flushNotes(ctx) // the last acts may have begun a month
 		headed := l.lastChores(ctx)
 		err = l.Checkpoint(ctx) // may enter the end of a month into lifecycle
 		l.lifecycle.close()

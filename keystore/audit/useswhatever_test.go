@@ -186,7 +186,6 @@ func TestUsesWhateverHappens(t *testing.T) {
 		r.open()
 		c.set(c.Now().Add(inFlight)) // intents without an outcome are not open any more
 		r.enterUse(keystore.Record{Action: keystore.ActRead, Outcome: keystore.OutcomeDone})
-		r.monthBegan()
 		r.close()
 		r.closedOnce(last)
 		for _, u := range r.sound().Uses {

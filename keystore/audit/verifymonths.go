@@ -40,7 +40,7 @@ type seal struct {
 
 // longestUnopened is how long the first act of a month may be older than the entry
 // that it began: that one is on its way when the act is acknowledged.
-const longestUnopened = 10 * time.Minute
+const longestUnopened = time.Minute
 
 func newMonths() *months { return &months{map[string]seal{}, map[string]int64{}, map[string]Pruned{}} }
 
