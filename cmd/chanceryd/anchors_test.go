@@ -44,11 +44,12 @@ func newSender(t *testing.T, c config.LogAnchor, patience time.Duration) func(au
 	}
 }
 
+// A note that came right after another was refused as if that one were stuck.
 func TestAFileAnchorKeepsEveryNote(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "anchor")
 	send := newSender(t, config.LogAnchor{File: path}, anchorDeadline)
 	var want strings.Builder
-	for size := range int64(3) {
+	for size := range int64(100) {
 		p := aCheckpoint(size)
 		if err := send(p); err != nil {
 			t.Fatal(err)

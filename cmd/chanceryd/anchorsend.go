@@ -48,8 +48,9 @@ func fileAnchor(path string) func(context.Context, audit.Published) error {
 		}
 		done := make(chan error, 1)
 		go func() { // may outlive its caller, not its anchor's turn
-			defer func() { <-turn }()
-			done <- appendTo(path, append(p.Note[:len(p.Note):len(p.Note)], '\n'))
+			err := appendTo(path, append(p.Note[:len(p.Note):len(p.Note)], '\n'))
+			<-turn // before the caller hears: the next one may come at once
+			done <- err
 		}()
 		select {
 		case err := <-done:

@@ -54,6 +54,7 @@ func (d *faultyDisk) fails(op, path string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if gate, ok := d.held[op]; ok {
+		d.calls["held"]++
 		d.mu.Unlock()
 		<-gate
 		d.mu.Lock()

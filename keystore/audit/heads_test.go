@@ -124,3 +124,28 @@ func TestHeadsThatMakeNoSense(t *testing.T) {
 		}
 	}
 }
+
+// What the log tells of itself was entered twice where it was on its way to the
+// disk as the log was closed.
+func TestClosingEntersNothingTwice(t *testing.T) {
+	r, disk := newFaultyRig(t, func(c *Config) { c.Interval = time.Hour })
+	release := disk.hold("sync")
+	defer release()
+	r.log.note(headRecord(keystore.ActAuditHead, Checkpoint{Origin: keyName(host, node) + "/acts/2026-11", Size: 1}))
+	r.log.hurry()
+	waitFor(t, "the entry is on its way", func() bool { return disk.count("held") > 0 })
+	closed := make(chan error, 1)
+	go func() { closed <- r.log.Close(t.Context()) }()
+	select {
+	case <-r.log.stopped:
+	case <-time.After(100 * time.Millisecond):
+	}
+	release()
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	r.log = nil
+	if heads := r.heads(); len(heads) != 1 {
+		t.Errorf("heads %q, want one", heads)
+	}
+}

@@ -48,8 +48,10 @@ const keeperPatience = 10 * time.Second
 func (l *Log) keepOnce(ctx context.Context) {
 	round, cancel := context.WithTimeout(ctx, keeperPatience)
 	defer cancel()
-	l.flushNotes(round)
-	l.chores(round)
+	entering, done := context.WithTimeout(context.WithoutCancel(ctx), keeperPatience) // closing in between would have them entered twice
+	defer done()
+	l.flushNotes(entering)
+	l.chores(entering)
 	switch err := l.Checkpoint(round); {
 	case err == nil:
 		l.say(&l.unsigned, nil, "checkpoints are made again")
