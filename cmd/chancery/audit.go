@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/mod/sumdb/note"
 
 	"chancery/keystore/audit"
 )
@@ -91,10 +90,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			return err
 		}
 		if published {
-			if err := signedByTrusted(kept, given(vkeys)); err != nil {
-				return err
-			}
-			return a.verifyPublished(ctx, base, audit.Options{Keys: vkeys, Kept: texts(kept), Witnesses: quorum, Cosigned: cosigned})
+			return a.verifyPublished(ctx, base, audit.Options{Keys: vkeys, Witnesses: quorum, Cosigned: cosigned}, kept)
 		}
 		dir, err := a.logDir(args)
 		if err != nil {
@@ -105,20 +101,17 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		opt := audit.Options{
-			Keys: vkeys, Kept: texts(kept), Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned, Peers: peers,
+			Keys: vkeys, Progress: verifyProgress(line), Witnesses: quorum, Cosigned: cosigned, Peers: peers,
 		}
 		if err := resumed.resume(&opt); err != nil {
 			return err
 		}
-		report, err := audit.Verify(ctx, dir, opt)
+		report, err := verifyKept(ctx, dir, opt, kept, &resumed)
 		line.wipe()
 		if err != nil {
 			return resumed.stopped(ctx, err)
 		}
 		resumed.hintAtProblems(a.err, report)
-		if err := signedByTrusted(kept, report.LogKeys); err != nil {
-			return err
-		}
 		if report.OK() && resumed.path == "" { // what the file has says more than a checkpoint
 			a.hintToKeep(len(kept), "cp "+filepath.Join(dir, "lifecycle", "checkpoint")+" DIR")
 		}
@@ -197,13 +190,17 @@ func (a *app) printReport(v verifiedLog, keyed, witnesses bool) error {
 // verdict tells in a line what a report comes to. Only what a given key signed
 // is proven.
 func verdict(r *audit.Report, keyed bool) string {
-	var proven, others, unsigned int64
+	var proven, others, unsigned, apart int64
 	for _, l := range r.Logs {
-		unsigned += l.Unsigned
 		if l.Verified {
 			proven += l.Proven
 		} else {
 			others += l.Proven
+		}
+		if l.Key != "" && l.Proven == 0 {
+			apart += l.Entries
+		} else {
+			unsigned += l.Unsigned
 		}
 	}
 	entries := count(proven, "entry", "entries") + " proven"
@@ -213,9 +210,12 @@ func verdict(r *audit.Report, keyed bool) string {
 	case others > 0:
 		entries += fmt.Sprintf(", %d signed by none of the keys given", others)
 	}
+	if apart > 0 {
+		entries += fmt.Sprintf(", %d that their checkpoint does not prove", apart)
+	}
 	problems := count(int64(len(r.Changed())), "problem", "problems")
 	if n := len(r.Unjudged()); n > 0 {
-		problems += ", " + count(int64(n), "log", "logs") + " not judged"
+		problems += fmt.Sprintf(", %d that cannot be judged", n)
 	}
 	return fmt.Sprintf("%s, %d behind no checkpoint yet, %s", entries, unsigned, problems)
 }
@@ -282,70 +282,4 @@ func (a *app) printLogKeys(r *audit.Report) {
 			a.printf("note: %s is signed by no key that was not compromised by then\n", l.Origin)
 		}
 	}
-}
-
-// A keptCheckpoint is a signed checkpoint from a file.
-type keptCheckpoint struct {
-	path   string
-	signed []byte
-	text   audit.Checkpoint
-}
-
-// keptCheckpoints reads signed checkpoints from files.
-func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
-	var kept []keptCheckpoint
-	for _, path := range files {
-		signed, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
-		}
-		c, _, err := audit.OpenCheckpoint(signed, nil)
-		if err != nil {
-			return nil, hinted{fmt.Errorf("%s: %w", path, err), "a checkpoint is the file of that name in lifecycle or acts/YYYY-MM of a log, or what a witness cosigned of it"}
-		}
-		kept = append(kept, keptCheckpoint{path, signed, c})
-	}
-	return kept, nil
-}
-
-func texts(kept []keptCheckpoint) []audit.Checkpoint {
-	var all []audit.Checkpoint
-	for _, k := range kept {
-		all = append(all, k.text)
-	}
-	return all
-}
-
-// signedByTrusted returns an error unless each kept checkpoint is signed by one of
-// keys, those given or announced under them: otherwise it counts for nothing.
-func signedByTrusted(kept []keptCheckpoint, keys []audit.LogKey) error {
-	var verifiers []note.Verifier
-	for _, k := range keys {
-		v, err := audit.ParseVKey(k.VKey)
-		if err != nil {
-			return fmt.Errorf("log key: %w", err)
-		}
-		verifiers = append(verifiers, v)
-	}
-	for _, k := range kept {
-		_, sig, err := audit.OpenCheckpoint(k.signed, verifiers)
-		if err != nil {
-			return fmt.Errorf("%s: %w", k.path, err)
-		}
-		if !sig.Verified {
-			return hinted{
-				fmt.Errorf("%s is not signed by a log key that was given, or announced under one: it is signed by %s, and counts for nothing", k.path, sig.Key),
-				"give that key if you know it, or leave the checkpoint away; if it was in force when you kept that, and the log does not know it, this is another log",
-			}
-		}
-	}
-	return nil
-}
-
-// given returns log keys that were given as those that are trusted.
-func given(vkeys []string) (keys []audit.LogKey) {
-	for _, vkey := range vkeys {
-		keys = append(keys, audit.LogKey{VKey: vkey})
-	}
-	return keys
 }

@@ -54,11 +54,16 @@ type publishedReport struct {
 }
 
 // verifyPublished verifies the checkpoints and tiles under a node's audit URL.
-func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Options) error {
+func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Options, kept []keptCheckpoint) error {
 	fetch, err := a.fetcher(base)
 	if err != nil {
 		return err
 	}
+	ours, foreign, err := signedByTrusted(kept, given(opt.Keys))
+	if err != nil {
+		return err
+	}
+	opt.Kept = texts(ours)
 	line := &progressLine{w: a.err, live: isTerminal(a.err)}
 	opt.Progress = verifyProgress(line)
 	report, err := audit.VerifyPublished(ctx, fetch, opt, time.Now())
@@ -66,6 +71,7 @@ func (a *app) verifyPublished(ctx context.Context, base string, opt audit.Option
 	if err != nil {
 		return fmt.Errorf("verifying what is published at %s: %w", base, err)
 	}
+	report.Problems = append(report.Problems, foreign...)
 	keyed := len(opt.Keys) > 0
 	if a.json {
 		if err := json.NewEncoder(a.out).Encode(publishedReport{report, true}); err != nil {

@@ -72,7 +72,7 @@ func followClosed(months map[string]closedMonth, e *Entry) {
 		if err != nil {
 			return
 		}
-		m.name, m.origin, m.Head = nameOf(origin), origin, head
+		m.name, m.origin, m.Head = NameOf(origin), origin, head
 		months[origin] = m
 	case e.Action == keystore.ActAuditPrune && m.name != "":
 		m.prune, m.entry = e.Time, e.Sequence

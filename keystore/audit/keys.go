@@ -133,7 +133,7 @@ func signers(signed []byte) (Checkpoint, []string, error) {
 
 // keyNameOf returns the name of the keys that sign the log with the given origin.
 func keyNameOf(origin string) string {
-	return strings.TrimSuffix(origin, "/"+nameOf(origin))
+	return strings.TrimSuffix(origin, "/"+NameOf(origin))
 }
 
 // Announcement returns the detail of the entry that makes a version of a key set

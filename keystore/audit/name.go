@@ -7,7 +7,7 @@ import (
 
 // Log returns the name of the log the entry stands in: "lifecycle" or
 // "acts/YYYY-MM".
-func (l Located) Log() string { return nameOf(l.Origin) }
+func (l Located) Log() string { return NameOf(l.Origin) }
 
 func isLogName(name string) bool {
 	month, acts := strings.CutPrefix(name, actsName+"/")

@@ -94,7 +94,7 @@ func (v *verification) conclude() {
 		f.conclude(v)
 	}
 	for _, k := range v.kept {
-		v.problem(nameOf(k.Origin), -1, fmt.Sprintf("it is not there, and the checkpoint kept of %s has %d entries "+
+		v.problem(NameOf(k.Origin), -1, fmt.Sprintf("it is not there, and the checkpoint kept of %s has %d entries "+
 			"(hint: restore the directory from a backup that has this log; if its removal was decided, verify without that checkpoint)", k.Origin, k.Size))
 	}
 	if lifecycle := &v.report.Logs[0]; lifecycle.Entries == 0 {
@@ -120,8 +120,9 @@ func (v *verification) conclude() {
 	}
 }
 
-// nameOf returns the name of the log with the given origin.
-func nameOf(origin string) string {
+// NameOf returns the name of the log with the given origin: "lifecycle" or
+// "acts/YYYY-MM". It may be called concurrently.
+func NameOf(origin string) string {
 	last := origin[strings.LastIndex(origin, "/")+1:]
 	if isMonth(last) {
 		return actsName + "/" + last

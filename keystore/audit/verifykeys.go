@@ -346,6 +346,9 @@ func (k *logKeys) unknown(v *verification, l *LogReport) (string, Kind) {
 		return unknownKey(v.keys, l.Key), KeyUnknown
 	}
 	signed := "its checkpoint is signed by " + l.Key
+	if v.report.changed(lifecycleName) && !v.report.Logs[0].Verified {
+		return signed + ", which is none of the keys given, and lifecycle, which announces keys, is not what it was", KeyUnknown
+	}
 	for _, a := range k.Announced {
 		if a.Key == l.Key {
 			return fmt.Sprintf("%s, which entry %d of lifecycle announces, and no key that is trusted signed that entry "+

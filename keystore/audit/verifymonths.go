@@ -101,7 +101,7 @@ func (m *months) prune(c *check, e *Entry) {
 		s.Prune = e.Sequence
 		m.Seals[origin] = s
 		m.Prunes[origin] = Pruned{
-			Name: nameOf(origin), Origin: origin, Entries: s.Size, Root: s.Root.String(),
+			Name: NameOf(origin), Origin: origin, Entries: s.Size, Root: s.Root.String(),
 			Policy: e.Detail["policy"], Entry: entryName(c.rep.Origin, e.Sequence), Time: e.Time,
 		}
 	}
@@ -110,7 +110,7 @@ func (m *months) prune(c *check, e *Entry) {
 // policy holds the removal of a month against the policy that it states.
 func (m *months) policy(c *check, e *Entry) {
 	keep, err := parsePolicy(e.Detail["policy"])
-	month, ok := monthOf(nameOf(e.Detail["origin"]))
+	month, ok := monthOf(NameOf(e.Detail["origin"]))
 	switch {
 	case err != nil || !ok:
 		c.problem(e.Sequence, "it removes %s and states no policy that says so: %q", e.Detail["origin"], e.Detail["policy"])
@@ -147,7 +147,7 @@ func (m *months) log(c *check) {
 func (m *months) conclude(v *verification) {
 	for origin, s := range m.Seals {
 		switch {
-		case v.has(origin) || v.away[nameOf(origin)]: // which was told
+		case v.has(origin) || v.away[NameOf(origin)]: // which was told
 		case s.Prune < 0:
 			v.problem(lifecycleName, s.Index, "it closes "+origin+", which is not there")
 		case s.Prune >= v.report.Logs[0].Proven:
@@ -158,7 +158,7 @@ func (m *months) conclude(v *verification) {
 	}
 	slices.SortFunc(v.report.Pruned, func(a, b Pruned) int { return strings.Compare(a.Name, b.Name) })
 	for origin, index := range m.Opened {
-		if _, closed := m.Seals[origin]; !v.has(origin) && !closed && !v.away[nameOf(origin)] {
+		if _, closed := m.Seals[origin]; !v.has(origin) && !closed && !v.away[NameOf(origin)] {
 			v.problem(lifecycleName, index, "it opens "+origin+", which is not there")
 		}
 	}
@@ -173,7 +173,7 @@ func (v *verification) has(origin string) bool {
 // read before, says are removed: between the two it may be there for a day.
 func (v *verification) hasPruned() bool {
 	for origin := range v.resumption.from.Months.Prunes {
-		if !exists(filepath.Join(v.dir, filepath.FromSlash(nameOf(origin)))) {
+		if !exists(filepath.Join(v.dir, filepath.FromSlash(NameOf(origin)))) {
 			return true
 		}
 	}
@@ -199,7 +199,7 @@ func (m *months) pruned(v *verification, origin string) {
 			return false
 		}
 		if !v.prunedAs(k) {
-			v.problem(nameOf(origin), -1, fmt.Sprintf("it was removed with %d entries, and they are not those of the checkpoint kept with %d", s.Size, k.Size))
+			v.problem(NameOf(origin), -1, fmt.Sprintf("it was removed with %d entries, and they are not those of the checkpoint kept with %d", s.Size, k.Size))
 		}
 		return true
 	})

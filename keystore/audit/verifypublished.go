@@ -143,7 +143,7 @@ func (p *publication) witnessed(name string, c Checkpoint, signed, cosigned []by
 		w.add(name, witnessedName, cosigned)
 	}
 	for _, b := range p.opt.Cosigned {
-		if k, _, err := OpenCosigned(b, nil); err == nil && nameOf(k.Origin) == name {
+		if k, _, err := OpenCosigned(b, nil); err == nil && NameOf(k.Origin) == name {
 			w.add(name, "a cosigned checkpoint that was given", b)
 		}
 	}
@@ -235,7 +235,7 @@ func (p *publication) begins(name string, c, k Checkpoint) (bool, error) {
 // goesOn tells if the log of c does not go on from the checkpoints kept of it.
 func (p *publication) goesOn(name string, c Checkpoint) error {
 	for _, k := range slices.Clone(p.kept) {
-		if nameOf(k.Origin) != name {
+		if NameOf(k.Origin) != name {
 			continue
 		}
 		p.kept = slices.DeleteFunc(p.kept, func(o Checkpoint) bool { return o == k })
@@ -256,7 +256,7 @@ func (p *publication) goesOn(name string, c Checkpoint) error {
 
 func (p *publication) conclude() {
 	for _, k := range p.kept {
-		p.problem(nameOf(k.Origin), "it is not published, and the checkpoint kept of %s has %d entries", k.Origin, k.Size)
+		p.problem(NameOf(k.Origin), "it is not published, and the checkpoint kept of %s has %d entries", k.Origin, k.Size)
 	}
 	p.report.KeyVerified, p.report.Unwitnessed = len(p.keys) > 0, []string{}
 	for _, l := range p.report.Logs {

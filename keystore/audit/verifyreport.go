@@ -80,6 +80,12 @@ func (r *Report) Changed() []Problem { return r.problems(true) }
 // Unjudged returns what Changed does not.
 func (r *Report) Unjudged() []Problem { return r.problems(false) }
 
+// changed reports whether there is a problem that says that the log of that name
+// was changed.
+func (r *Report) changed(name string) bool {
+	return slices.ContainsFunc(r.Problems, func(p Problem) bool { return p.Log == name && p.Judged() })
+}
+
 func (r *Report) problems(judged bool) (some []Problem) {
 	for _, p := range r.Problems {
 		if p.Judged() == judged {

@@ -347,7 +347,7 @@ func (r *resumption) missed(v *verification) bool {
 	}
 	at := r.from.Logs[len(r.from.Logs)-1]
 	for origin := range r.from.Months.Prunes {
-		name := nameOf(origin)
+		name := NameOf(origin)
 		there := exists(filepath.Join(v.dir, filepath.FromSlash(name)))
 		behind := name > at.Name || name == at.Name && at.Size < r.from.Months.Seals[origin].Size
 		if !there && (behind || at.Name == lifecycleName) {

@@ -73,7 +73,7 @@ func newWitnesses(dir string, opt Options) *witnesses {
 		if err != nil {
 			continue // whoever gave it had it open
 		}
-		w.add(nameOf(c.Origin), "a cosigned checkpoint that was given", b)
+		w.add(NameOf(c.Origin), "a cosigned checkpoint that was given", b)
 	}
 	return w
 }

@@ -44,7 +44,7 @@ func LogNames(dir string) ([]string, error) {
 // LogOf splits an origin into the name of the node's log keys, HOST/audit/NODE,
 // and the log's name, and reports whether it is such an origin.
 func LogOf(origin string) (node, name string, ok bool) {
-	name = nameOf(origin)
+	name = NameOf(origin)
 	_, file, isLog := splitLog(name)
 	node, ok = strings.CutSuffix(origin, "/"+name)
 	if !ok || !isLog || file != "" || node == "" {
