@@ -20,6 +20,7 @@ func (h *history) pruned(seconds float64, month string) *history {
 func TestMonthsThatAreRemovedNeedAttention(t *testing.T) {
 	h := sound().pruned(60, "2026-01").pruned(60, "2026-03")
 	day := func(month time.Month, d int) time.Time { return time.Date(2026, month, d, 0, 0, 0, 0, time.UTC) }
+	h.lifecycle[0].Entry.Time = day(1, 1).Add(-time.Hour) // when the log began
 	const january = "the 20 acts of 2026-01 on a were removed by the policy (keep_acts 30d) at 2026-03-01 12:01:00 UTC: nothing of them can be reported"
 	for _, c := range []struct {
 		what         string

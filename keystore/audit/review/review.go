@@ -97,8 +97,10 @@ func (c *counting) report() *Report {
 		Acts: c.all, Absent: c.absent, Lone: c.lone, Limits: limits(),
 	}
 	for _, name := range slices.Sorted(maps.Keys(c.sets)) {
-		if c.opt.KeySet == "" || c.opt.KeySet == name {
-			r.KeySets = append(r.KeySets, c.keySet(c.sets[name]))
+		k := c.keySet(c.sets[name])
+		there := len(k.Configurations) > 0 || len(k.Versions) > 0 // by the end of the period
+		if there && (c.opt.KeySet == "" || c.opt.KeySet == name) {
+			r.KeySets = append(r.KeySets, k)
 		}
 	}
 	c.counts(r)
@@ -130,7 +132,7 @@ func (c *counting) deviations(r *Report) {
 	r.Deviations = slices.DeleteFunc(append([]Deviation{}, c.found...), func(d Deviation) bool {
 		return !c.opt.in(d.At) || c.opt.KeySet != "" && d.KeySet != "" && d.KeySet != c.opt.KeySet
 	})
-	r.Deviations = slices.Concat(r.Deviations, c.early(), c.gone(), c.lagging())
+	r.Deviations = slices.Concat(r.Deviations, c.early(), c.late(), c.gone(), c.lagging())
 	slices.SortFunc(r.Deviations, func(a, b Deviation) int {
 		return cmp.Or(-cmp.Compare(a.Severity, b.Severity), a.At.Compare(b.At), cmp.Compare(a.KeySet, b.KeySet),
 			cmp.Compare(a.Version, b.Version), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Text, b.Text), slices.Compare(a.Entries, b.Entries))
@@ -139,42 +141,6 @@ func (c *counting) deviations(r *Report) {
 		r.Deviations = r.Deviations[:maxRows]
 		r.Left = append(r.Left, Left{"deviations", int64(n)})
 	}
-}
-
-// ends returns when the last entry of each node's lifecycle was made.
-func ends(facts []fact) map[string]time.Time {
-	last := make(map[string]time.Time)
-	for i := range facts {
-		reaches(last, facts[i].Located)
-	}
-	return last
-}
-
-func reaches(last map[string]time.Time, at audit.Located) {
-	if node := nodeOf(at.Origin); at.Entry.Time.After(last[node]) {
-		last[node] = at.Entry.Time
-	}
-}
-
-// early tells of the logs that end before the period does: a copy that is old, or was
-// cut, has nothing to say of what came after. Where nothing happened it is the same.
-func (c *counting) early() (found []Deviation) {
-	for _, node := range slices.Sorted(maps.Keys(c.ends)) {
-		last, text := c.ends[node], ""
-		switch {
-		case last.Before(c.opt.Since):
-			text = "before the period begins: nothing of the period is in it"
-		case !c.opt.Until.IsZero() && !c.opt.Until.After(c.opt.Now) && last.Before(c.opt.Until):
-			text = "before the period does: what came after, if anything did, is not in it"
-		default:
-			continue
-		}
-		found = append(found, Deviation{
-			Severity: Attention, At: last, Entries: []string{},
-			Text: fmt.Sprintf("the log of %s ends at %s, %s", shortNode(node), last.UTC().Format("2006-01-02 15:04:05 UTC"), text),
-		})
-	}
-	return found
 }
 
 // verdict is the worst that is to be said.
