@@ -55,7 +55,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			"With --resume FILE a review goes on from what FILE says was verified, by the last review\n" +
 			"or one that was stopped (Ctrl-C), and keeps there how far it came, now and then and at\n" +
 			"the end: entries under a checkpoint, as long as nothing is wrong. What was verified\n" +
-			"before is not read again, and is told apart. The log has to be a continuation of it: one\n" +
+			"before is not read again, and has a line of its own. The log has to be a continuation of it: one\n" +
 			"that was rewritten, cut or signed by another key does not pass. But an entry changed\n" +
 			"on disk since then is not noticed where nothing else is read from its file; a review\n" +
 			"without --resume finds it, and so does the proof of the entry. FILE is believed: keep\n" +

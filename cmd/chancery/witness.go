@@ -172,8 +172,8 @@ func (a *app) printWitness(key audit.WitnessKey, url string) error {
 	if a.json {
 		return json.NewEncoder(a.out).Encode(map[string]string{"vkey": key.VKey(), "url": url, "policy": policy})
 	}
-	a.printf("witness %s\nserves %s\n\n", key.VKey(), url)
-	a.printf("# A policy of this witness alone: the file that audit.witnesses.policy of the daemon's configuration names.\n")
+	a.printf("# The policy of this witness alone, all lines: for audit.witnesses.policy of the daemon's configuration, and verify --witness.\n")
+	a.printf("# key %s\n# serves %s\n", key.VKey(), url)
 	for line := range strings.Lines(policy) {
 		a.printf("%s\n", strings.TrimSuffix(line, "\n"))
 	}
