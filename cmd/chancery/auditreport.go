@@ -74,8 +74,8 @@ func (a *app) auditReportCommand() *cobra.Command {
 
 // formatOf returns the format that flags ask for.
 func (a *app) formatOf(f reportFlags) (string, error) {
-	ending := filepath.Ext(f.out)
-	named := map[string]string{".html": "html", ".htm": "html", ".json": "json"}[strings.ToLower(ending)]
+	ending := strings.ToLower(filepath.Ext(f.out))
+	named := map[string]string{".html": "html", ".htm": "html", ".json": "json", ".txt": "text"}[ending]
 	asked := f.format
 	if asked == "" && a.json {
 		asked = "json"
@@ -88,6 +88,11 @@ func (a *app) formatOf(f reportFlags) (string, error) {
 		return "", usagef("audit report: --json, or --format %s, not both", format)
 	case named != "" && named != format:
 		return "", usagef("audit report: %s is asked for, and --out ends in %s", format, ending)
+	case asked == "" && named == "" && ending != "":
+		return "", hinted{
+			usagef("audit report: a file that ends in %s has no format of its own", ending),
+			"say one with --format, or end it in .html (which a browser prints, or saves as PDF), .json or .txt",
+		}
 	}
 	return format, nil
 }

@@ -51,6 +51,9 @@ func (a *app) auditExportCommand() *cobra.Command {
 		if write == nil {
 			return usagef("audit export: --format is jsonl or csv")
 		}
+		if a.json && format != "jsonl" {
+			return usagef("audit export: --json, or --format %s, not both", format)
+		}
 		dir, err := a.logDir(args)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/hex"
 	"fmt"
 	"io"
 	"iter"
@@ -13,6 +14,7 @@ import (
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
+	"chancery/signer/api"
 )
 
 // filterFlags say which entries are wanted.
@@ -45,7 +47,11 @@ func (f *filterFlags) add(c *cobra.Command) {
 func (f *filterFlags) wanted(dir string) (audit.Filter, error) {
 	f.filter.KID, f.filter.Action = keystore.KID(f.kid), keystore.Action(f.action)
 	f.filter.Outcome = keystore.Outcome(f.outcome)
-	f.filter.Serial = plainSerial(f.filter.Serial)
+	if f.filter.Serial != "" {
+		if f.filter.Serial = plainSerial(f.filter.Serial); !isSerial(f.filter.Serial) {
+			return f.filter, usagef("--serial is a serial number in hexadecimal, of at most 20 bytes")
+		}
+	}
 	g, err := audit.ReadGlossary()
 	if err != nil {
 		return f.filter, err
@@ -54,6 +60,11 @@ func (f *filterFlags) wanted(dir string) (audit.Filter, error) {
 		return f.filter, err
 	}
 	if err := known("action", f.filter.Action, g.Actions); err != nil {
+		return f.filter, err
+	}
+	codes := api.Codes()
+	codes[otherCodes] = 0
+	if err := known("code", api.Code(f.filter.Code), codes); err != nil {
 		return f.filter, err
 	}
 	if !f.filter.Until.IsZero() && !f.filter.Since.Before(f.filter.Until) {
@@ -107,6 +118,22 @@ func (f *filterFlags) none(w io.Writer) {
 	fmt.Fprintln(w, clean(strings.TrimSuffix("no entry matches "+f.words(), " ")))
 }
 
-// plainSerial is a serial number as the log spells it: people copy it with
-// colons and capitals.
-func plainSerial(s string) string { return strings.ToLower(strings.ReplaceAll(s, ":", "")) }
+// otherCodes is the code of refusals that were counted together, whatever theirs were.
+const otherCodes = "other"
+
+// plainSerial is a serial number as the log spells it, the bytes of the number in
+// lower-case hexadecimal: people copy it with colons, capitals and zeros before it.
+func plainSerial(s string) string {
+	s = strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(s, ":", "")), "0x")
+	if s = strings.TrimLeft(s, "0"); len(s)%2 == 1 {
+		s = "0" + s
+	}
+	return s
+}
+
+// isSerial reports whether s, in the log's spelling, can be that of a certificate
+// (RFC 5280 Section 4.1.2.2).
+func isSerial(s string) bool {
+	b, err := hex.DecodeString(s)
+	return err == nil && len(b) > 0 && len(b) <= 20
+}

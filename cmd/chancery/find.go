@@ -35,7 +35,11 @@ func find(ctx context.Context, dir, word, log string) ([]audit.Located, error) {
 	if index, err := strconv.ParseInt(word, 10, 64); err == nil && len(word) <= mostDigits && index >= 0 {
 		return findAt(ctx, dir, log, index)
 	}
-	for _, f := range []audit.Filter{{JTI: word}, {Serial: plainSerial(word)}, {ID: strings.ToLower(word)}} {
+	filters := []audit.Filter{{JTI: word}, {ID: strings.ToLower(word)}}
+	if serial := plainSerial(word); isSerial(serial) {
+		filters = append(filters, audit.Filter{Serial: serial})
+	}
+	for _, f := range filters {
 		var all []audit.Located
 		for at, err := range audit.EntriesContext(ctx, dir, f) {
 			if err != nil {

@@ -17,17 +17,19 @@ type keptCheckpoint struct {
 	text   audit.Checkpoint
 }
 
+const checkpointHint = "a checkpoint is the file of that name in lifecycle or acts/YYYY-MM of a log, or what a witness cosigned of it; give each with a --checkpoint of its own"
+
 // keptCheckpoints reads signed checkpoints from files.
 func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
 	var kept []keptCheckpoint
 	for _, path := range files {
 		signed, err := os.ReadFile(path)
 		if err != nil {
-			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
+			return nil, hinted{fmt.Errorf("reading a kept checkpoint: %w", err), checkpointHint}
 		}
 		c, _, err := audit.OpenCheckpoint(signed, nil)
 		if err != nil {
-			return nil, hinted{fmt.Errorf("%s: %w", path, err), "a checkpoint is the file of that name in lifecycle or acts/YYYY-MM of a log, or what a witness cosigned of it"}
+			return nil, hinted{fmt.Errorf("%s: %w", path, err), checkpointHint}
 		}
 		kept = append(kept, keptCheckpoint{path, signed, c})
 	}

@@ -26,6 +26,9 @@ func (a *app) auditProveCommand() *cobra.Command {
 	c.Flags().StringVar(&log, "log", "lifecycle", "the log of an INDEX: lifecycle or acts/YYYY-MM")
 	c.Flags().StringVar(&file, "out", "", "write to this file, which must not be there yet (default: standard output)")
 	c.RunE = does(func(ctx context.Context, args []string) error {
+		if a.json {
+			return hinted{usagef("audit prove: a proof is a text of its own (C2SP tlog-proof), not JSON"), "`chancery audit check-proof --json` tells of a proof in JSON"}
+		}
 		dir, err := a.logDir(args[1:])
 		if err != nil {
 			return err

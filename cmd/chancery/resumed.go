@@ -30,7 +30,10 @@ func (r *resumption) resume(opt *audit.Options) error {
 	}
 	b, err := readState(r.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("reading how far the log was verified: %w", err)
+		return hinted{fmt.Errorf("reading how far the log was verified: %w", err), "--resume names a file, which is made if it is not there"}
+	}
+	if err := r.writable(); err != nil {
+		return hinted{fmt.Errorf("nothing could be kept for --resume: %w", err), "give a file in a directory that is there and that you may write to"}
 	}
 	if err == nil {
 		if opt.State, err = audit.ParseState(b); err != nil {
@@ -40,6 +43,15 @@ func (r *resumption) resume(opt *audit.Options) error {
 	}
 	opt.Keep = r.keep
 	return nil
+}
+
+// writable tells before a long review that its state could not be kept after it.
+func (r *resumption) writable() error {
+	f, err := renameio.NewPendingFile(r.path, renameio.WithPermissions(0o600))
+	if err != nil {
+		return err
+	}
+	return f.Cleanup()
 }
 
 // readState reads a file up to what a state may have.

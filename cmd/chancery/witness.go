@@ -214,11 +214,25 @@ func (a *app) witnessOnce(ctx context.Context, s *witness.Server, f witnessFlags
 			return fmt.Errorf("writing a cosigned checkpoint: %w", err)
 		}
 		visits = append(visits, cosignedFile{v.Origin, v.Before, v.Size, path})
+		if err := stillSplit(s, v.Origin); err != nil {
+			errs = append(errs, err)
+		}
 	}
 	if err := a.printVisits(s.Key(), visits); err != nil {
 		return err
 	}
 	return errors.Join(errs...)
+}
+
+// stillSplit returns an error if a checkpoint was ever seen that contradicts what was
+// cosigned: what is consistent today does not take that back.
+func stillSplit(s *witness.Server, origin string) error {
+	path, err := s.Split(origin)
+	if err != nil || path == "" {
+		return err
+	}
+	return fmt.Errorf("%s: it was seen in two forms before: the checkpoint in %s has its signature, and contradicts what was cosigned "+
+		"(hint: ask the log's operator; when that is settled, move the file to where you keep evidence)", origin, path)
 }
 
 // A cosignedFile tells of one checkpoint that was cosigned.

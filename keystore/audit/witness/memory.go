@@ -93,13 +93,25 @@ const splitSuffix = ".split"
 
 // accuse keeps the first checkpoint that contradicts what was cosigned.
 func (r *remembered) accuse(signed []byte) error {
-	if _, err := os.Stat(r.path + splitSuffix); err == nil {
-		return nil
+	if known, err := r.split(); err != nil || known != "" {
+		return err
 	}
 	if err := writeDurably(r.path+splitSuffix, signed, 0o600); err != nil {
 		return fmt.Errorf("keeping a checkpoint that contradicts: %w", err)
 	}
 	return nil
+}
+
+// split returns the file that accuse made, or "".
+func (r *remembered) split() (string, error) {
+	path := r.path + splitSuffix
+	switch _, err := os.Stat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("looking for a checkpoint that contradicts: %w", err)
+	}
+	return path, nil
 }
 
 // writeDurably puts content under path at once or not at all, on stable storage
