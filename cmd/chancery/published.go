@@ -129,18 +129,9 @@ func (a *app) fetcher(base string) (audit.Fetch, error) {
 	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, usagef("%s is not a URL like https://keys.example/audit/NODE", base)
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 16
-	if a.ca != "" {
-		pem, err := os.ReadFile(a.ca)
-		if err != nil {
-			return nil, err
-		}
-		roots := x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("there is no certificate in %s", a.ca)
-		}
-		transport.TLSClientConfig = &tls.Config{RootCAs: roots}
+	transport, err := a.publicTransport()
+	if err != nil {
+		return nil, err
 	}
 	client := &http.Client{
 		Transport: transport, Timeout: 30 * time.Second,
@@ -149,6 +140,26 @@ func (a *app) fetcher(base string) (audit.Fetch, error) {
 	return func(ctx context.Context, path string) ([]byte, error) {
 		return fetch(ctx, client, u.JoinPath(path).String())
 	}, nil
+}
+
+// publicTransport reaches public listeners. It trusts the roots of --ca, if they are
+// given, and those of the system otherwise.
+func (a *app) publicTransport() (*http.Transport, error) {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 16
+	if a.ca == "" {
+		return transport, nil
+	}
+	pem, err := os.ReadFile(a.ca)
+	if err != nil {
+		return nil, fmt.Errorf("reading the roots: %w", err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("reading the roots: no certificate in %s", a.ca)
+	}
+	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	return transport, nil
 }
 
 func fetch(ctx context.Context, client *http.Client, from string) ([]byte, error) {

@@ -46,6 +46,7 @@ func TestCommand(t *testing.T) {
 			"flipbyte":    flipByte,
 			"makeacts":    makeActs,
 			"publish":     publishLog,
+			"publishfile": publishFile,
 			"makepast":    makePast,
 			"makehistory": makeHistory,
 		},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -296,20 +295,4 @@ func (a *app) onceLogs(at string) ([]visited, error) {
 		logs = append(logs, visited{name, read, name != "lifecycle"})
 	}
 	return logs, nil
-}
-
-// publicTransport trusts the roots of --ca, if it is given, for a public listener.
-func (a *app) publicTransport() (http.RoundTripper, error) {
-	if a.ca == "" {
-		return nil, nil
-	}
-	pem, err := os.ReadFile(a.ca)
-	if err != nil {
-		return nil, fmt.Errorf("reading the roots: %w", err)
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("reading the roots: no certificate in %s", a.ca)
-	}
-	return &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true}, nil
 }
