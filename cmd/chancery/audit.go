@@ -33,7 +33,7 @@ func (a *app) auditCommand() *cobra.Command {
 		"certificate. So does export with --format jsonl. Every other command prints one document:\n" +
 		"verify, report, show, impact, check-proof, witness and schema."
 	for _, sub := range c.Commands() {
-		sub.RunE = withReadHint(sub.RunE)
+		sub.RunE = withWords(withReadHint(sub.RunE))
 	}
 	return c
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"chancery/keystore/audit"
 )
@@ -84,6 +85,33 @@ func withReadHint(run func(*cobra.Command, []string) error) func(*cobra.Command,
 			return err
 		}
 		return failure{hinted{failed.error, logPermissionHint}}
+	}
+}
+
+// withWords has run refuse arguments and flags that are empty: a variable that is not
+// set would choose everything, or leave a check out.
+func withWords(run func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
+	return func(c *cobra.Command, args []string) error {
+		var empty error
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if !f.Changed {
+				return
+			}
+			words := []string{f.Value.String()}
+			if many, ok := f.Value.(pflag.SliceValue); ok {
+				words = many.GetSlice()
+			}
+			if slices.Contains(words, "") {
+				empty = usagef("%s: --%s is empty", c.CommandPath(), f.Name)
+			}
+		})
+		if slices.Contains(args, "") {
+			empty = usagef("%s: an argument is empty", c.CommandPath())
+		}
+		if empty != nil {
+			return empty
+		}
+		return run(c, args)
 	}
 }
 
