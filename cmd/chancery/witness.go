@@ -42,7 +42,9 @@ func (a *app) auditWitnessCommand() *cobra.Command {
 			"With --once it looks at a log itself, once: a directory, or the URL of a node's public log,\n" +
 			"https://HOST/audit/NODE (lifecycle, this month and the last; older months are closed in\n" +
 			"lifecycle). It writes the cosigned checkpoints to files that `audit verify --checkpoint FILE\n" +
-			"--witness VKEY` takes, and exits with 1 if a log contradicts what it cosigned before.\n\n" +
+			"--witness VKEY` takes, and exits with 1 if a log contradicts what it cosigned before. If it\n" +
+			"ever showed another tree of a size that was cosigned, both checkpoints are kept, and each\n" +
+			"look tells of them and exits with 1 until the other one is taken away.\n\n" +
 			"The key is made at the first start, which needs --name. STATE is all that the witness\n" +
 			"remembers: without it, it would sign another log as if it were new. Keep it, and use it\n" +
 			"in one place only.",
@@ -91,6 +93,13 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 	defer s.Close()
 	if f.once != "" {
 		return a.witnessOnce(ctx, s, f)
+	}
+	splits, err := s.Splits()
+	if err != nil {
+		log.Error("not every split that stands could be read", "err", err)
+	}
+	for _, x := range splits {
+		log.Error("a split of a log stands", "origin", x.Origin, "size", x.Size, "cosigned", x.Cosigned, "other", x.Other)
 	}
 	return a.serveWitness(ctx, s, f)
 }
@@ -213,25 +222,16 @@ func (a *app) witnessOnce(ctx context.Context, s *witness.Server, f witnessFlags
 			return fmt.Errorf("writing a cosigned checkpoint: %w", err)
 		}
 		visits = append(visits, cosignedFile{v.Origin, v.Before, v.Size, path})
-		if err := stillSplit(s, v.Origin); err != nil {
-			errs = append(errs, err)
-		}
 	}
-	if err := a.printVisits(s.Key(), visits); err != nil {
+	splits, err := s.Splits() // those of this look as well
+	errs = append(errs, err)
+	if err := a.printVisits(s.Key(), visits, splits); err != nil {
 		return err
 	}
-	return errors.Join(errs...)
-}
-
-// stillSplit returns an error if a checkpoint was ever seen that contradicts what was
-// cosigned: what is consistent today does not take that back.
-func stillSplit(s *witness.Server, origin string) error {
-	path, err := s.Split(origin)
-	if err != nil || path == "" {
+	if err := errors.Join(errs...); err != nil || len(splits) == 0 {
 		return err
 	}
-	return fmt.Errorf("%s: it was seen in two forms before: the checkpoint in %s has its signature, and contradicts what was cosigned "+
-		"(hint: ask the log's operator; when that is settled, move the file to where you keep evidence)", origin, path)
+	return errFound
 }
 
 // A cosignedFile tells of one checkpoint that was cosigned.
@@ -242,9 +242,16 @@ type cosignedFile struct {
 	File   string `json:"file"`
 }
 
-func (a *app) printVisits(key audit.WitnessKey, visits []cosignedFile) error {
+func (a *app) printVisits(key audit.WitnessKey, visits []cosignedFile, splits []witness.Split) error {
+	if len(splits) > 0 {
+		fmt.Fprintln(a.err, "hint: a split stands until its second file is moved out of the witness's directory: ask the log's operator, and keep both files, which prove it to whoever has the log key")
+	}
 	if a.json {
-		return json.NewEncoder(a.out).Encode(map[string]any{"vkey": key.VKey(), "cosigned": append([]cosignedFile{}, visits...)})
+		all := map[string]any{"vkey": key.VKey(), "cosigned": append([]cosignedFile{}, visits...)}
+		if len(splits) > 0 {
+			all["splits"] = splits
+		}
+		return json.NewEncoder(a.out).Encode(all)
 	}
 	a.printf("witness %s\n", key.VKey())
 	for _, v := range visits {
@@ -253,6 +260,9 @@ func (a *app) printVisits(key audit.WitnessKey, visits []cosignedFile) error {
 			before = "consistent with the " + count(v.Before, "entry", "entries") + " before"
 		}
 		a.printf("cosigned %s: %s, %s: %s\n", v.Origin, count(v.Size, "entry", "entries"), before, v.File)
+	}
+	for _, x := range splits {
+		a.printf("split: %s: two trees of %s, each signed by a log key: %s was cosigned, %s was not\n", x.Origin, count(x.Size, "entry", "entries"), x.Cosigned, x.Other)
 	}
 	return nil
 }

@@ -87,33 +87,6 @@ func (r *remembered) remember(next body, signed []byte) error {
 	return nil
 }
 
-// splitSuffix ends the name of a file with a checkpoint that contradicts the one
-// of the same size that was cosigned: both together prove that the log split.
-const splitSuffix = ".split"
-
-// accuse keeps the first checkpoint that contradicts what was cosigned.
-func (r *remembered) accuse(signed []byte) error {
-	if known, err := r.split(); err != nil || known != "" {
-		return err
-	}
-	if err := writeDurably(r.path+splitSuffix, signed, 0o600); err != nil {
-		return fmt.Errorf("keeping a checkpoint that contradicts: %w", err)
-	}
-	return nil
-}
-
-// split returns the file that accuse made, or "".
-func (r *remembered) split() (string, error) {
-	path := r.path + splitSuffix
-	switch _, err := os.Stat(path); {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", nil
-	case err != nil:
-		return "", fmt.Errorf("looking for a checkpoint that contradicts: %w", err)
-	}
-	return path, nil
-}
-
 // writeDurably puts content under path at once or not at all, on stable storage
 // with its name.
 func writeDurably(path string, content []byte, mode os.FileMode) (err error) {

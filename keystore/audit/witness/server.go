@@ -271,13 +271,3 @@ func (s *Server) Size(origin string) (int64, error) {
 	err := r.recall()
 	return r.last.size, err
 }
-
-// Split returns the file with a checkpoint that contradicts what was cosigned of a
-// log, or "" if none was ever seen: it stays until somebody takes it away. The error
-// is for what cannot be looked at. It may be called concurrently.
-func (s *Server) Split(origin string) (path string, err error) {
-	if len(s.keysOf(origin)) == 0 {
-		return "", nil
-	}
-	return s.memory.of(origin).split()
-}

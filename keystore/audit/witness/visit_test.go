@@ -1,12 +1,10 @@
 package witness
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"strings"
 	"testing"
 )
@@ -34,39 +32,6 @@ func TestOnlyTheLogsKeyCanContradict(t *testing.T) {
 	other := newTestLog(t).add(3, "entry")
 	if err := shown(other.checkpoint(3)); errors.Is(err, ErrContradicts) || err == nil || !strings.Contains(err.Error(), "no signature by a known log key") {
 		t.Errorf("another's log of the same name: %v", err)
-	}
-}
-
-// TestASplitIsKept: a witness that had seen two trees of one size said nothing of it
-// when the next look found the first one again.
-func TestASplitIsKept(t *testing.T) {
-	log := newTestLog(t).add(5, "entry")
-	other := newTestLog(t).add(5, "another entry")
-	other.signers = log.signers
-	s := newServer(t, log)
-	shown := func(signed []byte) error {
-		_, err := s.Visit(t.Context(), func(context.Context, string) ([]byte, error) { return signed, nil })
-		return err
-	}
-	if err := shown(log.checkpoint(5)); err != nil {
-		t.Fatal(err)
-	}
-	if path, err := s.Split(log.origin()); path != "" || err != nil {
-		t.Fatalf("split, says %q, %v", path, err)
-	}
-	evidence := other.checkpoint(5)
-	if err := shown(evidence); !errors.Is(err, ErrContradicts) {
-		t.Errorf("another tree of that size: %v", err)
-	}
-	if err := shown(log.checkpoint(5)); err != nil {
-		t.Error(err)
-	}
-	path, err := s.Split(log.origin())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if kept, err := os.ReadFile(path); err != nil || !bytes.Equal(kept, evidence) {
-		t.Errorf("%q, %v", kept, err)
 	}
 }
 
