@@ -50,11 +50,11 @@ func (a *app) readKeySet(ctx context.Context, where string) ([]byte, error) {
 	if err != nil || u.Host == "" {
 		return nil, usagef("%s is not a URL like https://keys.example/issuers/web/jwks.json", where)
 	}
-	get, err := a.fetcher(u.Scheme + "://" + u.Host)
+	client, err := a.publicClient()
 	if err != nil {
 		return nil, err
 	}
-	return get(ctx, u.Path)
+	return fetch(ctx, client, where)
 }
 
 // withIssuer puts the certificates of the file that --issuer names behind those of

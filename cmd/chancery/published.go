@@ -122,31 +122,40 @@ func (a *app) hintToKeep(kept int, how string) {
 // The most of one answer that is read, in bytes.
 const largestPublished = 1 << 20
 
-// fetcher fetches from below a node's audit URL. It follows no redirect: what is
-// published stands where it stands.
+// fetcher fetches from below a node's audit URL.
 func (a *app) fetcher(base string) (audit.Fetch, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, usagef("%s is not a URL like https://keys.example/audit/NODE", base)
 	}
-	transport, err := a.publicTransport()
+	client, err := a.publicClient()
 	if err != nil {
 		return nil, err
-	}
-	client := &http.Client{
-		Transport: transport, Timeout: 30 * time.Second,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return func(ctx context.Context, path string) ([]byte, error) {
 		return fetch(ctx, client, u.JoinPath(path).String())
 	}, nil
 }
 
-// publicTransport reaches public listeners. It trusts the roots of --ca, if they are
+// publicClient asks public listeners. It follows no redirect: what is published stands
+// where it stands.
+func (a *app) publicClient() (*http.Client, error) {
+	transport, err := a.publicTransport()
+	if err != nil {
+		return nil, err
+	}
+	return &http.Client{
+		Transport: transport, Timeout: 30 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}, nil
+}
+
+// publicTransport reaches public listeners, by TLS 1.2 at least. It trusts the roots of --ca, if they are
 // given, and those of the system otherwise.
 func (a *app) publicTransport() (*http.Transport, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 16
+	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if a.ca == "" {
 		return transport, nil
 	}
@@ -158,7 +167,7 @@ func (a *app) publicTransport() (*http.Transport, error) {
 	if !roots.AppendCertsFromPEM(pem) {
 		return nil, fmt.Errorf("reading the roots: no certificate in %s", a.ca)
 	}
-	transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	transport.TLSClientConfig.RootCAs = roots
 	return transport, nil
 }
 
