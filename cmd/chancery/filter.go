@@ -49,7 +49,10 @@ func (f *filterFlags) wanted(dir string) (audit.Filter, error) {
 	f.filter.Outcome = keystore.Outcome(f.outcome)
 	if f.filter.Serial != "" {
 		if f.filter.Serial = plainSerial(f.filter.Serial); !isSerial(f.filter.Serial) {
-			return f.filter, usagef("--serial is a serial number in hexadecimal, of at most 20 bytes")
+			return f.filter, hinted{
+				usagef("--serial is a serial number in hexadecimal, of at most 20 bytes"),
+				"as `openssl x509 -noout -serial` prints it; capitals, colons and spaces do not matter",
+			}
 		}
 	}
 	g, err := audit.ReadGlossary()
@@ -122,9 +125,11 @@ func (f *filterFlags) none(w io.Writer) {
 const otherCodes = "other"
 
 // plainSerial is a serial number as the log spells it, the bytes of the number in
-// lower-case hexadecimal: people copy it with colons, capitals and zeros before it.
+// lower-case hexadecimal: people copy it with colons or spaces, capitals and
+// zeros in it, and with what `openssl x509 -serial` prints before it.
 func plainSerial(s string) string {
-	s = strings.TrimPrefix(strings.ToLower(strings.ReplaceAll(s, ":", "")), "0x")
+	s = strings.ToLower(strings.ReplaceAll(strings.Join(strings.Fields(s), ""), ":", ""))
+	s = strings.TrimPrefix(strings.TrimPrefix(s, "serial="), "0x")
 	if s = strings.TrimLeft(s, "0"); len(s)%2 == 1 {
 		s = "0" + s
 	}

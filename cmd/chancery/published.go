@@ -150,8 +150,8 @@ func (a *app) publicClient() (*http.Client, error) {
 	}, nil
 }
 
-// publicTransport reaches public listeners, by TLS 1.2 at least. It trusts the roots of --ca, if they are
-// given, and those of the system otherwise.
+// publicTransport reaches public listeners, by TLS 1.2 at least. It trusts the roots of
+// --ca, if they are given, and those of the system otherwise.
 func (a *app) publicTransport() (*http.Transport, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 16
