@@ -42,8 +42,8 @@ func (r *remembered) accuse(signed []byte) error {
 }
 
 // A Split tells of two checkpoints of a log, of one size and of different trees, each
-// signed by a key that was known as the log's: it showed one tree to some and another to others. The first of
-// each log is kept.
+// signed by a key that was known as the log's: it showed one tree to some and another
+// to others. The first of each log is kept.
 type Split struct {
 	Origin   string `json:"origin"`
 	Size     int64  `json:"size"`     // entries
