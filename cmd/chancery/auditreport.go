@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"path/filepath"
 	"strings"
 	"time"
@@ -113,7 +114,7 @@ func (a *app) auditReport(ctx context.Context, dirs []string, f reportFlags) err
 			return err
 		}
 		opt.Checked = append(opt.Checked, checked)
-		logs = append(logs, review.Dir(ctx, dir))
+		logs = append(logs, untilDamage(review.Dir(ctx, dir), checked))
 	}
 	r, err := review.Make(logs, opt)
 	if err != nil {
@@ -132,6 +133,23 @@ func (a *app) auditReport(ctx context.Context, dirs []string, f reportFlags) err
 		return errFound
 	}
 	return nil
+}
+
+// untilDamage ends log where its damage begins, if verification has found it: the report
+// is then one of a log that was changed, and of what can be read of it.
+func untilDamage(log review.Log, checked review.Checked) review.Log {
+	if checked.Report == nil || len(checked.Report.Changed()) == 0 {
+		return log
+	}
+	return func(f audit.Filter) iter.Seq2[audit.Located, error] {
+		return func(yield func(audit.Located, error) bool) {
+			for at, err := range log(f) {
+				if errors.Is(err, audit.ErrDamaged) || !yield(at, err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // checked verifies one directory of logs, unless flags say not to.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,10 +22,14 @@ type contradiction struct {
 	Entry   string    `json:"entry"`
 }
 
-// contradictions returns those that stand at the end of the lifecycle log in dir.
+// contradictions returns those that stand at the end of the lifecycle log in dir, as far
+// as it can be read: what is wrong with it verification says.
 func contradictions(ctx context.Context, dir string) ([]contradiction, error) {
 	stand := map[string]contradiction{}
 	for at, err := range audit.EntriesContext(ctx, dir, audit.Filter{Log: "lifecycle", Action: keystore.ActAuditWitness}) {
+		if errors.Is(err, audit.ErrDamaged) {
+			break
+		}
 		if err != nil {
 			return nil, fmt.Errorf("reading the log: %w", err)
 		}

@@ -153,3 +153,16 @@ func FuzzIssued(f *testing.F) {
 		}
 	})
 }
+
+// A token that named an entry was called made by a log that has no key to check its
+// signature with: another node had made the key.
+func TestWhatNobodyCheckedIsOnlyNamed(t *testing.T) {
+	i := &issued{token: true, jti: "made", kid: "k", ends: 1}
+	entry := audit.Located{Entry: audit.Entry{Record: keystore.Record{Outcome: keystore.OutcomeDone, JTI: "made", KID: "k", Exp: 1}}}
+	for _, found := range []match{matchMade, matchUnknown} {
+		m := i.signed(matched{match: found, entry: &entry}, []*audit.KeyLives{audit.NewKeyLives()})
+		if m.match != matchNamed || m.match.sound() || m.why != "its signature was not checked" {
+			t.Errorf("%s: %+v", found, m)
+		}
+	}
+}

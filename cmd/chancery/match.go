@@ -26,6 +26,7 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			"A token is known by its jti, kid and exp, a certificate by its serial number, its end and,\n" +
 			"if its issuer's certificate is in the file as well, the issuer's key. It tells them as\n\n" +
 			"  made         by that entry\n" +
+			"  named        by that entry, if its signature is good: it could not be checked\n" +
 			"  unknown      by that entry, perhaps: its outcome is not known, so count it as made\n" +
 			"  withdrawn    that entry says that it was not made, or never released\n" +
 			"  counterfeit  that entry has the same jti or serial number, of something else, or its\n" +
@@ -213,12 +214,18 @@ func (a *app) printMatches(all []*issued, entries map[*issued][]audit.Located, l
 		}
 	} else {
 		a.printWrapped([]string{"#", "of", "match", "entry", "principal", "why"}, rows, map[int]int{5: 40, 6: 48})
-		notKept := ""
+		rest := ""
 		if n := counts[matchNotKept]; n > 0 {
-			notKept = fmt.Sprintf(", %d not kept", n)
+			rest = fmt.Sprintf(", %d not kept", n)
+		}
+		if n := counts[matchNamed]; n > 0 {
+			rest += fmt.Sprintf(", %d named only", n)
 		}
 		a.printf("%d: %d made, %d unknown, %d withdrawn, %d counterfeit, %d none%s\n", len(all),
-			counts[matchMade], counts[matchUnknown], counts[matchWithdrawn], counts[matchCounterfeit], counts[matchNone], notKept)
+			counts[matchMade], counts[matchUnknown], counts[matchWithdrawn], counts[matchCounterfeit], counts[matchNone], rest)
+	}
+	if counts[matchNamed] > 0 {
+		fmt.Fprintln(a.err, "hint: the logs that were given do not have every key: give the log of the node that made it with --node-dir, or certificates with that of their issuer")
 	}
 	if unsound > 0 {
 		return errFound

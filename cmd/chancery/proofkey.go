@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/url"
-	"strings"
 
 	"chancery/keystore"
 	"chancery/keystore/audit"
@@ -88,8 +87,7 @@ func (i *issued) provenMatch(at audit.Located, keys keySource) matched {
 	}
 	key, ok := keys(at.Entry.KID)
 	if !ok {
-		m.match, m.why = matchNamed, strings.TrimPrefix(m.why+"; its signature was not checked", "; ")
-		return m
+		return m.unchecked()
 	}
 	return i.signedBy(key, m)
 }

@@ -181,13 +181,14 @@ type located struct {
 // entries yields the records of the log in dir, beginning with the first of the
 // journal, or of the frame of its pack, in which the record with index from
 // stands, or will stand. It ends where the last journal has no whole record any
-// more.
+// more: behind the checkpoint, since what is under that was durable before it.
+// Otherwise the last error wraps ErrDamaged.
 func entries(dir string, from int64) iter.Seq2[located, error] {
 	if hasPack(dir) {
 		return packRecords(dir, from)
 	}
 	return func(yield func(located, error) bool) {
-		next := from
+		next, signed := from, signedSize(dir)
 		for at, err := range journalRecords(dir, from) {
 			if errors.Is(err, fs.ErrNotExist) && hasPack(dir) {
 				break
@@ -198,6 +199,9 @@ func entries(dir string, from int64) iter.Seq2[located, error] {
 			next = at.index + 1
 		}
 		if !hasPack(dir) {
+			if next < signed && exists(dir) {
+				yield(located{}, fmt.Errorf("%s: %w: entry %d cannot be read, and its checkpoint is of %d", dir, ErrDamaged, next, signed))
+			}
 			return
 		}
 		for at, err := range packRecords(dir, next) { // which has taken the journals' place meanwhile
@@ -206,6 +210,24 @@ func entries(dir string, from int64) iter.Seq2[located, error] {
 			}
 		}
 	}
+}
+
+// ErrDamaged is what the error wraps of reading a log whose entries end, or cannot be
+// read, before others that it had.
+var ErrDamaged = errors.New("the log is damaged (hint: `chancery audit verify` names what is wrong)")
+
+// signedSize returns how many entries the checkpoint of the log in dir is of, whoever
+// signed it; 0 if there is none that can be read.
+func signedSize(dir string) int64 {
+	b, err := readPlain(filepath.Join(dir, checkpointFile))
+	if err != nil {
+		return 0
+	}
+	c, _, err := OpenSignatures(b, nil)
+	if err != nil {
+		return 0
+	}
+	return c.Size
 }
 
 // journalRecords is entries for a log that is not packed.
@@ -289,7 +311,7 @@ func journalEntries(dir string, n int, next *int64, yield func(located, error) b
 				return true, nil
 			}
 			if followed {
-				return false, fmt.Errorf("entry %d: %w", *next, err)
+				return false, fmt.Errorf("%w: entry %d: %w", ErrDamaged, *next, err)
 			}
 			if followed = exists(journalPath(dir, n+1)); !followed {
 				return false, nil
@@ -301,7 +323,7 @@ func journalEntries(dir string, n int, next *int64, yield func(located, error) b
 			return false, err
 		}
 		if r.index != *next {
-			return false, fmt.Errorf("entry %d stands where %d has to", r.index, *next)
+			return false, fmt.Errorf("%w: entry %d stands where %d has to", ErrDamaged, r.index, *next)
 		}
 		*next++
 		if !yield(located{h.origin, r}, nil) {

@@ -67,5 +67,32 @@ func (c *counting) late() (found []Deviation) {
 	return found
 }
 
+// changed tells of the logs that are not as they were written: what else the report
+// says is of what can be read of them.
+func (c *counting) changed() (found []Deviation) {
+	for _, checked := range c.opt.Checked {
+		if checked.Report == nil {
+			continue
+		}
+		first, more := make(map[string]audit.Problem), make(map[string]int)
+		for _, p := range checked.Report.Changed() {
+			if more[p.Log]++; more[p.Log] == 1 {
+				first[p.Log] = p
+			}
+		}
+		for _, log := range slices.Sorted(maps.Keys(first)) {
+			text := fmt.Sprintf("%s is not as it was written: %s", shortNode(checked.Node), first[log])
+			if n := more[log] - 1; n > 0 {
+				text += fmt.Sprintf(", and %d more such", n)
+			}
+			found = append(found, Deviation{
+				Severity: Breach, At: c.opt.Now.UTC(), Entries: []string{},
+				Text: text + ": what cannot be read is in no count",
+			})
+		}
+	}
+	return found
+}
+
 // over reports whether the period is one that has an end, which has been.
 func (o *Options) over() bool { return !o.Until.IsZero() && !o.Until.After(o.Now) }

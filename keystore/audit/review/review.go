@@ -132,7 +132,7 @@ func (c *counting) deviations(r *Report) {
 	r.Deviations = slices.DeleteFunc(append([]Deviation{}, c.found...), func(d Deviation) bool {
 		return !c.opt.in(d.At) || c.opt.KeySet != "" && d.KeySet != "" && d.KeySet != c.opt.KeySet
 	})
-	r.Deviations = slices.Concat(r.Deviations, c.early(), c.late(), c.gone(), c.lagging())
+	r.Deviations = slices.Concat(r.Deviations, c.changed(), c.early(), c.late(), c.gone(), c.lagging())
 	slices.SortFunc(r.Deviations, func(a, b Deviation) int {
 		return cmp.Or(-cmp.Compare(a.Severity, b.Severity), a.At.Compare(b.At), cmp.Compare(a.KeySet, b.KeySet),
 			cmp.Compare(a.Version, b.Version), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Text, b.Text), slices.Compare(a.Entries, b.Entries))
