@@ -23,6 +23,10 @@ type Fetch func(ctx context.Context, path string) ([]byte, error)
 // search for older ones: nobody lists the months of a server.
 const monthsMissing = 12
 
+// mostMonths is how many months are looked for at most: a server has something under
+// every name if it likes.
+const mostMonths = 100 * 12
+
 // tilesAhead is how many tiles are fetched at once.
 const tilesAhead = 8
 
@@ -52,13 +56,17 @@ func VerifyPublished(ctx context.Context, fetch Fetch, opt Options, now time.Tim
 	if !there {
 		return nil, fmt.Errorf("no audit log is published there: %w", fs.ErrNotExist)
 	}
+	if p.node == "" { // what answers there publishes no log, whatever it has under other names
+		p.conclude()
+		return p.report, nil
+	}
 	first := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
-	for missing := 0; missing < monthsMissing; first = first.AddDate(0, -1, 0) {
+	for n, missing := 0, 0; n < mostMonths && missing < monthsMissing; n, first = n+1, first.AddDate(0, -1, 0) {
 		there, err := p.log(actsName + "/" + first.Format(monthLayout))
 		if err != nil {
 			return nil, err
 		}
-		if missing++; there {
+		if missing++; there && p.report.Logs[len(p.report.Logs)-1].Origin != "" {
 			missing = 0
 		}
 	}

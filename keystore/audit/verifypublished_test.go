@@ -214,3 +214,28 @@ func TestTilesThatAreNotTheTreeAreNamed(t *testing.T) {
 		t.Errorf("a month that is not there: %q", got)
 	}
 }
+
+// A server that answers everything, such as the page of a hotel's network, was asked
+// for older and older months without end.
+func TestAServerThatAnswersEverything(t *testing.T) {
+	r := newRig(t)
+	r.act(1)
+	r.checkpoint()
+	published := publish(t, r.cfg.Dir)
+	for what, lifecycle := range map[string][]byte{"a page": nil, "a log, and a page else": published.files["lifecycle/checkpoint"]} {
+		asked := 0
+		fetch := func(ctx context.Context, path string) ([]byte, error) {
+			if asked++; asked > 100 {
+				return nil, errors.New("asked without end")
+			}
+			if b, ok := published.files[path]; ok && lifecycle != nil {
+				return b, nil
+			}
+			return []byte("<html>please log in</html>\n"), nil
+		}
+		report, err := VerifyPublished(t.Context(), fetch, Options{Keys: []string{r.key.vkey(t)}}, noon)
+		if err != nil || report.OK() {
+			t.Errorf("%s: %+v, %v", what, report, err)
+		}
+	}
+}
