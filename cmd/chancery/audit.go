@@ -81,9 +81,9 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		cosigned, err := readAll(checkpoints)
-		if err != nil {
-			return err
+		var cosigned [][]byte
+		for _, k := range kept {
+			cosigned = append(cosigned, k.signed)
 		}
 		quorum, err := a.quorum(witnesses)
 		if err != nil {
@@ -98,6 +98,11 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		}
 		if err := a.logDirs(peers); err != nil {
 			return err
+		}
+		for _, peer := range peers {
+			if sameFile(dir, peer) {
+				return usagef("audit verify: --peer %s is the log itself", peer)
+			}
 		}
 		line := &progressLine{w: a.err, live: isTerminal(a.err)}
 		opt := audit.Options{
@@ -122,6 +127,12 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		return a.printReport(verifiedLog{report, against}, len(vkeys) > 0, quorum != nil)
 	})
 	return c
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	other, errOther := os.Stat(b)
+	return err == nil && errOther == nil && os.SameFile(one, other)
 }
 
 func exists(path string) bool {

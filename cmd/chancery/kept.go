@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 
 	"golang.org/x/mod/sumdb/note"
 
@@ -23,7 +22,7 @@ const checkpointHint = "a checkpoint is the file of that name in lifecycle or ac
 func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
 	var kept []keptCheckpoint
 	for _, path := range files {
-		signed, err := os.ReadFile(path)
+		signed, err := readFile(path, largestPublished)
 		if err != nil {
 			return nil, hinted{fmt.Errorf("reading a kept checkpoint: %w", err), checkpointHint}
 		}

@@ -36,6 +36,9 @@ func (a *app) logDirs(dirs []string) error {
 				"give the log's directory, or a copy of it; `chancery audit verify` and `audit witness --once` take the URL of what is published",
 			}
 		}
+		if scheme, _, isURL := strings.Cut(dir, "://"); isURL {
+			return usagef("%s: a node publishes its logs by http or https, not %s", dir, scheme)
+		}
 		if err := isLogDir(dir); err != nil {
 			return hinted{err, logDirHint(dir, err)}
 		}

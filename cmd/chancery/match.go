@@ -90,15 +90,23 @@ func wordAndLogDir(name string) cobra.PositionalArgs {
 
 // readAll reads a file, or standard input for "-".
 func (a *app) readAll(path string, most int64) ([]byte, error) {
-	r := a.in
-	if path != "-" {
-		f, err := os.Open(path)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close() // read only
-		r = f
+	if path == "-" {
+		return readAtMost(a.in, path, most)
 	}
+	return readFile(path, most)
+}
+
+// readFile reads a file of at most so many bytes.
+func readFile(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // read only
+	return readAtMost(f, path, most)
+}
+
+func readAtMost(r io.Reader, path string, most int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -107,7 +106,7 @@ func (a *app) readHistory(ctx context.Context, v *client.Verifier, where string)
 	if strings.HasPrefix(where, "https://") || strings.HasPrefix(where, "http://") {
 		return v.FetchHistory(ctx, where)
 	}
-	text, err := os.ReadFile(where)
+	text, err := readFile(where, largestMatch)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -70,7 +69,7 @@ func (k keyKind) from(args []string) (all []string, err error) {
 
 // in reads a file of keys, one a line.
 func (k keyKind) in(path string) ([]string, error) {
-	data, err := os.ReadFile(path)
+	data, err := readFile(path, largestPublished)
 	if err != nil {
 		return nil, k.unreadable(err)
 	}

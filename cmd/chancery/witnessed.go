@@ -2,7 +2,7 @@ package main
 
 import (
 	"fmt"
-	"os"
+	"slices"
 	"strings"
 
 	"chancery/keystore/audit"
@@ -17,7 +17,7 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 		return nil, nil
 	}
 	if path := strings.TrimPrefix(args[0], "@"); len(args) == 1 && exists(path) {
-		text, err := os.ReadFile(path)
+		text, err := readFile(path, largestPublished)
 		if err != nil {
 			return nil, witnessKeyKind().unreadable(err)
 		}
@@ -32,12 +32,22 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 			return p, nil
 		}
 	}
+	for _, arg := range args {
+		path := strings.TrimPrefix(arg, "@")
+		if text, err := readFile(path, largestPublished); err == nil && isPolicy(string(text)) {
+			return nil, hinted{
+				usagef("%s is a policy, which stands alone: it names its witnesses, and the quorum", path),
+				"make one policy of them all: their witness lines, a group of those, and one quorum",
+			}
+		}
+	}
 	vkeys, err := witnessKeyKind().from(args)
 	if err != nil {
 		return nil, err
 	}
 	var keys []audit.WitnessKey
-	for _, vkey := range vkeys {
+	slices.Sort(vkeys)
+	for _, vkey := range slices.Compact(vkeys) {
 		k, err := audit.ParseWitnessKey(vkey)
 		if err != nil {
 			return nil, err // it was read
@@ -82,17 +92,4 @@ func (a *app) printWitnessed(r *audit.Report, given bool) {
 	if len(r.Unwitnessed) > 0 {
 		a.printf("unwitnessed: %s: %s\n", strings.Join(r.Unwitnessed, ", "), why)
 	}
-}
-
-// readAll reads files whole, in their order.
-func readAll(paths []string) ([][]byte, error) {
-	var all [][]byte
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			return nil, fmt.Errorf("reading a kept checkpoint: %w", err)
-		}
-		all = append(all, b)
-	}
-	return all, nil
 }

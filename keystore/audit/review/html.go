@@ -1,6 +1,7 @@
 package review
 
 import (
+	"bytes"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
@@ -9,6 +10,8 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf16"
 )
 
 //go:embed page.html
@@ -51,10 +54,31 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	for i := range r.KeySets {
 		p.Sets = append(p.Sets, &r.KeySets[i])
 	}
-	if err := t.Execute(w, p); err != nil {
+	if err := t.Execute(printable{w}, p); err != nil {
 		return fmt.Errorf("writing the page: %w", err)
 	}
 	return nil
+}
+
+// printable writes control and formatting characters, such as those that turn the
+// direction of writing, as JSON does (RFC 8259 Section 7): callers choose some of
+// what is in a page. What is written at once ends with a whole character.
+type printable struct{ io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	var line bytes.Buffer
+	for _, r := range string(b) {
+		switch {
+		case r == '\n' || r == '\t' || !unicode.In(r, unicode.Cc, unicode.Cf):
+			line.WriteRune(r)
+		default:
+			for _, unit := range utf16.AppendRune(nil, r) {
+				fmt.Fprintf(&line, `\u%04x`, unit)
+			}
+		}
+	}
+	_, err := p.Writer.Write(line.Bytes())
+	return len(b), err
 }
 
 // number groups the digits of n in threes, with a narrow space that does not

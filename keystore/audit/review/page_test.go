@@ -13,7 +13,9 @@ import (
 )
 
 // hostile is what strangers may put into an entry.
-const hostile = `</td></style><script>alert(1)</script><img src=x onerror=alert(1)>"'&amp;{{.}}` + "`\u202e"
+const hostile = hostileMarkup + "\u202e\x1b]0;\a"
+
+const hostileMarkup = `</td></style><script>alert(1)</script><img src=x onerror=alert(1)>"'&amp;{{.}}` + "`"
 
 // hostilePage is a page of a history in which everything is hostile.
 func hostilePage(t testing.TB) []byte {
@@ -55,7 +57,7 @@ func TestNothingHostileGetsOntoThePage(t *testing.T) {
 	var styles, shown int
 	nodes(t, hostilePage(t), func(n *html.Node) {
 		switch {
-		case n.Type == html.TextNode && strings.Contains(n.Data, hostile):
+		case n.Type == html.TextNode && strings.Contains(n.Data, hostileMarkup+`\u202e\u001b]0;\u0007`):
 			shown++
 		case n.Type == html.ElementNode && n.Data == "style":
 			styles++
