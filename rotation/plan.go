@@ -306,7 +306,7 @@ func (p planner) activation() (Why, bool) {
 	w.At, w.Rule = safe, 1
 	w.Text = fmt.Sprintf("rule 1: caches may hold the old set until %s", p.clock(safe))
 	if first {
-		w.Text = fmt.Sprintf("rule 1: first served at %s", p.clock(safe))
+		w.Text = fmt.Sprintf("rule 1: first served at %s", p.clock(safe.Truncate(time.Second))) // it has been
 	}
 	if real := p.Clock.elapses(last, safe); real.After(safe) {
 		safe, w.At, w.Rule = real, real, 9

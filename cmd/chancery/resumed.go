@@ -37,7 +37,7 @@ func (r *resumption) resume(opt *audit.Options) error {
 	}
 	if err == nil {
 		if opt.State, err = audit.ParseState(b); err != nil {
-			return fmt.Errorf("%s: %w (hint: move it away to begin anew)", r.path, err)
+			return hinted{fmt.Errorf("%s: %w", r.path, err), "move it away to begin anew"}
 		}
 		r.entries = opt.State.Entries()
 	}
