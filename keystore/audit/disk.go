@@ -162,6 +162,9 @@ func listJournals(dir string) ([]int, error) {
 	return numbers, nil
 }
 
+// errForeign is what the error wraps of reading what can be no file of a log.
+var errForeign = errors.New("somebody put something else in its place")
+
 // openPlain opens a file to read it. What is none, a pipe or a device that somebody
 // put in its place, is refused: to open a pipe may take for ever.
 func openPlain(path string) (*os.File, error) {
@@ -171,7 +174,7 @@ func openPlain(path string) (*os.File, error) {
 	}
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: path, Err: errors.New("it is no file")}
+		err = &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("%w: it is no file", errForeign)}
 	}
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
@@ -190,7 +193,7 @@ func readPlain(path string) ([]byte, error) {
 	}
 	b, err := io.ReadAll(io.LimitReader(f, mostDerived+1))
 	if err == nil && len(b) > mostDerived {
-		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("it has more than %d bytes", mostDerived)}
+		err = &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("%w: it has more than %d bytes", errForeign, mostDerived)}
 	}
 	return b, errors.Join(err, f.Close())
 }

@@ -438,7 +438,7 @@ func packRecords(dir string, from int64) iter.Seq2[located, error] {
 		}
 		defer p.close()
 		if err := cmp.Or(p.damaged, p.seek(from)); err != nil {
-			fail(err)
+			fail(fmt.Errorf("%w: %w", ErrDamaged, err))
 			return
 		}
 		for {
@@ -447,7 +447,7 @@ func packRecords(dir string, from int64) iter.Seq2[located, error] {
 				return
 			}
 			if err != nil {
-				fail(err)
+				fail(fmt.Errorf("%w: %w", ErrDamaged, err))
 				return
 			}
 			if !yield(located{p.origin, r}, nil) {

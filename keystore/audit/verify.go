@@ -300,6 +300,10 @@ func (c *check) readCheckpoint() (Checkpoint, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return Checkpoint{}, nil
 	}
+	if errors.Is(err, errForeign) {
+		c.problem(-1, "reading its checkpoint: %v", err)
+		return Checkpoint{}, nil
+	}
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}

@@ -129,11 +129,11 @@ func (v *verification) readAhead() error {
 	for _, m := range months {
 		name := actsName + "/" + m
 		b, err := readPlain(filepath.Join(v.dir, filepath.FromSlash(name), checkpointFile))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("reading the checkpoint: %w", err)
-		}
-		if err == nil {
+		switch {
+		case err == nil:
 			v.ahead[name] = b
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errForeign): // which is told in its turn
+			return fmt.Errorf("reading the checkpoint: %w", err)
 		}
 	}
 	return nil
@@ -167,6 +167,10 @@ func (k *logKeys) handover(c *check, size int64) error {
 	name := handoverName(size)
 	b, err := readPlain(filepath.Join(c.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if errors.Is(err, errForeign) {
+		c.problem(-1, "reading a handover: %v", err)
 		return nil
 	}
 	if err != nil {
