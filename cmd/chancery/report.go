@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"chancery/keystore/audit"
 	"chancery/signer/api"
 	"chancery/signer/client"
 )
@@ -79,6 +80,8 @@ func (a *app) hint(err error) string {
 		return a.startHint() + "; if it is starting, its log says what it waits for"
 	case errors.Is(err, client.ErrKeysUnavailable): // before what kept them away: that is not our socket
 		return "the public listener publishes the key set: check that the daemon runs and the URL is right"
+	case errors.Is(err, audit.ErrDamaged):
+		return "`chancery audit verify` names what is wrong"
 	case a.connected == nil && errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check the URL, and that the daemon runs"
 	case errors.Is(err, syscall.ECONNREFUSED),

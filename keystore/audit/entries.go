@@ -214,7 +214,7 @@ func entries(dir string, from int64) iter.Seq2[located, error] {
 
 // ErrDamaged is what the error wraps of reading a log whose entries end, or cannot be
 // read, before others that it had.
-var ErrDamaged = errors.New("the log is damaged, or not all there (hint: `chancery audit verify` names what is wrong)")
+var ErrDamaged = errors.New("the log is damaged, or not all there")
 
 // signedSize returns how many entries the checkpoint of the log in dir is of, whoever
 // signed it; 0 if there is none that can be read.
