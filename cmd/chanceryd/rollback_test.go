@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -147,6 +149,12 @@ func TestANodeGoesOnUnderAnotherName(t *testing.T) {
 	}
 	d.edit("node: dev #", "node: dev-2 #")
 	d = startDev(t, d.dir)
+	d.within(20*time.Second, "web is served, each of its keys having been seen signing into the new log", func() error {
+		if status, body := d.get(d.endpoints.Public + "/issuers/web/jwks.json"); status != http.StatusOK {
+			return errors.New(body)
+		}
+		return nil
+	})
 	answers := []answer{{keyset: "web", reply: before, answered: time.Now()}}
 	after := d.sign(d.client("issuer"), "web", `{"sub":"after"}`)
 	answers = append(answers, answer{keyset: "web", reply: after, answered: time.Now()})
