@@ -66,7 +66,7 @@ func (f *filterFlags) wanted(dir string) (audit.Filter, error) {
 		return f.filter, err
 	}
 	codes := api.Codes()
-	codes[otherCodes] = 0
+	codes[audit.OtherRefusals] = 0
 	if err := known("code", api.Code(f.filter.Code), codes); err != nil {
 		return f.filter, err
 	}
@@ -120,9 +120,6 @@ func (f *filterFlags) counted(w io.Writer, entries iter.Seq2[audit.Located, erro
 func (f *filterFlags) none(w io.Writer) {
 	fmt.Fprintln(w, clean(strings.TrimSuffix("no entry matches "+f.words(), " ")))
 }
-
-// otherCodes is the code of refusals that were counted together, whatever theirs were.
-const otherCodes = "other"
 
 // plainSerial is a serial number as the log spells it, the bytes of the number in
 // lower-case hexadecimal: people copy it with colons or spaces, capitals and

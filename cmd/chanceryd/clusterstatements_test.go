@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 	"chancery/signer/api"
 )
 
@@ -23,7 +25,7 @@ func TestS01KilledAtEveryStatement(t *testing.T) {
 	b := c.nodes[1]
 	points := c.statements(b, "web")
 	tries := soak(t, 6, points, "statements")
-	c.orphans = tries // a key of any key set may be in the making when the kill comes
+	c.killed = b // a key of any key set may be in the making when the kill comes
 	outcomes := make(map[string]int)
 	for i := range tries {
 		keyset := fastSets[i%len(fastSets)]
@@ -108,6 +110,46 @@ func (c *cluster) rotateFrom(ctx context.Context, m *member, keyset string, stat
 		select {
 		case <-ctx.Done():
 		case <-time.After(50 * time.Millisecond): // shorter than what follows a rotation takes
+		}
+	}
+}
+
+// A kill explains what it left of the keys that the killed node had begun to make, and
+// nothing else on the token.
+func TestWhatAKillExplains(t *testing.T) {
+	dir := tempDir(t)
+	log, err := audit.Open(t.Context(), audit.Config{Dir: filepath.Join(dir, "audit"), Host: "localhost", Node: "b", Interval: time.Hour, JournalSize: 64 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rec := range []keystore.Record{{ID: "begun", Outcome: keystore.OutcomeIntent}, {ID: "made", Outcome: keystore.OutcomeIntent}, {ID: "made", Outcome: keystore.OutcomeDone}} {
+		rec.Principal, rec.Action, rec.KeySet, rec.Version = "chancery", keystore.ActKeyGenerate, "web", 2
+		if _, err := log.Lifecycle(t.Context(), rec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := log.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := &member{chanceryd: &chanceryd{t: t, dir: dir}}
+	for _, test := range []struct {
+		found api.Mismatch
+		want  bool
+	}{
+		{api.Mismatch{Kind: "half_pair", KeyID: "begun", Entry: "e"}, true},
+		{api.Mismatch{Kind: "orphan", KeyID: "begun", Entry: "e"}, true},
+		{api.Mismatch{Kind: "half_pair", KeyID: "begun"}, false}, // not entered
+		{api.Mismatch{Kind: "half_pair", KeyID: "begun", Entry: "e", Version: 2}, false},
+		{api.Mismatch{Kind: "missing", KeyID: "begun", Entry: "e"}, false},
+		{api.Mismatch{Kind: "half_pair", KeyID: "made", Entry: "e"}, false},
+		{api.Mismatch{Kind: "half_pair", KeyID: "another's", Entry: "e"}, false},
+	} {
+		c := &cluster{t: t, nodes: []*member{b}, killed: b}
+		if got := c.explained(test.found); got != test.want {
+			t.Errorf("%+v: %v", test.found, got)
+		}
+		if c.killed = nil; c.explained(test.found) {
+			t.Errorf("%+v, and no node was killed", test.found)
 		}
 	}
 }

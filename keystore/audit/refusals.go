@@ -31,12 +31,15 @@ func (b Budget) orDefault() Budget {
 }
 
 const (
-	countEvery    = time.Minute
-	maxLimiters   = 4096 // principals whose rate is known; the longest unseen is forgotten
-	maxCounts     = 1024 // kinds of refusals counted apart
-	maxUnwritten  = 1024 // refusals on their way to the disk
-	otherRefusals = "other"
+	countEvery   = time.Minute
+	maxLimiters  = 4096 // principals whose rate is known; the longest unseen is forgotten
+	maxCounts    = 1024 // kinds of refusals counted apart
+	maxUnwritten = 1024 // refusals on their way to the disk
 )
+
+// OtherRefusals is the code of an entry that counts refusals of more kinds than are
+// counted apart, whatever theirs were.
+const OtherRefusals = "other"
 
 // refusals decides which refusals are entered and counts the others.
 type refusals struct {
@@ -105,7 +108,7 @@ func (r *refusals) limiter(principal string) *rate.Limiter {
 func (r *refusals) add(rec *keystore.Record) {
 	kind := refusal{rec.Principal, rec.Action, rec.Outcome, rec.Code}
 	if _, ok := r.counts[kind]; !ok && len(r.counts) >= maxCounts {
-		kind = refusal{"", keystore.ActRequest, rec.Outcome, otherRefusals}
+		kind = refusal{"", keystore.ActRequest, rec.Outcome, OtherRefusals}
 	}
 	r.counts[kind] += max(rec.Count, 1)
 }
