@@ -27,7 +27,7 @@ func TestAnOperatorConfirmsAClock(t *testing.T) {
 	}
 	for _, c := range []struct {
 		what   string
-		who    policy.Principal
+		who    policy.Caller
 		reason string
 		set    func(w *world)
 		code   api.Code

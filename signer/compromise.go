@@ -21,7 +21,7 @@ type Scope struct {
 
 // Compromise says that the key of a version is in other hands. Like Suspend it
 // works when the log or the catalog cannot be written: then the record follows.
-func (s *Service) Compromise(ctx context.Context, who policy.Principal, name string, req api.CompromiseRequest) (api.CompromiseReply, error) {
+func (s *Service) Compromise(ctx context.Context, who policy.Caller, name string, req api.CompromiseRequest) (api.CompromiseReply, error) {
 	act, err := s.operation(who, policy.Compromise, keystore.ActCompromise, name, req.Reason)
 	if err != nil {
 		return api.CompromiseReply{}, err
@@ -32,7 +32,7 @@ func (s *Service) Compromise(ctx context.Context, who policy.Principal, name str
 
 // CompromiseAll says that every key of a token or a node is in other hands. It
 // may be asked by whom a rule lets say so of any key set.
-func (s *Service) CompromiseAll(ctx context.Context, who policy.Principal, req api.CompromiseAllRequest) (api.CompromiseReply, error) {
+func (s *Service) CompromiseAll(ctx context.Context, who policy.Caller, req api.CompromiseAllRequest) (api.CompromiseReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActCompromise, Detail: map[string]string{"token": req.Token, "node": req.Node}}
 	grant, err := s.Policy().Authorize(who, policy.Compromise, policy.Target{KeySet: policy.Any})
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 func TestCompromise(t *testing.T) {
 	for _, c := range []struct {
 		what string
-		who  policy.Principal
+		who  policy.Caller
 		set  string
 		req  api.CompromiseRequest
 		code api.Code // "" if it is done
@@ -48,7 +48,7 @@ func TestCompromiseAll(t *testing.T) {
 	everything := root
 	for _, c := range []struct {
 		what  string
-		who   policy.Principal
+		who   policy.Caller
 		req   api.CompromiseAllRequest
 		asked string // the keystore or node
 		code  api.Code

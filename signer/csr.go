@@ -67,7 +67,7 @@ const outcomeDeadline = 5 * time.Second
 
 // SignCSR issues a certificate for who. idempotency is the caller's
 // Idempotency-Key, or empty. Its errors are *api.Error.
-func (s *Service) SignCSR(ctx context.Context, who policy.Principal, req api.SignCSRRequest, idempotency string) (api.SignCSRReply, error) {
+func (s *Service) SignCSR(ctx context.Context, who policy.Caller, req api.SignCSRRequest, idempotency string) (api.SignCSRReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignCSR, Authority: req.Authority, Profile: req.Profile}
 	grant, err := s.Policy().Authorize(who, policy.SignCSR, policy.Target{Authority: req.Authority, Profile: req.Profile})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 
 // Destroy ends the private key of a retired version. It needs the log, and
 // never means a version that is not named.
-func (s *Service) Destroy(ctx context.Context, who policy.Principal, name string, req api.DestroyRequest) (api.DestroyReply, error) {
+func (s *Service) Destroy(ctx context.Context, who policy.Caller, name string, req api.DestroyRequest) (api.DestroyReply, error) {
 	act, err := s.operation(who, policy.Destroy, keystore.ActKeyDestroy, name, req.Reason)
 	if err != nil {
 		return api.DestroyReply{}, err
@@ -33,7 +33,7 @@ func (s *Service) Destroy(ctx context.Context, who policy.Principal, name string
 
 // Reconcile has the keystores compared with the catalog, or the one that req
 // names, and returns what was found. It needs the log.
-func (s *Service) Reconcile(ctx context.Context, who policy.Principal, req api.ReconcileRequest) (api.Reconciliation, error) {
+func (s *Service) Reconcile(ctx context.Context, who policy.Caller, req api.ReconcileRequest) (api.Reconciliation, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActReconcile, Detail: map[string]string{"keystore": req.Keystore}}
 	grant, err := s.Policy().Authorize(who, policy.Reconcile, policy.Target{})
 	if err != nil {
@@ -55,7 +55,7 @@ func (s *Service) Reconcile(ctx context.Context, who policy.Principal, req api.R
 
 // Reconciled returns the last comparison of every keystore to who may have them
 // compared or reads the log.
-func (s *Service) Reconciled(_ context.Context, who policy.Principal) (api.Reconciliation, error) {
+func (s *Service) Reconciled(_ context.Context, who policy.Caller) (api.Reconciliation, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead}
 	_, err := s.Policy().Authorize(who, policy.Reconcile, policy.Target{})
 	if err != nil {

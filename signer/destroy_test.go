@@ -15,7 +15,7 @@ func TestDestroy(t *testing.T) {
 	ok := api.DestroyRequest{Reason: "a drill", Version: 1}
 	for _, c := range []struct {
 		what string
-		who  policy.Principal
+		who  policy.Caller
 		set  string
 		req  api.DestroyRequest
 		code api.Code // empty: done
@@ -78,14 +78,14 @@ func TestReconcile(t *testing.T) {
 	if len(w.tokens.reconciled) != 1 || w.tokens.reconciled[0] != "hsm" {
 		t.Errorf("compared %q", w.tokens.reconciled)
 	}
-	for _, who := range []policy.Principal{operator, auditor} {
+	for _, who := range []policy.Caller{operator, auditor} {
 		if last, err := w.Reconciled(t.Context(), who); err != nil || !last.At.Equal(noon) {
 			t.Errorf("%s: %+v, %v", who, last, err)
 		}
 	}
 	_, err = w.Reconciled(t.Context(), issuer)
 	wants(t, "an issuer reads it", err, api.CodeForbidden)
-	for _, who := range []policy.Principal{issuer, auditor, {}} {
+	for _, who := range []policy.Caller{issuer, auditor, {}} {
 		_, err := w.Reconcile(t.Context(), who, api.ReconcileRequest{})
 		wants(t, who.Value, err, api.CodeForbidden)
 	}

@@ -21,8 +21,8 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-func principal(name string) policy.Principal {
-	return policy.Principal{Anchor: "dev", Kind: policy.KindSPIFFE, Value: "spiffe://chancery.dev/" + name}
+func principal(name string) policy.Caller {
+	return policy.Caller{Principal: policy.Principal{Anchor: "dev", Kind: policy.KindSPIFFE, Value: "spiffe://chancery.dev/" + name}}
 }
 
 // The principals: wild may sign with whatever there is, root end whatever there is.

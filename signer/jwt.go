@@ -22,12 +22,12 @@ const attempts = 3
 var errOvertaken = errors.New("the key version stopped signing before the release")
 
 // SignJWT signs one JWT for who. Its errors are *api.Error.
-func (s *Service) SignJWT(ctx context.Context, who policy.Principal, req api.SignJWTRequest) (api.SignJWTReply, error) {
+func (s *Service) SignJWT(ctx context.Context, who policy.Caller, req api.SignJWTRequest) (api.SignJWTReply, error) {
 	return s.signJWT(ctx, s.Keys, who, req)
 }
 
 // signJWT is SignJWT with a key that keys opens.
-func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Principal, req api.SignJWTRequest) (api.SignJWTReply, error) {
+func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Caller, req api.SignJWTRequest) (api.SignJWTReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet}
 	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet})
 	if err != nil {
@@ -162,7 +162,7 @@ func (s *Service) signing(name string, purpose keystore.Purpose) (*keystore.KeyS
 // grant, its own entry and its own result; only a batch that is empty or too
 // large fails as a whole. The requests are worked on at the same time, so that
 // a key that can signs for all of them in one call.
-func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req api.BatchRequest) (api.BatchReply, error) {
+func (s *Service) SignJWTBatch(ctx context.Context, who policy.Caller, req api.BatchRequest) (api.BatchReply, error) {
 	if n := len(req.Requests); n == 0 || n > api.MaxBatch {
 		act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
 		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
@@ -182,7 +182,7 @@ func (s *Service) SignJWTBatch(ctx context.Context, who policy.Principal, req ap
 	return reply, nil
 }
 
-func (s *Service) batched(ctx context.Context, at *seat, who policy.Principal, raw []byte) api.BatchResult {
+func (s *Service) batched(ctx context.Context, at *seat, who policy.Caller, raw []byte) api.BatchResult {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
 	if ctx.Err() != nil { // it came when its time was over
 		return api.BatchResult{Problem: publicError(s.refuse(act, overdue(ctx, context.Cause(ctx), publicError))).Problem()}

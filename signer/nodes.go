@@ -41,7 +41,7 @@ type Awaited struct {
 
 // NodeList returns the nodes to who may manage them or reads the log. What waits
 // for a node is told of the key sets whose rotation who may read.
-func (s *Service) NodeList(ctx context.Context, who policy.Principal) (api.NodeList, error) {
+func (s *Service) NodeList(ctx context.Context, who policy.Caller) (api.NodeList, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead}
 	p := s.Policy()
 	_, err := p.Authorize(who, policy.ManageNodes, policy.Target{})
@@ -107,7 +107,7 @@ func nodeState(n *keystore.Node, now time.Time) string {
 // ForgetNode has a node forgotten that does not come back. It needs the log. A
 // node that is live is not meant, unless req.Force: it is fenced then, and goes on
 // signing and serving until its leases end, as it does not know.
-func (s *Service) ForgetNode(ctx context.Context, who policy.Principal, name string, req api.ForgetRequest) (api.ForgetReply, error) {
+func (s *Service) ForgetNode(ctx context.Context, who policy.Caller, name string, req api.ForgetRequest) (api.ForgetReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActNodeForget, Detail: map[string]string{"node": name}}
 	grant, err := s.Policy().Authorize(who, policy.ManageNodes, policy.Target{})
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func TestNodesAreTold(t *testing.T) {
-	told := func(who policy.Principal) string {
+	told := func(who policy.Caller) string {
 		list, err := newWorld(t).NodeList(t.Context(), who)
 		if err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func TestNodesAreTold(t *testing.T) {
 }
 
 func TestNodesAreRefused(t *testing.T) {
-	for _, who := range []policy.Principal{issuer, client, nobody} {
+	for _, who := range []policy.Caller{issuer, client, nobody} {
 		w := newWorld(t)
 		_, err := w.NodeList(t.Context(), who)
 		wants(t, who.String(), err, api.CodeForbidden)
@@ -68,7 +68,7 @@ func TestForgetANode(t *testing.T) {
 	why := api.ForgetRequest{Reason: "its disk is gone"}
 	for _, c := range []struct {
 		what string
-		who  policy.Principal
+		who  policy.Caller
 		node string
 		req  api.ForgetRequest
 		set  func(w *world)

@@ -16,7 +16,7 @@ import (
 const MaxReason = 1024
 
 // KeySets returns the key sets who may read.
-func (s *Service) KeySets(ctx context.Context, who policy.Principal) (api.KeySetList, error) {
+func (s *Service) KeySets(ctx context.Context, who policy.Caller) (api.KeySetList, error) {
 	view, err := s.View()
 	if err != nil {
 		return api.KeySetList{}, leaseExpired(err)
@@ -39,7 +39,7 @@ func (s *Service) KeySets(ctx context.Context, who policy.Principal) (api.KeySet
 }
 
 // KeySet returns one key set.
-func (s *Service) KeySet(ctx context.Context, who policy.Principal, name string) (api.KeySet, error) {
+func (s *Service) KeySet(ctx context.Context, who policy.Caller, name string) (api.KeySet, error) {
 	set, err := s.readable(who, policy.ReadKeySets, name)
 	if err != nil {
 		return api.KeySet{}, err
@@ -49,7 +49,7 @@ func (s *Service) KeySet(ctx context.Context, who policy.Principal, name string)
 }
 
 // Plan returns what rotation will do to a key set, and when.
-func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (api.Plan, error) {
+func (s *Service) Plan(ctx context.Context, who policy.Caller, name string) (api.Plan, error) {
 	if _, err := s.readable(who, policy.ReadRotation, name); err != nil {
 		return api.Plan{}, err
 	}
@@ -59,7 +59,7 @@ func (s *Service) Plan(ctx context.Context, who policy.Principal, name string) (
 
 // History returns the steps a key set has taken since a moment, from the log; the
 // zero time: since the first day.
-func (s *Service) History(ctx context.Context, who policy.Principal, name string, since time.Time) (api.History, error) {
+func (s *Service) History(ctx context.Context, who policy.Caller, name string, since time.Time) (api.History, error) {
 	if _, err := s.readable(who, policy.ReadRotation, name); err != nil {
 		return api.History{}, err
 	}
@@ -70,7 +70,7 @@ func (s *Service) History(ctx context.Context, who policy.Principal, name string
 
 // readable returns the key set if who may read it. A set that does not exist
 // and one who may not read look the same.
-func (s *Service) readable(who policy.Principal, action policy.Action, name string) (*keystore.KeySet, error) {
+func (s *Service) readable(who policy.Caller, action policy.Action, name string) (*keystore.KeySet, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead, KeySet: name}
 	if _, err := s.Policy().Authorize(who, action, policy.Target{KeySet: name}); err != nil {
 		return nil, s.refuse(act, err)
@@ -88,7 +88,7 @@ func (s *Service) readable(who policy.Principal, action policy.Action, name stri
 
 // Rotate has the key set's successor activated at the earliest safe moment, or
 // with req.When "now" refuses unless that moment is now.
-func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.RotateReply, error) {
+func (s *Service) Rotate(ctx context.Context, who policy.Caller, name string, req api.OperateRequest) (api.RotateReply, error) {
 	act, err := s.operation(who, policy.Rotate, keystore.ActRotate, name, req.Reason)
 	if err != nil {
 		return api.RotateReply{}, err
@@ -111,7 +111,7 @@ func (s *Service) Rotate(ctx context.Context, who policy.Principal, name string,
 
 // Suspend stops a version from signing at once. It works when the log or the
 // catalog cannot be written: then the record follows.
-func (s *Service) Suspend(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
+func (s *Service) Suspend(ctx context.Context, who policy.Caller, name string, req api.OperateRequest) (api.SuspendReply, error) {
 	act, err := s.operation(who, policy.Suspend, keystore.ActSuspend, name, req.Reason)
 	if err != nil {
 		return api.SuspendReply{}, err
@@ -127,7 +127,7 @@ func (s *Service) Suspend(ctx context.Context, who policy.Principal, name string
 }
 
 // Resume lets a suspended version sign again. It needs the log.
-func (s *Service) Resume(ctx context.Context, who policy.Principal, name string, req api.OperateRequest) (api.SuspendReply, error) {
+func (s *Service) Resume(ctx context.Context, who policy.Caller, name string, req api.OperateRequest) (api.SuspendReply, error) {
 	act, err := s.operation(who, policy.Resume, keystore.ActResume, name, req.Reason)
 	if err != nil {
 		return api.SuspendReply{}, err
@@ -146,7 +146,7 @@ func (s *Service) Resume(ctx context.Context, who policy.Principal, name string,
 }
 
 // operation authorises an operator's act on a key set and checks its reason.
-func (s *Service) operation(who policy.Principal, action policy.Action, name keystore.Action, keyset, reason string) (keystore.Record, error) {
+func (s *Service) operation(who policy.Caller, action policy.Action, name keystore.Action, keyset, reason string) (keystore.Record, error) {
 	act := keystore.Record{Principal: who.String(), Action: name, KeySet: keyset}
 	grant, err := s.Policy().Authorize(who, action, policy.Target{KeySet: keyset})
 	if err != nil {
@@ -169,7 +169,7 @@ func (s *Service) operation(who policy.Principal, action policy.Action, name key
 }
 
 // TokenList returns the state of every token.
-func (s *Service) TokenList(_ context.Context, who policy.Principal) (api.TokenList, error) {
+func (s *Service) TokenList(_ context.Context, who policy.Caller) (api.TokenList, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActRead}
 	if _, err := s.Policy().Authorize(who, policy.ManageTokens, policy.Target{}); err != nil {
 		return api.TokenList{}, s.refuse(act, err)
@@ -216,7 +216,7 @@ func tokenHint(s keystore.TokenStatus) string {
 
 // TokenRetry tries a token that waits for an operator once more and returns
 // the state of all tokens.
-func (s *Service) TokenRetry(ctx context.Context, who policy.Principal, token string) (api.TokenList, error) {
+func (s *Service) TokenRetry(ctx context.Context, who policy.Caller, token string) (api.TokenList, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActTokenRetry, Detail: map[string]string{"token": token}}
 	grant, err := s.Policy().Authorize(who, policy.ManageTokens, policy.Target{})
 	if err != nil {
@@ -262,7 +262,7 @@ func (s *Service) stillDown(token string, cause error) error {
 
 // ConfirmClock has this node go by its wall clock again, which was stepped and
 // is right. It works while nothing is signed; it needs the log.
-func (s *Service) ConfirmClock(ctx context.Context, who policy.Principal, req api.ClockConfirmRequest) (api.ClockConfirmReply, error) {
+func (s *Service) ConfirmClock(ctx context.Context, who policy.Caller, req api.ClockConfirmRequest) (api.ClockConfirmReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActClockConfirm}
 	grant, err := s.Policy().Authorize(who, policy.ConfirmClock, policy.Target{})
 	if err != nil {
@@ -285,7 +285,7 @@ func (s *Service) ConfirmClock(ctx context.Context, who policy.Principal, req ap
 }
 
 // ReadAudit allows who to read entries, and enters that it did.
-func (s *Service) ReadAudit(ctx context.Context, who policy.Principal, what string) error {
+func (s *Service) ReadAudit(ctx context.Context, who policy.Caller, what string) error {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActReadAudit, Detail: map[string]string{"what": what}}
 	grant, err := s.Policy().Authorize(who, policy.ReadAudit, policy.Target{})
 	if err != nil {

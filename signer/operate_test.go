@@ -14,16 +14,16 @@ import (
 )
 
 // The operations on a key set, as one shape.
-var operations = map[string]func(w *world, who policy.Principal, set string, req api.OperateRequest) error{
-	"rotate": func(w *world, who policy.Principal, set string, req api.OperateRequest) error {
+var operations = map[string]func(w *world, who policy.Caller, set string, req api.OperateRequest) error{
+	"rotate": func(w *world, who policy.Caller, set string, req api.OperateRequest) error {
 		_, err := w.Rotate(context.Background(), who, set, req)
 		return err
 	},
-	"suspend": func(w *world, who policy.Principal, set string, req api.OperateRequest) error {
+	"suspend": func(w *world, who policy.Caller, set string, req api.OperateRequest) error {
 		_, err := w.Suspend(context.Background(), who, set, req)
 		return err
 	},
-	"resume": func(w *world, who policy.Principal, set string, req api.OperateRequest) error {
+	"resume": func(w *world, who policy.Caller, set string, req api.OperateRequest) error {
 		_, err := w.Resume(context.Background(), who, set, req)
 		return err
 	},
@@ -34,7 +34,7 @@ func TestOperations(t *testing.T) {
 	for name, operate := range operations {
 		for _, c := range []struct {
 			what string
-			who  policy.Principal
+			who  policy.Caller
 			set  string
 			req  api.OperateRequest
 			code api.Code // empty: done
@@ -48,7 +48,7 @@ func TestOperations(t *testing.T) {
 			{"a key set there is not", operator, "gone", ok, api.CodeForbidden},
 			{"A29: an issuer", issuer, "web", ok, api.CodeForbidden},
 			{"A29: an auditor", auditor, "web", ok, api.CodeForbidden},
-			{"nobody", policy.Principal{}, "web", ok, api.CodeForbidden},
+			{"nobody", policy.Caller{}, "web", ok, api.CodeForbidden},
 		} {
 			w := newWorld(t)
 			err := operate(w, c.who, c.set, c.req)
@@ -134,16 +134,16 @@ func TestReading(t *testing.T) {
 	_, err = w.KeySets(t.Context(), issuer)
 	wants(t, "an issuer", err, api.CodeForbidden)
 
-	reads := map[string]func(who policy.Principal, set string) (string, error){
-		"key set": func(who policy.Principal, set string) (string, error) {
+	reads := map[string]func(who policy.Caller, set string) (string, error){
+		"key set": func(who policy.Caller, set string) (string, error) {
 			r, err := w.KeySet(t.Context(), who, set)
 			return r.Name, err
 		},
-		"plan": func(who policy.Principal, set string) (string, error) {
+		"plan": func(who policy.Caller, set string) (string, error) {
 			r, err := w.Plan(t.Context(), who, set)
 			return r.Held, err
 		},
-		"history": func(who policy.Principal, set string) (string, error) {
+		"history": func(who policy.Caller, set string) (string, error) {
 			r, err := w.History(t.Context(), who, set, time.Time{})
 			if err != nil {
 				return "", err
@@ -185,7 +185,7 @@ func TestReadingTheLogIsEntered(t *testing.T) {
 	if e.Action != keystore.ActReadAudit || e.Principal != auditor.String() || e.Outcome != keystore.OutcomeDone || e.Detail["what"] != "lifecycle" || e.Rule != "auditor" {
 		t.Errorf("%+v", e)
 	}
-	for _, who := range []policy.Principal{operator, issuer, nobody} {
+	for _, who := range []policy.Caller{operator, issuer, nobody} {
 		wants(t, who.Value, w.ReadAudit(t.Context(), who, "lifecycle"), api.CodeForbidden)
 	}
 	if len(w.log.entries) != 1 || len(w.log.refused) != 3 {

@@ -136,7 +136,7 @@ func newGrant(t testing.TB, ttl time.Duration) policy.Grant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	grant, err := p.Authorize(who, policy.SignCSR, policy.Target{Authority: "devices", Profile: "tls"})
+	grant, err := p.Authorize(policy.Caller{Principal: who}, policy.SignCSR, policy.Target{Authority: "devices", Profile: "tls"})
 	if err != nil {
 		t.Fatal(err)
 	}

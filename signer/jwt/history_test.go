@@ -49,7 +49,7 @@ func TestNoCallerSignsAKeySet(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := p.Authorize(policy.Principal{Anchor: "dev", Kind: policy.KindDNS, Value: "issuer.test"}, policy.SignJWT, policy.Target{KeySet: "web"})
+	g, err := p.Authorize(policy.Caller{Principal: policy.Principal{Anchor: "dev", Kind: policy.KindDNS, Value: "issuer.test"}}, policy.SignJWT, policy.Target{KeySet: "web"})
 	if err != nil {
 		t.Fatal(err)
 	}

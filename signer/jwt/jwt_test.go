@@ -38,7 +38,7 @@ func granted(t testing.TB, keyset string) policy.Grant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := p.Authorize(policy.Principal{Anchor: "dev", Kind: policy.KindDNS, Value: "issuer.test"},
+	g, err := p.Authorize(policy.Caller{Principal: policy.Principal{Anchor: "dev", Kind: policy.KindDNS, Value: "issuer.test"}},
 		policy.SignJWT, policy.Target{KeySet: keyset})
 	if err != nil {
 		t.Fatal(err)

@@ -96,8 +96,8 @@ func (p *Policy) Hash() string { return p.hash }
 
 // Authorize returns who's grant to do action to target, or an error wrapping
 // ErrForbidden. It is asked for every request.
-func (p *Policy) Authorize(who Principal, action Action, target Target) (Grant, error) {
-	for _, r := range p.rules[who] {
+func (p *Policy) Authorize(who Caller, action Action, target Target) (Grant, error) {
+	for _, r := range p.rules[who.Principal] {
 		if r.fits(action, target) {
 			return Grant{rule: r, who: who, action: action, target: target, policy: p.hash}, nil
 		}
@@ -137,7 +137,7 @@ func (p *Policy) Revoked(cert *x509.Certificate) bool {
 // that allows anything; the zero Grant allows nothing.
 type Grant struct {
 	rule   *Rule
-	who    Principal
+	who    Caller
 	action Action
 	target Target
 	policy string
@@ -147,7 +147,10 @@ type Grant struct {
 func (g Grant) Allows(action Action) bool { return g.rule != nil && g.action == action }
 
 // Principal returns who has the grant.
-func (g Grant) Principal() Principal { return g.who }
+func (g Grant) Principal() Principal { return g.who.Principal }
+
+// Caller returns who has the grant, and what else is known of them.
+func (g Grant) Caller() Caller { return g.who }
 
 // Action returns what the grant is for.
 func (g Grant) Action() Action { return g.action }

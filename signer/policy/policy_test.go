@@ -53,13 +53,13 @@ func mustNew(t testing.TB, cfg Config) *Policy {
 	return p
 }
 
-func who(t testing.TB, s string) Principal {
+func who(t testing.TB, s string) Caller {
 	t.Helper()
 	p, err := ParsePrincipal(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return Caller{Principal: p}
 }
 
 func TestAuthorizeDeniesByDefault(t *testing.T) {
@@ -115,7 +115,7 @@ func TestAuthorizeDeniesByDefault(t *testing.T) {
 			t.Errorf("%s %s %+v: %v is not ErrForbidden", c.who, c.action, c.target, err)
 		}
 	}
-	if _, err := p.Authorize(Principal{}, ReadAudit, Target{}); err == nil {
+	if _, err := p.Authorize(Caller{}, ReadAudit, Target{}); err == nil {
 		t.Error("nobody may read the log")
 	}
 }
@@ -140,7 +140,7 @@ func TestGrantHasTheLimitsOfTheRuleThatDecided(t *testing.T) {
 	if edge.MaxTTL() != time.Hour || !edge.AllowsType("JWT") || edge.AllowsType("at+jwt") {
 		t.Error("a rule without types allows JWT alone")
 	}
-	if web.AllowsName("hub.test") || web.Target().KeySet != "web" || web.Principal() != who(t, issuer) ||
+	if web.AllowsName("hub.test") || web.Target().KeySet != "web" || web.Caller() != who(t, issuer) || web.Principal() != who(t, issuer).Principal ||
 		web.PolicyHash() != p.Hash() || web.Action() != SignJWT || !web.Allows(SignJWT) || web.Allows(SignCSR) {
 		t.Errorf("grant %+v", web)
 	}
@@ -475,7 +475,7 @@ func BenchmarkIdentifyAndAuthorize(b *testing.B) {
 		if err != nil || p.Revoked(cert) {
 			b.Fatal(err)
 		}
-		if _, err := p.Authorize(who, SignJWT, Target{KeySet: "edge"}); err != nil {
+		if _, err := p.Authorize(Caller{Principal: who}, SignJWT, Target{KeySet: "edge"}); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -107,6 +107,24 @@ func (a *Anchor) speaksFor(kind Kind, value string) bool {
 	return false
 }
 
+// A Caller is a principal, and what else is known of who asks. The zero Caller
+// is nobody.
+type Caller struct {
+	Principal
+	// Certificate is the client certificate of the request, which is not to be
+	// changed; nil where there was none.
+	Certificate *x509.Certificate
+	// Unix is who connected, where that was by a Unix socket: the process that
+	// connected, whoever has the connection now (unix(7), SO_PEERCRED). It is a fact
+	// beside the certificate and never an identity.
+	Unix *Unix
+}
+
+// Unix is the user and group of the process that connected to a Unix socket.
+type Unix struct {
+	UID, GID uint32
+}
+
 // Identify returns who cert is, given the name of the trust anchor its verified
 // chain ends in, or an error wrapping ErrNobody. It does not verify the chain,
 // and knows nothing of time; Revoked is another question.

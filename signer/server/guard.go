@@ -51,30 +51,30 @@ func NewGate(cert tls.Certificate, anchors []Anchor, p *policy.Policy, protocols
 // certificate required and verified in it.
 func (g *Gate) TLS() *tls.Config { return g.tls }
 
-// Identify returns the principal of a request on a connection with state cs,
+// Identify returns who makes a request on a connection with state cs,
 // or an *api.Error: certificate_expired, certificate_revoked or forbidden. It
 // is asked for every request, since a connection may outlive a certificate, a
 // revocation or an anchor, and a resumed one verifies nothing anew.
-func (g *Gate) Identify(cs *tls.ConnectionState, now time.Time) (policy.Principal, error) {
+func (g *Gate) Identify(cs *tls.ConnectionState, now time.Time) (policy.Caller, error) {
 	if cs == nil || len(cs.PeerCertificates) == 0 {
-		return policy.Principal{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no client certificate"))
+		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no client certificate"))
 	}
 	leaf := cs.PeerCertificates[0]
 	if now.After(leaf.NotAfter) {
-		return policy.Principal{}, api.Errorf(api.CodeCertificateExpired, "the client certificate has expired")
+		return policy.Caller{}, api.Errorf(api.CodeCertificateExpired, "the client certificate has expired")
 	}
 	if g.policy.Revoked(leaf) {
-		return policy.Principal{}, api.Errorf(api.CodeCertificateRevoked, "the client certificate is revoked")
+		return policy.Caller{}, api.Errorf(api.CodeCertificateRevoked, "the client certificate is revoked")
 	}
 	anchor, ok := g.anchorOf(cs.VerifiedChains, now)
 	if !ok {
-		return policy.Principal{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no trust anchor of now vouches for the client certificate"))
+		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no trust anchor of now vouches for the client certificate"))
 	}
 	who, err := g.policy.Identify(anchor, leaf)
 	if err != nil {
-		return policy.Principal{}, api.Errorf(api.CodeForbidden, "not allowed").Because(err)
+		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(err)
 	}
-	return who, nil
+	return policy.Caller{Principal: who, Certificate: leaf}, nil
 }
 
 // Condemned reports whether a client certificate is no good any more: it has

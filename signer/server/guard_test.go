@@ -68,7 +68,7 @@ func TestIdentify(t *testing.T) {
 			continue
 		}
 		e, ok := errors.AsType[*api.Error](err)
-		if !ok || e.Code != c.code || who != (policy.Principal{}) {
+		if !ok || e.Code != c.code || who != (policy.Caller{}) {
 			t.Errorf("%s: %v, %v; want %s", c.what, who, err, c.code)
 		}
 		if c.code == api.CodeForbidden && e.Detail != "not allowed" {

@@ -53,7 +53,7 @@ type route struct {
 // A request is one HTTP request and the principal who made it.
 type request struct {
 	*http.Request
-	who  policy.Principal
+	who  policy.Caller
 	body []byte
 }
 
@@ -215,7 +215,7 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 	return status, value, err
 }
 
-func (g *guarded) refuse(who policy.Principal, rt route, err error) error {
+func (g *guarded) refuse(who policy.Caller, rt route, err error) error {
 	return g.Service.Refuse(keystore.Record{
 		Principal: who.String(), Action: keystore.ActRequest, Detail: map[string]string{"route": rt.pattern},
 	}, err)
