@@ -130,6 +130,8 @@ type TokenStatus struct {
 	// Unconfined is what the module's processes could not be kept from, or what a
 	// backend that runs nothing lets Chancery do beyond what it needs; "": nothing.
 	Unconfined string `json:"unconfined,omitempty"`
+	// Sampled says that not every signature is verified before it leaves.
+	Sampled bool `json:"sampled,omitempty"`
 }
 
 // A Retrier is a Provider that may be waiting for an operator.

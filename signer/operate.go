@@ -178,7 +178,7 @@ func (s *Service) TokenList(_ context.Context, who policy.Caller) (api.TokenList
 	for _, t := range s.Tokens.Status() {
 		list.Tokens = append(list.Tokens, api.Token{
 			Keystore: t.Keystore, Label: t.Label, Serial: t.Serial, State: string(t.State), Since: t.Since.UTC(),
-			Module: t.Module, Error: t.Err, Hint: tokenHint(t), Workers: t.Workers, Restarts: t.Restarts, Unconfined: t.Unconfined,
+			Module: t.Module, Error: t.Err, Hint: tokenHint(t), Workers: t.Workers, Restarts: t.Restarts, Unconfined: t.Unconfined, Sampled: t.Sampled,
 		})
 	}
 	return list, nil

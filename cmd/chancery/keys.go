@@ -152,6 +152,9 @@ func (a *app) printTokens(list *api.TokenList, err error) error {
 		}
 	}
 	for _, t := range list.Tokens {
+		if t.Sampled {
+			a.printf("%s: one of sixteen signatures by ES* and EdDSA is verified before it leaves\n", t.Keystore)
+		}
 		if t.Unconfined != "" {
 			a.printf("%s: not confined: %s\n", t.Keystore, t.Unconfined)
 		}

@@ -170,7 +170,7 @@ func (n *node) openToken(name string, ks config.Keystore) (keystore.Provider, er
 	return pkcs11.Open(pkcs11.Config{
 		Name: name, Module: ks.PKCS11.Module, URI: ks.PKCS11.Token, Env: ks.PKCS11.Env, StateDir: filepath.Join(n.config.Load().Data, "tokens"),
 		Credentials: os.Getenv("CREDENTIALS_DIRECTORY"), Log: n.log, Now: n.now, OnState: n.tokenState,
-		OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers, Confinement: pkcs11.Confinement(ks.PKCS11.Confine),
+		OwnToken: n.ownTokens, Workers: ks.PKCS11.Workers, Verify: ks.PKCS11.Verify, Confinement: pkcs11.Confinement(ks.PKCS11.Confine),
 	})
 }
 

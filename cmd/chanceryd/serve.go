@@ -209,7 +209,7 @@ func (n *node) checks() []server.Check {
 	}
 	for _, name := range sortedKeys(n.providers) {
 		checks = append(checks, server.Check{Name: "keystore " + name, Run: func() error { return tokenTrouble(n.providers[name].Status()) },
-			Note: func() string { return notConfined(n.providers[name].Status()) }})
+			Note: func() string { return givenUp(n.providers[name].Status()) }})
 		if _, ok := notesOf(n.providers[name]); ok {
 			checks = append(checks, server.Check{Name: "memory of " + name, Run: func() error { return n.heads.Trouble(name) },
 				Note: func() string { return n.heads.Note(name) }})
@@ -239,15 +239,20 @@ func textOf(err error) string {
 // never fails: what somebody outside does, or does not do, keeps nobody from signing.
 func never() error { return nil }
 
-// notConfined tells what the processes of a module could not be kept from, or what
-// a Vault lets Chancery do beyond what it needs.
-func notConfined(status []keystore.TokenStatus) string {
+// givenUp tells what the processes of a module could not be kept from, or what a
+// Vault lets Chancery do beyond what it needs, and that not every signature is
+// verified.
+func givenUp(status []keystore.TokenStatus) string {
+	var notes []string
 	for _, s := range status {
 		if s.Unconfined != "" {
-			return "not confined: " + s.Unconfined
+			notes = append(notes, "not confined: "+s.Unconfined)
+		}
+		if s.Sampled {
+			notes = append(notes, "one of sixteen signatures is verified")
 		}
 	}
-	return ""
+	return strings.Join(notes, "; ")
 }
 
 func tokenTrouble(status []keystore.TokenStatus) error {

@@ -25,6 +25,7 @@ const (
 	verbDestroy // body: the key's name
 	verbWriteNote
 	verbReadNotes
+	verbSignSheaf // several messages; see sheaf.go
 )
 
 // A status is how a request went.
@@ -45,7 +46,7 @@ const (
 )
 
 const (
-	protocolVersion = 3
+	protocolVersion = 4
 	headerSize      = 13
 	maxFrame        = 16 << 20
 	nameSize        = 16 + 32

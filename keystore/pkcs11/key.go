@@ -3,10 +3,11 @@ package pkcs11
 import (
 	"context"
 	"crypto"
-	"crypto/rand"
+	cryptorand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,8 @@ type key struct {
 	slots   [clerkSlot + 1]holding
 	doubt   quarantine
 	blame   blame // marks the key for a generation that ended for it
+	sampled bool  // not every signature for a caller is verified
+	size    int   // of a signature
 
 	looking chan struct{} // one element while a clerk looks for it
 	mu      sync.Mutex
@@ -47,6 +50,8 @@ func (p *Provider) newKey(ref keystore.KeyRef, purpose keystore.Purpose) (*key, 
 		return nil, fmt.Errorf("key %s: %w", ref.ID, err)
 	}
 	k := &key{p: p, ref: ref, purpose: purpose, public: pub, name: nameOf(ref.ID, ref.SPKI), looking: make(chan struct{}, 1)}
+	k.sampled = p.cfg.Verify == VerifySampled && purpose == keystore.PurposeJWT && !ref.Algorithm.IsRSA()
+	k.size = ref.Algorithm.SignatureSize(pub)
 	k.blame = func(cause error) bool { return k.doubt.failed(p.cfg.Now, cause, 1) }
 	return k, nil
 }
@@ -67,6 +72,12 @@ func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) 
 	if trial {
 		tries = 1 // it ends one worker at most
 	}
+	return k.signOne(ctx, tries, message)
+}
+
+// signOne signs a message that fits, by so many workers at most if they end under
+// it.
+func (k *key) signOne(ctx context.Context, tries int, message []byte) (sig []byte, err error) {
 	err = k.sure(ctx, func() error {
 		return k.p.served(ctx, tries, func(g *generation, at *place) error {
 			if sig, err = k.signIn(ctx, g, at, message); err == nil {
@@ -136,37 +147,70 @@ func (k *key) sure(ctx context.Context, f func() error) error {
 
 // signIn has g sign, making it hold the key first where it does not.
 func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
-	if k.slots[g.slot].by.Load() != g.number {
-		if err := k.holdOnce(ctx, g); err != nil {
-			return nil, err
-		}
+	if err := k.heldBy(ctx, g); err != nil {
+		return nil, err
 	}
 	return k.ask(ctx, g, at, message)
+}
+
+// heldBy makes g hold the key where it does not.
+func (k *key) heldBy(ctx context.Context, g *generation) error {
+	if k.slots[g.slot].by.Load() == g.number {
+		return nil
+	}
+	return k.holdOnce(ctx, g)
 }
 
 // ask has g sign with a key it holds, and verifies. What does not verify is
 // dropped, and the generation with it: nobody knows whose handle that was.
 func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
+	return k.askAnd(ctx, g, at, message, k.check)
+}
+
+// askAnd is ask with another look at the signature.
+func (k *key) askAnd(ctx context.Context, g *generation, at *place, message []byte, look func(message, sig []byte) error) ([]byte, error) {
 	sig, err := g.askFor(ctx, at, k.blame, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
 	if err != nil {
 		return nil, err
 	}
+	if err := look(message, sig); err != nil {
+		k.condemn(ctx, g, err)
+		return nil, err
+	}
+	return sig, nil
+}
+
+// check is verify for a signature that a caller gets, all of them or a sample. One
+// that is no member of the sample has the length of a signature.
+func (k *key) check(message, sig []byte) error {
+	if k.sampled && len(sig) == k.size && rand.Uint32N(sampleOf) != 0 {
+		return nil
+	}
+	return k.verify(message, sig)
+}
+
+// verify returns an error wrapping keystore.ErrSignature if sig is not the key's
+// signature of message.
+func (k *key) verify(message, sig []byte) (err error) {
 	if k.purpose == keystore.PurposeDigest {
 		err = keystore.VerifyDigest(k.ref.Algorithm, k.public, message, sig)
 	} else {
 		err = keystore.Verify(k.ref.Algorithm, k.public, message, sig)
 	}
 	if err != nil {
-		err = fmt.Errorf("key %s: %w", k.ref.ID, err)
-		k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released",
-			"keystore", k.p.cfg.Name, "key", k.ref.ID.String(), "err", err)
-		if k.doubt.failed(k.p.cfg.Now, err, 2) {
-			g.expected.Store(true)
-		}
-		g.end(err)
-		return nil, err
+		return fmt.Errorf("key %s: %w", k.ref.ID, err)
 	}
-	return sig, nil
+	return nil
+}
+
+// condemn ends the generation that made a wrong signature.
+func (k *key) condemn(ctx context.Context, g *generation, err error) {
+	k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released",
+		"keystore", k.p.cfg.Name, "key", k.ref.ID.String(), "err", err)
+	if k.doubt.failed(k.p.cfg.Now, err, 2) {
+		g.expected.Store(true)
+	}
+	g.end(err)
 }
 
 // holdOnce makes g hold the key, though many may want that now.
@@ -209,7 +253,7 @@ func (k *key) challenge(ctx context.Context, g *generation, at *place) error {
 	if k.purpose == keystore.PurposeDigest {
 		message = keystore.Digest(k.ref.Algorithm, message)
 	}
-	_, err := k.ask(ctx, g, at, message)
+	_, err := k.askAnd(ctx, g, at, message, k.verify)
 	return err
 }
 
@@ -220,7 +264,7 @@ func newChallenge() []byte {
 	m := make([]byte, 0, 1+len(text)+32)
 	m = append(append(m, keystore.ProbePrefix), text...)
 	m = m[:cap(m)]
-	rand.Read(m[1+len(text):])
+	cryptorand.Read(m[1+len(text):])
 	return m
 }
 

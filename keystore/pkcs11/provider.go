@@ -36,6 +36,7 @@ type Config struct {
 	OnState     func(keystore.TokenStatus) // called at each change, one after the other; it must not wait
 	Workers     int                        // processes that sign; 0: DefaultWorkers
 	Signers     int                        // signing threads of each; 0: 1
+	Verify      Verify                     // which signatures are verified; empty: VerifyAll
 	Waiting     int                        // how many may wait to sign before others are refused; 0: DefaultWaiting
 
 	// OwnToken says that this program made the token and its PIN file, so that a
@@ -45,6 +46,25 @@ type Config struct {
 	cost  hashCost      // of what the ledger keeps; zero: costOfRefused
 	pause time.Duration // zero: servedPause
 }
+
+// Verify is which signatures are verified under the public key before their
+// callers get them.
+type Verify string
+
+const (
+	// VerifyAll: every one.
+	VerifyAll Verify = "all"
+	// VerifySampled: one of sampleOf, chosen at random, of the signatures by ECDSA
+	// and Ed25519 keys of purpose jwt; all others, and every challenge. It gives up
+	// that a wrong signature never leaves: a device that computes wrongly is noticed
+	// after some signatures, its tokens are refused by those who verify them, and by a
+	// wrong Ed25519 signature beside a right one of the same message anybody can
+	// compute the key. RSA signatures, by which anybody could as well, are quickly
+	// verified.
+	VerifySampled Verify = "sampled"
+
+	sampleOf = 16
+)
 
 // Deadlines are how long a worker may take before it is killed, from when it is
 // asked: what waits in the daemon for its turn has its caller's context only.
@@ -153,7 +173,7 @@ func Open(cfg Config) (*Provider, error) {
 		tripped: make(chan struct{}, 1), starting: make(chan struct{}, 1),
 		status: keystore.TokenStatus{
 			Keystore: cfg.Name, Label: uri.Label, Serial: uri.Serial, Module: cfg.Module,
-			State: keystore.TokenStarting, Since: cfg.Now(),
+			State: keystore.TokenStarting, Since: cfg.Now(), Sampled: cfg.Verify == VerifySampled,
 		},
 	}
 	p.reserve.init()
@@ -241,6 +261,12 @@ func check(cfg *Config) (URI, error) {
 	}
 	if cfg.Signers < 1 || cfg.Signers > 16 {
 		return URI{}, fmt.Errorf("%d signing threads: want 1 to 16", cfg.Signers)
+	}
+	if cfg.Verify == "" {
+		cfg.Verify = VerifyAll
+	}
+	if cfg.Verify != VerifyAll && cfg.Verify != VerifySampled {
+		return URI{}, fmt.Errorf("verify %q: want %s or %s", cfg.Verify, VerifyAll, VerifySampled)
 	}
 	if cfg.cost == (hashCost{}) {
 		cfg.cost = costOfRefused

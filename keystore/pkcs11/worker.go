@@ -97,6 +97,7 @@ func (w *worker) take(l *lane) error {
 	w.in.Lock()
 	defer w.in.Unlock()
 	l.jobs, l.arena = l.jobs[:0], l.arena[:0]
+	taken := 0 // signatures
 	for w.ended == nil {
 		f, err := w.inbox.next()
 		switch {
@@ -116,14 +117,19 @@ func (w *worker) take(l *lane) error {
 			w.ended = fmt.Errorf("a frame of generation %d in generation %d", f.generation, w.generation)
 			continue
 		}
-		if verb(f.code) != verbSign {
+		n := 1
+		switch verb(f.code) {
+		case verbSign:
+		case verbSignSheaf:
+			n = maxSheaf
+		default:
 			w.desk <- job{f.id, verb(f.code), bytes.Clone(f.body)}
 			continue
 		}
 		at := len(l.arena)
 		l.arena = append(l.arena, f.body...)
-		l.jobs = append(l.jobs, job{f.id, verbSign, l.arena[at:len(l.arena):len(l.arena)]})
-		if len(l.jobs) == maxBatch || w.isSlow(f.body) {
+		l.jobs = append(l.jobs, job{f.id, verb(f.code), l.arena[at:len(l.arena):len(l.arena)]})
+		if taken += n; taken >= maxBatch || w.isSlow(f.body) {
 			return nil
 		}
 	}
@@ -152,8 +158,12 @@ func (w *worker) signAll(l *lane) {
 			l.answer(w.generation, j.id, nil, errNotHeld)
 			continue
 		}
-		sig, err := l.sign(m, k, j.body[nameSize:])
-		l.answer(w.generation, j.id, sig, err)
+		do := l.sign
+		if j.verb == verbSignSheaf {
+			do = l.signSheaf
+		}
+		body, err := do(m, k, j.body[nameSize:])
+		l.answer(w.generation, j.id, body, err)
 	}
 }
 

@@ -213,6 +213,8 @@ type Token struct {
 
 	// Unconfined is what the processes of its module could not be kept from.
 	Unconfined string `json:"unconfined,omitempty"`
+	// Sampled: not every signature is verified before it leaves.
+	Sampled bool `json:"sampled,omitempty"`
 }
 
 // TokenRetryRequest is the body of POST /v1/ops/tokens/retry: a keystore's

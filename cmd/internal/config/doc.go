@@ -38,6 +38,7 @@
 //	      token: URI              # RFC 7512, with serial or token, and pin-source
 //	      env: {NAME: VALUE}      # of the worker processes
 //	      workers: 2
+//	      verify: all             # every signature before it leaves; or sampled: one of sixteen by ES* and EdDSA
 //	      confine: {read: [PATH], write: [PATH], network: false, exec: false, off: false}
 //	    transit:                  # a Transit engine of a Vault, one keystore each
 //	      addresses: [URL]        # of one cluster; http on loopback only

@@ -32,6 +32,10 @@ type PKCS11 struct {
 	// Workers is how many processes sign with the token; 0: 2.
 	Workers int `yaml:"workers"`
 
+	// Verify is which signatures are verified before their callers get them; empty:
+	// all.
+	Verify pkcs11.Verify `yaml:"verify"`
+
 	Confine Confine `yaml:"confine"`
 }
 
@@ -147,6 +151,13 @@ func (k checker) pkcs11(n, path string, p *PKCS11, tokens map[string]string) {
 	k.confine(path+".confine", p.Confine)
 	if p.Workers < 0 || p.Workers > pkcs11.MaxWorkers {
 		k.errorf(path+".workers", "", "%d workers: want 1 to %d", p.Workers, pkcs11.MaxWorkers)
+	}
+	switch p.Verify {
+	case "", pkcs11.VerifyAll:
+	case pkcs11.VerifySampled:
+		k.warnf(path+".verify", "verify: all, unless this token's rate is worth it", "a wrong signature by this token can leave before it is noticed: one of sixteen is verified")
+	default:
+		k.errorf(path+".verify", "all, or sampled", "%q is no way to verify signatures", p.Verify)
 	}
 	for _, v := range sorted(p.Env) {
 		if !environment.MatchString(v) || pkcs11.RefusedVariable(v) {

@@ -78,6 +78,9 @@ func TestConfinementIsChecked(t *testing.T) {
 		"workers: 0x2":                             "whole number",
 		"workers: two":                             "whole number",
 		"workers: -1":                              "-1 workers",
+		"verify: all":                              "",
+		"verify: sampled":                          "warning: keystores.hsm.pkcs11.verify: a wrong signature by this token can leave",
+		"verify: some":                             "no way to verify",
 		"confine: {off: true}":                     "",
 		"confine: {read: [/etc/v], network: true}": "",
 	} {
