@@ -141,7 +141,12 @@ func (k *keyring) watched(key keystore.Key, kid keystore.KID) keystore.Key {
 }
 
 func (w watchedKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
-	sig, err := w.Key.Sign(ctx, message)
+	return w.SignAsked(ctx, message, nil)
+}
+
+// SignAsked implements keystore.Announcer.
+func (w watchedKey) SignAsked(ctx context.Context, message []byte, asked func()) ([]byte, error) {
+	sig, err := keystore.SignAsked(ctx, w.Key, message, asked)
 	w.saw(err)
 	return sig, err
 }
@@ -165,7 +170,12 @@ type watchedBatch struct {
 }
 
 func (w watchedBatch) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
-	sigs, errs := w.several.SignBatch(ctx, messages)
+	return w.SignBatchAsked(ctx, messages, nil)
+}
+
+// SignBatchAsked implements keystore.BatchAnnouncer.
+func (w watchedBatch) SignBatchAsked(ctx context.Context, messages [][]byte, asked func(place int)) ([][]byte, []error) {
+	sigs, errs := keystore.SignBatchAsked(ctx, w.several, messages, asked)
 	for _, err := range errs {
 		w.saw(err)
 	}

@@ -151,10 +151,15 @@ type stoppableKey struct {
 }
 
 func (k stoppableKey) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return k.SignAsked(ctx, message, nil)
+}
+
+// SignAsked implements keystore.Announcer.
+func (k stoppableKey) SignAsked(ctx context.Context, message []byte, asked func()) ([]byte, error) {
 	if err := k.of.stops.Why(k.of.name); err != nil {
 		return nil, err
 	}
-	sig, err := k.Key.Sign(ctx, message)
+	sig, err := keystore.SignAsked(ctx, k.Key, message, asked)
 	if err != nil {
 		return nil, err
 	}
@@ -171,10 +176,15 @@ type stoppableBatch struct {
 }
 
 func (k stoppableBatch) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
+	return k.SignBatchAsked(ctx, messages, nil)
+}
+
+// SignBatchAsked implements keystore.BatchAnnouncer.
+func (k stoppableBatch) SignBatchAsked(ctx context.Context, messages [][]byte, asked func(place int)) ([][]byte, []error) {
 	if err := k.of.stops.Why(k.of.name); err != nil {
 		return keystore.RefuseBatch(len(messages), err)
 	}
-	sigs, errs := k.several.SignBatch(ctx, messages)
+	sigs, errs := keystore.SignBatchAsked(ctx, k.several, messages, asked)
 	why := k.of.stops.Why(k.of.name)
 	for i := range errs {
 		if why != nil && errs[i] == nil {

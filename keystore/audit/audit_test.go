@@ -267,3 +267,34 @@ func TestMonthEnds(t *testing.T) {
 		t.Errorf("opened without a month: %v", err)
 	}
 }
+
+// An act that is only started is entered all the same, and told of as any other;
+// if the log takes nothing, the one who waits hears of it.
+func TestStartedActs(t *testing.T) {
+	r := newRig(t)
+	r.act(1)
+	pending := make([]Pending, 50)
+	for i := range pending {
+		pending[i] = r.log.Start(signed(2 + i))
+	}
+	late, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i, p := range pending {
+		ctx := t.Context()
+		if i == len(pending)-1 { // what has become of it is known, so that nobody has to wait
+			waitFor(r, "it is entered", func() bool { return len(p.(*request).done) == 1 })
+			cancel()
+			ctx = late
+		}
+		receipt, err := p.Wait(ctx)
+		if err != nil || receipt.Index != int64(1+i) || receipt.Entry == "" || receipt.Time.IsZero() {
+			t.Fatalf("act %d: %+v, %v", 2+i, receipt, err)
+		}
+	}
+	log := r.log
+	r.close()
+	r.sound()
+	if _, err := log.Start(signed(99)).Wait(t.Context()); !errors.Is(err, keystore.ErrUnavailable) {
+		t.Errorf("after Close: %v", err)
+	}
+}

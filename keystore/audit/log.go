@@ -348,6 +348,25 @@ func (l *Log) Act(ctx context.Context, rec keystore.Record) (Receipt, error) {
 	return l.acts.enter(ctx, l.newRequest(&rec))
 }
 
+// A Pending is an act that is on its way into the log.
+type Pending interface {
+	// Wait returns when the act is on stable storage. Its errors are those of Act. It
+	// is to be called exactly once.
+	Wait(ctx context.Context) (Receipt, error)
+}
+
+// Start begins to enter rec into acts and does not wait for it.
+func (l *Log) Start(rec keystore.Record) Pending {
+	q := l.newRequest(&rec)
+	if err := l.acts.submit(q); err != nil {
+		l.acts.ended(q, err)
+		q.err = err
+		q.done <- struct{}{}
+	}
+	q.on = l.acts
+	return q
+}
+
 // Lifecycle is Act for the lifecycle log. The memory has the new head before it
 // returns, unless the memory cannot be written.
 func (l *Log) Lifecycle(ctx context.Context, rec keystore.Record) (Receipt, error) {

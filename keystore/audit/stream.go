@@ -20,6 +20,7 @@ type request struct {
 	uses    closing          // what it closes
 	intent  *keystore.Record // if it is one
 	follows string           // the ID of the intent whose outcome it is
+	on      *stream          // the one it is on, for Wait
 	done    chan struct{}    // receives once the rest is set
 	origin  string
 	index   int64
@@ -130,9 +131,20 @@ func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 		s.ended(q, err)
 		return Receipt{}, err
 	}
+	return s.await(ctx, q)
+}
+
+// Wait implements Pending.
+func (q *request) Wait(ctx context.Context) (Receipt, error) { return q.on.await(ctx, q) }
+
+// await waits for q, which was submitted.
+func (s *stream) await(ctx context.Context, q *request) (Receipt, error) {
 	select {
 	case <-q.done:
 	case <-ctx.Done():
+		if entered(q) { // meanwhile
+			break
+		}
 		if s.withdraw(q) {
 			s.ended(q, context.Cause(ctx))
 			return Receipt{}, fmt.Errorf("entering into the audit log: %w", context.Cause(ctx))
@@ -146,6 +158,16 @@ func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 	}
 	s.log.requests.Put(q)
 	return r, err
+}
+
+// entered reports whether it is known by now what became of q.
+func entered(q *request) bool {
+	select {
+	case <-q.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // withdraw takes q out of the queue, and reports whether it was still there.

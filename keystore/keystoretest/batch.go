@@ -124,3 +124,48 @@ func late(t *testing.T, k keystore.BatchSigner, purpose keystore.Purpose) {
 	}
 	signed(t, k, purpose, messages, nil)
 }
+
+// announcements tests a key that tells when its backend was asked: once for each
+// message that was signed, and never for one that the backend has not seen.
+func announcements(t *testing.T, p keystore.Provider, alg keystore.Algorithm) {
+	_, key := generate(t, p, keystore.PurposeJWT, alg)
+	k, ok := key.(keystore.BatchAnnouncer)
+	one, also := key.(keystore.Announcer)
+	if !ok || !also {
+		t.Skip("the backend does not tell when it was asked")
+	}
+	past, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	defer cancel()
+	for _, c := range []struct {
+		what    string
+		ctx     context.Context
+		message []byte
+		asked   int
+	}{
+		{"a message", t.Context(), Message(keystore.PurposeJWT, alg), 1},
+		{"a message of a wrong form", t.Context(), []byte("of no form"), 0},
+		{"a message that comes too late", past, Message(keystore.PurposeJWT, alg), 0},
+	} {
+		asked := 0
+		if _, err := one.SignAsked(c.ctx, c.message, func() { asked++ }); asked != c.asked || (err == nil) != (c.asked > 0) {
+			t.Errorf("%s: it was told %d times, want %d; %v", c.what, asked, c.asked, err)
+		}
+	}
+	if _, err := one.SignAsked(t.Context(), Message(keystore.PurposeJWT, alg), nil); err != nil {
+		t.Errorf("nobody wants to know: %v", err)
+	}
+	messages := distinct(alg, keystore.PurposeJWT, 30)
+	messages[7] = []byte("of no form")
+	var mu sync.Mutex
+	asked := make([]int, len(messages))
+	_, errs := k.SignBatchAsked(t.Context(), messages, func(place int) {
+		mu.Lock()
+		defer mu.Unlock()
+		asked[place]++
+	})
+	for i, n := range asked {
+		if want := map[bool]int{true: 0, false: 1}[i == 7]; n != want || (errs[i] == nil) != (want == 1) {
+			t.Errorf("message %d: it was told %d times, want %d; %v", i, n, want, errs[i])
+		}
+	}
+}

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Provider) {
 	t.Run("a key is found and opened again", func(t *testing.T) { findAgain(t, open(t), alg) })
 	t.Run("many sign at once", func(t *testing.T) { concurrent(t, open(t), alg) })
 	t.Run("a batch is as many signatures", func(t *testing.T) { batches(t, open(t), alg) })
+	t.Run("it tells when it was asked", func(t *testing.T) { announcements(t, open(t), alg) })
 	t.Run("deadlines are kept", func(t *testing.T) { deadlines(t, open(t), alg) })
 	t.Run("list shows every key", func(t *testing.T) { list(t, open(t), alg) })
 	t.Run("a probe is a signature", func(t *testing.T) { probe(t, open(t)) })

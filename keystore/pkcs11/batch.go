@@ -10,7 +10,10 @@ import (
 	"chancery/keystore"
 )
 
-var _ keystore.BatchSigner = (*key)(nil)
+var (
+	_ keystore.Announcer      = (*key)(nil)
+	_ keystore.BatchAnnouncer = (*key)(nil)
+)
 
 // sheavesPerWorker is how many sheaves of one batch are under way at a time: enough
 // to keep a worker busy while the daemon verifies, and no more, so that a few
@@ -21,10 +24,15 @@ const sheavesPerWorker = 4
 // sheaves, each to the worker that has least to do then, and their signatures are
 // verified as the sheaves come back, several at the same time.
 func (k *key) SignBatch(ctx context.Context, messages [][]byte) ([][]byte, []error) {
+	return k.SignBatchAsked(ctx, messages, nil)
+}
+
+// SignBatchAsked implements keystore.BatchAnnouncer.
+func (k *key) SignBatchAsked(ctx context.Context, messages [][]byte, asked func(place int)) ([][]byte, []error) {
 	if len(messages) > keystore.MaxBatch {
 		return keystore.RefuseBatch(len(messages), fmt.Errorf("%w: %d messages, at most %d", keystore.ErrMessage, len(messages), keystore.MaxBatch))
 	}
-	b := &batch{messages: messages, sigs: make([][]byte, len(messages)), errs: make([]error, len(messages))}
+	b := &batch{messages: messages, asked: asked, sigs: make([][]byte, len(messages)), errs: make([]error, len(messages))}
 	var fit []int // places of messages that may be signed
 	for i, message := range messages {
 		if b.errs[i] = keystore.CheckMessage(k.purpose, k.ref.Algorithm, message); b.errs[i] == nil {
@@ -55,6 +63,15 @@ type batch struct {
 	messages [][]byte
 	sigs     [][]byte
 	errs     []error
+	asked    func(place int) // nil: nobody wants to know
+}
+
+// telling returns what tells once that the message at a place was asked for.
+func (b *batch) telling(place int) func() {
+	if b.asked == nil {
+		return nil
+	}
+	return func() { b.asked(place) }
 }
 
 // fail gives the places that have no outcome err.
@@ -78,7 +95,7 @@ func (k *key) tried(ctx context.Context, b *batch, places []int) []int {
 		return places
 	}
 	first := places[0]
-	if b.sigs[first], b.errs[first] = k.signOne(ctx, 1, b.messages[first]); b.errs[first] != nil {
+	if b.sigs[first], b.errs[first] = k.signOne(ctx, 1, b.messages[first], b.telling(first)); b.errs[first] != nil {
 		b.fail(places, b.errs[first])
 		return nil
 	}
@@ -89,7 +106,7 @@ func (k *key) tried(ctx context.Context, b *batch, places []int) []int {
 func (k *key) signPlaces(ctx context.Context, b *batch, places []int) {
 	if len(places) == 1 {
 		i := places[0]
-		b.sigs[i], b.errs[i] = k.signOne(ctx, 2, b.messages[i])
+		b.sigs[i], b.errs[i] = k.signOne(ctx, 2, b.messages[i], b.telling(i))
 		return
 	}
 	size := len(places) * 4
@@ -100,12 +117,13 @@ func (k *key) signPlaces(ctx context.Context, b *batch, places []int) {
 	for _, i := range places {
 		body = appendMessage(body, b.messages[i])
 	}
+	told := b.asked == nil
 	err := k.sure(ctx, func() error {
 		return k.p.served(ctx, 2, func(g *generation, at *place) error {
 			if err := k.heldBy(ctx, g); err != nil {
 				return err
 			}
-			return k.askSheaf(ctx, g, at, b, places, body)
+			return k.askSheaf(ctx, g, at, b, places, body, &told)
 		})
 	})
 	if err != nil {
@@ -116,8 +134,18 @@ func (k *key) signPlaces(ctx context.Context, b *batch, places []int) {
 // askSheaf has g sign a sheaf with a key it holds, and verifies what has come. As
 // with a single signature, a wrong one ends the generation; the right ones beside
 // it are what was asked for.
-func (k *key) askSheaf(ctx context.Context, g *generation, at *place, b *batch, places []int, body []byte) error {
-	answer, err := g.askFor(ctx, at, k.blame, verbSignSheaf, k.p.cfg.Deadlines.Sign, k.name[:], body)
+func (k *key) askSheaf(ctx context.Context, g *generation, at *place, b *batch, places []int, body []byte, told *bool) error {
+	c, err := g.begin(ctx, at, k.blame, verbSignSheaf, k.p.cfg.Deadlines.Sign, k.name[:], body)
+	if err != nil {
+		return err
+	}
+	if !*told {
+		*told = true
+		for _, i := range places {
+			b.asked(i)
+		}
+	}
+	answer, err := g.await(ctx, c)
 	if err != nil {
 		return err
 	}

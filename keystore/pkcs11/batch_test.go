@@ -3,6 +3,7 @@ package pkcs11_test
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"chancery/keystore"
@@ -28,8 +29,12 @@ func TestP13ABatchOutlivesTheWorker(t *testing.T) {
 	messages := several(64)
 	for _, fault := range []string{"segv", "rv 0x30", "hang"} {
 		order(t, m, "C_Sign "+fault+" every=5 times=1")
-		sigs, errs := k.(keystore.BatchSigner).SignBatch(t.Context(), messages)
+		asked := make([]atomic.Int64, len(messages))
+		sigs, errs := k.(keystore.BatchAnnouncer).SignBatchAsked(t.Context(), messages, func(place int) { asked[place].Add(1) })
 		for i := range messages {
+			if n := asked[i].Load(); n != 1 {
+				t.Errorf("%s: message %d was told of %d times", fault, i, n)
+			}
 			if errs[i] != nil {
 				t.Errorf("%s: message %d: %v", fault, i, errs[i])
 			} else if err := keystore.Verify(keystore.ES256, k.Public(), messages[i], sigs[i]); err != nil {

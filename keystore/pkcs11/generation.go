@@ -251,13 +251,24 @@ func (g *generation) ask(ctx context.Context, at *place, v verb, limit time.Dura
 // askFor is ask for something that is to blame if the generation ends for it:
 // blamed is told, even when the caller has not waited for that.
 func (g *generation) askFor(ctx context.Context, at *place, blamed blame, v verb, limit time.Duration, parts ...[]byte) ([]byte, error) {
-	if ctx.Err() != nil {
-		return nil, fmt.Errorf("%w: %w", gaveUp(ctx), errNotAsked)
-	}
-	c, err := g.send(at, blamed, v, limit, parts)
+	c, err := g.begin(ctx, at, blamed, v, limit, parts...)
 	if err != nil {
 		return nil, err
 	}
+	return g.await(ctx, c)
+}
+
+// begin is the first half of askFor: the request is with the worker, and await is
+// to be called.
+func (g *generation) begin(ctx context.Context, at *place, blamed blame, v verb, limit time.Duration, parts ...[]byte) (*call, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%w: %w", gaveUp(ctx), errNotAsked)
+	}
+	return g.send(at, blamed, v, limit, parts)
+}
+
+// await is the second half of askFor. c is not to be used afterwards.
+func (g *generation) await(ctx context.Context, c *call) ([]byte, error) {
 	select {
 	case <-c.done:
 	case <-ctx.Done():

@@ -113,7 +113,7 @@ func TestP22P23WhatDoesNotVerifyIsNotReleased(t *testing.T) {
 				t.Fatal(err)
 			}
 			g := impostor(t, 7, func(f frame) []byte { return appendAnswer(nil, 7, f.id, v.sign(), nil) })
-			sig, err := k.ask(t.Context(), g, nil, message)
+			sig, err := k.ask(t.Context(), g, nil, message, nil, k.check)
 			if v.ok != (err == nil) || !v.ok && (!errors.Is(err, keystore.ErrSignature) || sig != nil) {
 				t.Errorf("%x, %v", sig, err)
 			}

@@ -60,7 +60,12 @@ func (k *key) Public() crypto.PublicKey      { return k.public }
 func (k *key) Algorithm() keystore.Algorithm { return k.ref.Algorithm }
 
 // Sign implements keystore.Key.
-func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) {
+func (k *key) Sign(ctx context.Context, message []byte) ([]byte, error) {
+	return k.SignAsked(ctx, message, nil)
+}
+
+// SignAsked implements keystore.Announcer.
+func (k *key) SignAsked(ctx context.Context, message []byte, asked func()) ([]byte, error) {
 	if err := keystore.CheckMessage(k.purpose, k.ref.Algorithm, message); err != nil {
 		return nil, err
 	}
@@ -72,15 +77,15 @@ func (k *key) Sign(ctx context.Context, message []byte) (sig []byte, err error) 
 	if trial {
 		tries = 1 // it ends one worker at most
 	}
-	return k.signOne(ctx, tries, message)
+	return k.signOne(ctx, tries, message, asked)
 }
 
 // signOne signs a message that fits, by so many workers at most if they end under
-// it.
-func (k *key) signOne(ctx context.Context, tries int, message []byte) (sig []byte, err error) {
+// it. asked may be nil.
+func (k *key) signOne(ctx context.Context, tries int, message []byte, asked func()) (sig []byte, err error) {
 	err = k.sure(ctx, func() error {
 		return k.p.served(ctx, tries, func(g *generation, at *place) error {
-			if sig, err = k.signIn(ctx, g, at, message); err == nil {
+			if sig, err = k.signIn(ctx, g, at, message, &asked); err == nil {
 				g.signed.Add(1)
 				k.doubt.signed() // not by a challenge: a worker signs one of those before it signs for callers
 			}
@@ -146,11 +151,11 @@ func (k *key) sure(ctx context.Context, f func() error) error {
 }
 
 // signIn has g sign, making it hold the key first where it does not.
-func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
+func (k *key) signIn(ctx context.Context, g *generation, at *place, message []byte, asked *func()) ([]byte, error) {
 	if err := k.heldBy(ctx, g); err != nil {
 		return nil, err
 	}
-	return k.ask(ctx, g, at, message)
+	return k.ask(ctx, g, at, message, asked, k.check)
 }
 
 // heldBy makes g hold the key where it does not.
@@ -161,15 +166,19 @@ func (k *key) heldBy(ctx context.Context, g *generation) error {
 	return k.holdOnce(ctx, g)
 }
 
-// ask has g sign with a key it holds, and verifies. What does not verify is
-// dropped, and the generation with it: nobody knows whose handle that was.
-func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte) ([]byte, error) {
-	return k.askAnd(ctx, g, at, message, k.check)
-}
-
-// askAnd is ask with another look at the signature.
-func (k *key) askAnd(ctx context.Context, g *generation, at *place, message []byte, look func(message, sig []byte) error) ([]byte, error) {
-	sig, err := g.askFor(ctx, at, k.blame, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
+// ask has g sign with a key it holds, and looks at the signature. What does not
+// verify is dropped, and the generation with it: nobody knows whose handle that
+// was. *asked is called, and taken away, when g has the message; both may be nil.
+func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte, asked *func(), look func(message, sig []byte) error) ([]byte, error) {
+	c, err := g.begin(ctx, at, k.blame, verbSign, k.p.cfg.Deadlines.Sign, k.name[:], message)
+	if err != nil {
+		return nil, err
+	}
+	if asked != nil && *asked != nil {
+		(*asked)()
+		*asked = nil
+	}
+	sig, err := g.await(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +262,7 @@ func (k *key) challenge(ctx context.Context, g *generation, at *place) error {
 	if k.purpose == keystore.PurposeDigest {
 		message = keystore.Digest(k.ref.Algorithm, message)
 	}
-	_, err := k.askAnd(ctx, g, at, message, k.verify)
+	_, err := k.ask(ctx, g, at, message, nil, k.verify)
 	return err
 }
 
