@@ -123,8 +123,8 @@ func TestAFullQueueRefusesWhoHasMost(t *testing.T) {
 		{"vip", waits, "aa"}, // it may have three for each of theirs
 		{"vip", waits, "aa"}, // b's gives way
 		{"vip", waits, "a"},
-		{"c", waits, "a"},     // and once more
-		{"d", allFull, "a"},   // everybody has one for each of their weight
+		{"c", waits, "a"},   // and once more
+		{"d", allFull, "a"}, // everybody has one for each of their weight
 	} {
 		if how := g.come(c.who, 1); how != c.want || len(g.waits["a"]) != len(c.left) {
 			t.Fatalf("%s comes: %d, want %d, and a has %d waiting, want %d", c.who, how, c.want, len(g.waits["a"]), len(c.left))
