@@ -44,6 +44,7 @@ const (
 	ActSignJWT         Action = "jwt.sign"
 	ActSignHistory     Action = "history.sign" // the keys a key set has had
 	ActSignCSR         Action = "csr.sign"
+	ActSignDigest      Action = "digest.sign"
 	ActHandshake       Action = "tls.handshake"
 	ActRequest         Action = "request" // a refused request that named no other action
 	ActRead            Action = "read"

@@ -85,8 +85,9 @@ func (c *checker) every() {
 	if every <= 0 {
 		return
 	}
-	if c.Purpose == keystore.PurposeCA {
-		c.errorf("rotate_every", "remove it and run `chancery rotation now`", "key sets of purpose ca rotate on request only")
+	if c.Purpose == keystore.PurposeCA || c.Purpose == keystore.PurposeDigest {
+		c.errorf("rotate_every", "remove it and run `chancery rotation now`", "key sets of purpose %s rotate on request only", c.Purpose)
+		return
 	}
 	if every < time.Second {
 		c.errorf("rotate_every", "", "%v is less than a second", every)

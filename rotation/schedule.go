@@ -32,8 +32,9 @@ type Schedule struct {
 	CacheFor time.Duration
 	// Skew is S, the clock skew between here and verifiers, their leeway included.
 	Skew time.Duration
-	// Lifetime is L, the longest lifetime of what the key set signs. Zero: it
-	// never expires, and a version that has signed stays known for ever.
+	// Lifetime is L, the longest lifetime of what the key set signs; of digests, which
+	// have no expiry, how long they are retained. Zero: it never expires, and a version
+	// that has signed stays known for ever.
 	Lifetime time.Duration
 	// Lease is how long a node may go on signing by an old view of the catalog.
 	Lease time.Duration

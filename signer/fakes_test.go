@@ -29,6 +29,7 @@ func principal(name string) policy.Caller {
 var (
 	issuer   = principal("issuer")
 	wild     = principal("wild")
+	releaser = principal("release")
 	client   = principal("ca")
 	operator = principal("operator")
 	root     = principal("root")
@@ -42,7 +43,8 @@ func testPolicy(t testing.TB) *policy.Policy {
 		Anchors: []policy.Anchor{{Name: "dev", SPIFFE: []string{"chancery.dev"}}},
 		Rules: []policy.Rule{
 			{Name: "issuer", Principals: []string{issuer.String()}, Actions: []policy.Action{policy.SignJWT}, KeySets: []string{"web", "legacy", "edge"}, MaxTTL: time.Hour, Types: []string{"JWT", "at+jwt"}},
-			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
+			{Name: "wild", Principals: []string{wild.String()}, Actions: []policy.Action{policy.SignJWT, policy.SignCSR, policy.SignDigest}, KeySets: []string{policy.Any}, Authorities: []string{policy.Any}, Profiles: []string{policy.Any}, Names: []string{".devices.test"}, MaxTTL: time.Hour},
+			{Name: "release", Principals: []string{releaser.String()}, Actions: []policy.Action{policy.SignDigest}, KeySets: []string{"release", "gone"}},
 			{Name: "ca", Principals: []string{client.String()}, Actions: []policy.Action{policy.SignCSR}, Authorities: []string{"devices"}, Profiles: []string{"tls"}, Names: []string{".devices.test"}, MaxTTL: 24 * time.Hour},
 			{Name: "operator", Principals: []string{operator.String()}, Actions: []policy.Action{policy.Rotate, policy.Suspend, policy.Resume, policy.Compromise, policy.Destroy, policy.Reconcile, policy.ReadKeySets, policy.ReadRotation, policy.ManageTokens, policy.ConfirmClock, policy.ManageNodes}, KeySets: []string{"web", "gone"}},
 			{Name: "root", Principals: []string{root.String()}, Actions: []policy.Action{policy.Compromise}, KeySets: []string{policy.Any}},
@@ -104,6 +106,7 @@ func newWorld(t testing.TB) *world {
 	w.log, w.horizons, w.certs = &fakeLog{w: w}, &fakeHorizons{w: w, to: map[keystore.KID]time.Time{}}, newCertificates(w)
 	w.add(t, "web", keystore.PurposeJWT, keystore.ES256)
 	w.add(t, "edge", keystore.PurposeJWT, keystore.EdDSA)
+	w.add(t, "release", keystore.PurposeDigest, keystore.ES256)
 	w.add(t, "devices-ca", keystore.PurposeCA, keystore.ES256)
 	profile, err := ca.NewProfile(ca.ProfileConfig{Name: "tls", NamesUnder: []string{"devices.test"}, Usages: []ca.Usage{ca.UsageServer}})
 	if err != nil {
@@ -125,6 +128,12 @@ func newWorld(t testing.TB) *world {
 			ks, ok := w.sets[name]
 			return Settings{Issuer: "https://localhost/issuers/" + name, DefaultTTL: 5 * time.Minute, MaxTTL: time.Hour, Skew: time.Minute},
 				ok && ks.Purpose == keystore.PurposeJWT
+		},
+		Digests: func(name string) bool {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			ks, ok := w.sets[name]
+			return ok && ks.Purpose == keystore.PurposeDigest
 		},
 		Authority: func(name string) (Authority, bool) {
 			return Authority{KeySet: "devices-ca", Profiles: map[string]*ca.Profile{"tls": profile}, Skew: time.Minute, ClientAnchors: w.anchors}, name == "devices"

@@ -128,7 +128,7 @@ func TestReading(t *testing.T) {
 		t.Errorf("an operator of web reads %+v, %v", list, err)
 	}
 	list, err = w.KeySets(t.Context(), auditor)
-	if err != nil || len(list.KeySets) != 3 || list.KeySets[0].Name != "devices-ca" {
+	if err != nil || len(list.KeySets) != 4 || list.KeySets[0].Name != "devices-ca" {
 		t.Errorf("an auditor of everything reads %+v, %v", list, err)
 	}
 	_, err = w.KeySets(t.Context(), issuer)

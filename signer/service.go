@@ -41,6 +41,8 @@ type Config struct {
 	View func() (*keystore.View, error)
 	// Settings returns what the configuration says of a key set.
 	Settings func(keyset string) (Settings, bool)
+	// Digests reports whether the configuration has a key set sign digests.
+	Digests func(keyset string) bool
 	// Authority returns what the configuration says of an authority.
 	Authority func(name string) (Authority, bool)
 
@@ -145,7 +147,7 @@ type Service struct {
 // New returns a Service, or an error that names what c lacks.
 func New(c Config) (*Service, error) {
 	switch {
-	case c.Policy == nil, c.View == nil, c.Settings == nil, c.Authority == nil:
+	case c.Policy == nil, c.View == nil, c.Settings == nil, c.Digests == nil, c.Authority == nil:
 		return nil, errors.New("signer: a function of Config is missing")
 	case c.Keys == nil, c.Log == nil, c.Horizons == nil, c.Certificates == nil, c.Rotations == nil, c.Tokens == nil, c.Clock == nil, c.Nodes == nil:
 		return nil, errors.New("signer: an interface of Config is missing")

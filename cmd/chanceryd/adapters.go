@@ -32,6 +32,11 @@ func (n *node) settings(name string) (signer.Settings, bool) {
 	}, true
 }
 
+// digests reports whether the configuration has a key set sign digests.
+func (n *node) digests(name string) bool {
+	return n.config.Load().KeySets[name].Purpose == keystore.PurposeDigest
+}
+
 // authority is what the configuration says of an authority.
 func (n *node) authority(name string) (signer.Authority, bool) {
 	a, ok := n.config.Load().Authorities[name]

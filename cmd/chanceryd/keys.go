@@ -350,7 +350,11 @@ func (k *keyring) prove(ctx context.Context, set *keystore.KeySet, v *keystore.V
 	}
 	challenge := append([]byte{keystore.ProbePrefix}, "chancery challenge "+string(v.KID)+" "...)
 	challenge = append(challenge, rand.Text()...)
-	sig, err := key.Sign(ctx, challenge)
+	message := challenge
+	if set.Purpose == keystore.PurposeDigest { // its key signs digests only
+		message = keystore.Digest(v.Algorithm, challenge)
+	}
+	sig, err := key.Sign(ctx, message)
 	if err != nil {
 		return fmt.Errorf("the token did not sign the challenge: %w", err)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -159,9 +160,28 @@ func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySe
 			PublishedAt: timeOrNull(v.PublishedAt), SignsFrom: timeOrNull(w.SignsFrom), SignsUntil: timeOrNull(w.SignsUntil),
 			RetiresAt: timeOrNull(w.RetiresAt), ExpHorizon: timeOrNull(v.ExpHorizon),
 			Suspended: v.Suspended != nil, Compromised: v.Compromised != nil, Alarms: alarms[v.Number],
+			PublicKey: r.publicKey(set, v),
 		})
 	}
 	return reply, nil
+}
+
+// publicKey returns in PEM by what the signatures of a digest key set are verified:
+// for it this reply is what a JWKS is for others. A row is a claim: only a version
+// that this node has seen sign is known here.
+func (r *rotations) publicKey(set *keystore.KeySet, v *keystore.Version) string {
+	known := v.State.Known() && v.Compromised == nil && r.keys.Proven(v.KID)
+	if set.Purpose != keystore.PurposeDigest || !known {
+		return ""
+	}
+	pub, err := v.Public()
+	if err != nil {
+		return ""
+	}
+	if kid, err := keystore.Thumbprint(pub); err != nil || kid != v.KID {
+		return "" // the row has changed since
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: v.SPKI}))
 }
 
 func timeOrNull(t time.Time) *time.Time {

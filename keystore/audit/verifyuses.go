@@ -79,7 +79,7 @@ func (f *useFollower) entry(c *check, e *Entry) {
 // isSignature reports whether e is the entry of a signature that left Chancery.
 func isSignature(e *Entry) bool {
 	return e.Outcome == keystore.OutcomeDone &&
-		slices.Contains([]keystore.Action{keystore.ActSignJWT, keystore.ActSignCSR, keystore.ActSignHistory, keystore.ActIssueAuthority}, e.Action)
+		slices.Contains([]keystore.Action{keystore.ActSignJWT, keystore.ActSignCSR, keystore.ActSignDigest, keystore.ActSignHistory, keystore.ActIssueAuthority}, e.Action)
 }
 
 // unnumbered is for the entries of older versions: once the uses of a key are

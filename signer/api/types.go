@@ -79,6 +79,32 @@ type SignCSRReply struct {
 	Entry       string    `json:"entry"`
 }
 
+// SignDigestRequest asks for the signature of a digest that the caller made:
+// POST /v1/sign/digest. Nobody but the caller knows of what it is one.
+type SignDigestRequest struct {
+	KeySet string `json:"keyset"`
+	Digest string `json:"digest"`           // standard base64, padded, of exactly the bytes of the algorithm's hash
+	Format string `json:"format,omitempty"` // FormatDER, FormatRaw; absent: FormatDER
+}
+
+// The forms of a signature. Of an RSA signature both are the same bytes.
+const (
+	// FormatDER is what X.509, CMS and openssl read: of ECDSA the DER of
+	// ECDSA-Sig-Value (RFC 3279 Section 2.2.3).
+	FormatDER = "der"
+	// FormatRaw is the JOSE form: of ECDSA r and s side by side, each as long as the
+	// curve's order (RFC 7518 Section 3.4).
+	FormatRaw = "raw"
+)
+
+// SignDigestReply is the signature of a digest.
+type SignDigestReply struct {
+	Signature string `json:"signature"` // standard base64, padded
+	KID       string `json:"kid"`
+	Algorithm string `json:"algorithm"` // by its JOSE name
+	Entry     string `json:"entry"`
+}
+
 // KeySetList answers GET /v1/keysets.
 type KeySetList struct {
 	KeySets []KeySet `json:"keysets"`
@@ -109,6 +135,9 @@ type Version struct {
 	Suspended   bool       `json:"suspended"`
 	Compromised bool       `json:"compromised"`
 	Alarms      []string   `json:"alarms,omitempty"` // what is wrong with it, in words
+	// PublicKey is the key that verifies, in PEM: of key sets of purpose digest
+	// only, which are published nowhere else, and of versions that are known.
+	PublicKey string `json:"public_key,omitempty"`
 }
 
 // OperateRequest is the body of POST /v1/keysets/NAME/{rotate,suspend,resume}.

@@ -42,6 +42,7 @@ type Action string
 const (
 	SignJWT      Action = "jwt.sign"       // KeySet
 	SignCSR      Action = "csr.sign"       // Authority and Profile
+	SignDigest   Action = "digest.sign"    // KeySet
 	ReadKeySets  Action = "keysets.read"   // KeySet
 	ReadRotation Action = "rotation.read"  // KeySet: its plan, and its history with operators' reasons
 	Rotate       Action = "keyset.rotate"  // KeySet
@@ -58,14 +59,14 @@ const (
 
 // Actions returns every action.
 func Actions() []Action {
-	return []Action{SignJWT, SignCSR, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Compromise, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
+	return []Action{SignJWT, SignCSR, SignDigest, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Compromise, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
 }
 
 func (a Action) onKeySet() bool {
-	return a == SignJWT || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy
+	return a == SignJWT || a == SignDigest || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy
 }
 
-func (a Action) signs() bool { return a == SignJWT || a == SignCSR }
+func (a Action) signs() bool { return a == SignJWT || a == SignCSR || a == SignDigest }
 
 func (a Action) operates() bool {
 	return a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy || a == Reconcile || a == ManageTokens || a == ConfirmClock || a == ManageNodes

@@ -50,6 +50,7 @@ func newHouse(t testing.TB) *house {
 		Settings: func(string) (signer.Settings, bool) {
 			return signer.Settings{Issuer: "https://localhost", MaxTTL: time.Hour}, true
 		},
+		Digests:   func(string) bool { return false },
 		Authority: func(string) (signer.Authority, bool) { return signer.Authority{}, false },
 		Keys:      h, Log: h, Horizons: h, Rotations: h, Tokens: h, Clock: h, Nodes: h, Certificates: noCertificates{},
 		Now: at(noon),

@@ -78,6 +78,7 @@ func Signing(c Config) http.Handler {
 		{"POST /v1/sign/jwt", g.Limits.MaxBody, g.signJWT},
 		{"POST /v1/sign/jwt/batch", g.Limits.MaxBatchBody, g.signBatch},
 		{"POST /v1/sign/csr", g.Limits.MaxBody, g.signCSR},
+		{"POST /v1/sign/digest", g.Limits.MaxBody, g.signDigest},
 		{"GET /v1/keysets", 0, g.keySets},
 		{"GET /v1/keysets/{name}", 0, g.keySet},
 	})

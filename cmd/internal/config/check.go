@@ -104,8 +104,10 @@ func (k checker) keySets() {
 				k.errorf(path+".algorithm", "EdDSA, which other tools know too, or ES256", "checkpoints are not signed by %.40q", string(ks.Algorithm))
 			}
 		case keystore.PurposeJWT, keystore.PurposeCA, "":
+		case keystore.PurposeDigest:
+			k.digests(path, n, ks)
 		default:
-			k.errorf(path+".purpose", "jwt, ca or audit", "%.40q is no purpose of a configured key set", string(ks.Purpose))
+			k.errorf(path+".purpose", "jwt, ca, audit or digest", "%.40q is no purpose of a configured key set", string(ks.Purpose))
 		}
 		k.keySet(path, ks)
 		k.schedule(path, ks)
@@ -136,6 +138,9 @@ func (k checker) keySet(path string, ks KeySet) {
 	k.caches(path, ks)
 	if ks.OnGap != "" && ks.OnGap != Stop && ks.OnGap != SignEarly {
 		k.errorf(path+".on_gap", "stop, or sign_early", "%.40q is nothing to do in a gap", string(ks.OnGap))
+	}
+	if ks.Purpose != keystore.PurposeDigest && ks.Purpose != "" && k.has(path+".retain") {
+		k.errorf(path+".retain", "remove it", "only key sets of purpose digest have this")
 	}
 	if ks.Purpose != keystore.PurposeJWT {
 		for _, member := range []string{"max_ttl", "default_ttl", "issuer", "algorithms"} {
@@ -359,6 +364,7 @@ func exist[V any](k checker, path, what string, names []string, known map[string
 // outlives max_ttl would outlive its key.
 func (k checker) limits() {
 	for i, r := range k.Rules {
+		k.digestRule(fmt.Sprintf("policy[%d]", i), r)
 		if !slices.Contains(r.Actions, policy.SignJWT) {
 			continue
 		}

@@ -25,6 +25,10 @@ const (
 	DefaultMaxTTL            = time.Hour
 	DefaultTTL               = 300 * time.Second
 	DefaultAuthorityLifetime = ca.DefaultAuthorityLifetime
+	// DefaultRetain is how long a version of a digest key set stays known after it
+	// stopped signing: ten years, because nobody knows how long its signatures are
+	// relied on.
+	DefaultRetain = 3650 * 24 * time.Hour
 )
 
 // A Config is what the file says, with defaults filled in and paths absolute.
@@ -114,6 +118,7 @@ type KeySet struct {
 	Issuer      string               `yaml:"issuer"`
 	Algorithms  []keystore.Algorithm `yaml:"algorithms"`
 	OnGap       OnGap                `yaml:"on_gap"`
+	Retain      time.Duration        `yaml:"retain"` // for purpose digest: how long a version stays known after it stops signing
 }
 
 // A Cache is a tier of caches between the public listener and the verifiers, the
@@ -160,10 +165,19 @@ func (ks KeySet) Spec() rotation.Spec {
 		Name: ks.Name, Purpose: ks.Purpose, Algorithm: ks.Algorithm, Keystore: ks.Keystore, Announced: ks.Algorithms,
 		Schedule: rotation.Schedule{
 			Every: ks.RotateEvery, MaxAge: ks.MaxAge, CacheFor: ks.CacheFor, Skew: ks.Skew,
-			Lifetime: ks.MaxTTL, Lease: Lease, Ahead: rotation.Ahead(ks.Purpose),
+			Lifetime: ks.lifetime(), Lease: Lease, Ahead: rotation.Ahead(ks.Purpose),
 			SignEarly: ks.OnGap == SignEarly,
 		},
 	}
+}
+
+// lifetime returns L: of signatures that have no expiry, how long they are retained
+// (rotation rule 2).
+func (ks KeySet) lifetime() time.Duration {
+	if ks.Purpose == keystore.PurposeDigest {
+		return ks.Retain
+	}
+	return ks.MaxTTL
 }
 
 // An Authority issues certificates by the keys of a key set.
@@ -319,7 +333,7 @@ func (l Listeners) addresses() [7]string {
 func (ks KeySet) equal(o KeySet) bool {
 	return slices.Equal(ks.Algorithms, o.Algorithms) && slices.Equal(ks.Caches, o.Caches) && ks.Purpose == o.Purpose && ks.Algorithm == o.Algorithm &&
 		ks.RotateEvery == o.RotateEvery && ks.MaxAge == o.MaxAge && ks.CacheFor == o.CacheFor && ks.Skew == o.Skew &&
-		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer && (ks.OnGap == SignEarly) == (o.OnGap == SignEarly)
+		ks.MaxTTL == o.MaxTTL && ks.DefaultTTL == o.DefaultTTL && ks.Issuer == o.Issuer && (ks.OnGap == SignEarly) == (o.OnGap == SignEarly) && ks.Retain == o.Retain
 }
 
 func (a Authority) equal(o Authority) bool {

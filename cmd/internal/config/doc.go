@@ -65,10 +65,10 @@
 //	revoked: {spki: [SHA-256], serials: [HEX]}
 //	keysets:
 //	  NAME:
-//	    purpose: jwt | ca | audit # exactly one key set is of purpose audit
+//	    purpose: jwt | ca | audit | digest # exactly one key set is of purpose audit
 //	    algorithm: ES256          # of the next version
 //	    keystore: NAME            # of the next version
-//	    rotate_every: 30d         # absent: on request only
+//	    rotate_every: 30d         # absent: on request only; jwt and audit only
 //	    max_age: 15m              # Cache-Control of the published set
 //	    cache_for: 30m            # A, the longest any cache holds it; absent: twice max_age
 //	    caches:                   # in place of cache_for: every tier, the verifiers' own too; A is the sum
@@ -78,6 +78,7 @@
 //	    default_ttl: 5m           # jwt only
 //	    issuer: URL               # jwt only; absent: as public_url says
 //	    algorithms: [RS256]       # jwt only; what the key set may use later: discovery lists it from the first day
+//	    retain: 3650d             # digest only; how long a version is known after it stopped signing
 //	    on_gap: stop              # a key is compromised and no other may sign yet; or sign_early: verifiers may reject tokens
 //	authorities:
 //	  NAME:
@@ -88,7 +89,7 @@
 //	policy:                       # the first rule that fits decides; what no rule allows is refused
 //	  - rule: NAME
 //	    principals: [ANCHOR:KIND:VALUE]
-//	    actions: [jwt.sign, csr.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.compromise, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
+//	    actions: [jwt.sign, csr.sign, digest.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.compromise, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
 //	    keysets: [NAME]           # or "*"
 //	    authorities: [NAME]
 //	    profiles: [NAME]

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"reflect"
 	"time"
+
+	"chancery/keystore"
 )
 
 // Load reads the configuration file at path and checks everything that can be
@@ -127,6 +129,9 @@ func (ks *KeySet) fill() {
 	}
 	if ks.Skew == 0 {
 		ks.Skew = DefaultSkew
+	}
+	if ks.Purpose == keystore.PurposeDigest && ks.Retain == 0 {
+		ks.Retain = DefaultRetain
 	}
 	if ks.Purpose != "jwt" {
 		return
