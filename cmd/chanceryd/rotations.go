@@ -160,7 +160,7 @@ func (r *rotations) KeySet(ctx context.Context, set *keystore.KeySet) (api.KeySe
 			PublishedAt: timeOrNull(v.PublishedAt), SignsFrom: timeOrNull(w.SignsFrom), SignsUntil: timeOrNull(w.SignsUntil),
 			RetiresAt: timeOrNull(w.RetiresAt), ExpHorizon: timeOrNull(v.ExpHorizon),
 			Suspended: v.Suspended != nil, Compromised: v.Compromised != nil, Alarms: alarms[v.Number],
-			PublicKey: r.publicKey(set, v),
+			Algorithm: string(v.Algorithm), PublicKey: r.publicKey(set, v),
 		})
 	}
 	return reply, nil

@@ -126,7 +126,8 @@ type Version struct {
 	KID         string     `json:"kid"`
 	State       string     `json:"state"`
 	NIST        string     `json:"nist_state"`
-	Keystore    string     `json:"keystore"` // where its private key is
+	Algorithm   string     `json:"algorithm,omitempty"` // for ever; the key set's is the next version's
+	Keystore    string     `json:"keystore"`            // where its private key is
 	PublishedAt *time.Time `json:"published_at"`
 	SignsFrom   *time.Time `json:"signs_from"`
 	SignsUntil  *time.Time `json:"signs_until"`
