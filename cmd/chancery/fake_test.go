@@ -271,6 +271,8 @@ func (f *fake) handler(door string) http.Handler {
 		handle("POST /v1/sign/jwt", roleIssuer, f.signJWT)
 		handle("POST /v1/sign/jwt/batch", roleIssuer, f.signBatch)
 		handle("POST /v1/sign/csr", roleCA, f.signCSR)
+		handle("POST /v1/sign/digest", roleIssuer, f.signDigest)
+		f.handleDigestKeys(handle)
 		return mux
 	}
 	handle("POST /v1/keysets/{name}/rotate", roleOperator, f.rotate)

@@ -12,6 +12,7 @@ import (
 func (f *fake) handleKeys(handle func(pattern, role string, do func(*http.Request) (int, any, error))) {
 	handle("POST /v1/keysets/{name}/destroy", roleOperator, f.destroy)
 	handle("POST /v1/keysets/{name}/compromise", roleOperator, f.compromise)
+	f.handleDigestKeys(handle)
 	handle("POST /v1/ops/compromise", roleOperator, f.compromiseAll)
 	handle("POST /v1/ops/reconcile", roleOperator, f.reconcile)
 	handle("GET /v1/ops/reconcile/last", "", f.reconcile)

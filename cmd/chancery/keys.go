@@ -16,10 +16,14 @@ func (a *app) keysCommand() *cobra.Command {
 		Use: "list", Short: "List the key sets", Args: noArgs,
 		RunE: does(func(ctx context.Context, _ []string) error { return a.keysList(ctx) }),
 	}
+	var pem bool
+	var kid string
 	show := &cobra.Command{
 		Use: "show KEYSET", Short: "Show a key set and its versions", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0]) }),
+		RunE: does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0], pem, kid) }),
 	}
+	show.Flags().BoolVar(&pem, "pem", false, "print the public key of the version that signs, of purpose digest")
+	show.Flags().StringVar(&kid, "kid", "", "with --pem: of the version with this `KID`")
 	return group("keys", "Look at key sets and their versions; compare and destroy keys", list, show, a.keysReconcileCommand(), a.keysDestroyCommand())
 }
 
@@ -56,7 +60,10 @@ func (a *app) keysList(ctx context.Context) error {
 	return nil
 }
 
-func (a *app) keysShow(ctx context.Context, name string) error {
+func (a *app) keysShow(ctx context.Context, name string, pem bool, kid string) error {
+	if kid != "" && !pem {
+		return usagef("keys show: --kid goes with --pem")
+	}
 	c, err := a.connect(roleOperator)
 	if err != nil {
 		return err
@@ -67,6 +74,9 @@ func (a *app) keysShow(ctx context.Context, name string) error {
 	}
 	if a.json {
 		return a.printReply()
+	}
+	if pem {
+		return a.printPublicKey(ks, kid)
 	}
 	a.printf("%s: %s, %s, in %s, revision %s\n", ks.Name, ks.Purpose, ks.Algorithm, ks.Keystore, strconv.FormatInt(ks.Revision, 10))
 	var rows [][]string

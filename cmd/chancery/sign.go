@@ -19,7 +19,7 @@ import (
 const maxInput = 1 << 20
 
 func (a *app) signCommand() *cobra.Command {
-	return group("sign", "Have a JWT or a certificate signed", a.signJWTCommand(), a.signCSRCommand())
+	return group("sign", "Have a JWT, a certificate or a digest signed", a.signJWTCommand(), a.signCSRCommand(), a.signDigestCommand())
 }
 
 func (a *app) signJWTCommand() *cobra.Command {
