@@ -138,7 +138,7 @@ func (a *app) root() *cobra.Command {
 		a.signCommand(), a.verifyCommand(),
 		a.keysCommand(), a.tokenCommand(), a.clockCommand(), a.nodesCommand(),
 		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(), a.compromiseCommand(),
-		a.auditCommand(), a.benchCommand(), a.versionCommand(),
+		a.auditCommand(), a.benchCommand(), a.openAPICommand(), a.versionCommand(),
 	)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()

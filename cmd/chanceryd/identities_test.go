@@ -225,6 +225,7 @@ func send(t *testing.T, c *http.Client, method, path string, body io.Reader, hea
 		}
 		r.code = p.Code
 	}
+	fitsDocument(t, method, path, r)
 	return r, nil
 }
 

@@ -74,20 +74,29 @@ type guarded struct {
 // Signing returns the handler of the signing door.
 func Signing(c Config) http.Handler {
 	g := newGuarded(c)
-	return g.handle([]route{
+	return g.handle(g.signing())
+}
+
+func (g *guarded) signing() []route {
+	return []route{
 		{"POST /v1/sign/jwt", g.Limits.MaxBody, g.signJWT},
 		{"POST /v1/sign/jwt/batch", g.Limits.MaxBatchBody, g.signBatch},
 		{"POST /v1/sign/csr", g.Limits.MaxBody, g.signCSR},
 		{"POST /v1/sign/digest", g.Limits.MaxBody, g.signDigest},
 		{"GET /v1/keysets", 0, g.keySets},
 		{"GET /v1/keysets/{name}", 0, g.keySet},
-	})
+		{"GET /v1/openapi.json", 0, openAPI},
+	}
 }
 
 // Ops returns the handler of the ops door.
 func Ops(c Config) http.Handler {
 	g := newGuarded(c)
-	return g.handle([]route{
+	return g.handle(g.ops())
+}
+
+func (g *guarded) ops() []route {
+	return []route{
 		{"GET /v1/keysets", 0, g.keySets},
 		{"GET /v1/keysets/{name}", 0, g.keySet},
 		{"GET /v1/keysets/{name}/plan", 0, g.plan},
@@ -107,7 +116,8 @@ func Ops(c Config) http.Handler {
 		{"POST /v1/ops/clock/confirm", g.Limits.MaxBody, g.clockConfirm},
 		{"GET /v1/audit/{node}/lifecycle/entries", 0, g.lifecycleEntries},
 		{"GET /v1/audit/{node}/acts/{month}/entries", 0, g.actsEntries},
-	})
+		{"GET /v1/openapi.json", 0, openAPI},
+	}
 }
 
 func newGuarded(c Config) *guarded {

@@ -32,6 +32,7 @@ softhsm               :
 softhsm/faultmodule   :
 softhsm/softhsmtest   : softhsm softhsm/faultmodule
 signer/api            :
+signer/api/apitest    : signer/api
 signer/policy         :
 signer/jwt            : keystore signer/api signer/policy
 signer/ca             : keystore signer/api signer/policy
