@@ -62,6 +62,11 @@ vault_binary() {
   printf '%s\n' "${CHANCERY_TEST_VAULT_BINARY:-${XDG_CACHE_HOME:-$HOME/.cache}/chancery/vault-$(sed -n 's/.*hashicorp\/vault v//p' "$top/scripts/vault/go.mod")}"
 }
 
+# buf_binary prints where the buf that looks at the gRPC schema is, or is to be.
+buf_binary() {
+  printf '%s\n' "${CHANCERY_TEST_BUF:-${XDG_CACHE_HOME:-$HOME/.cache}/chancery/buf-$(sed -n 's/.*bufbuild\/buf v//p' "$top/scripts/buf/go.mod")}"
+}
+
 # verifiers_directory prints where the verifiers and witnesses that scripts/verifiers
 # builds are, or are to be.
 verifiers_directory() {

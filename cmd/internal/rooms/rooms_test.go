@@ -33,6 +33,7 @@ softhsm/faultmodule   :
 softhsm/softhsmtest   : softhsm softhsm/faultmodule
 signer/api            :
 signer/api/apitest    : signer/api
+signer/api/chanceryv1 :
 signer/policy         :
 signer/jwt            : keystore signer/api signer/policy
 signer/ca             : keystore signer/api signer/policy
