@@ -163,18 +163,27 @@ func (s *Service) signing(name string, purpose keystore.Purpose) (*keystore.KeyS
 // large fails as a whole. The requests are worked on at the same time, so that
 // a key that can signs for all of them in one call.
 func (s *Service) SignJWTBatch(ctx context.Context, who policy.Caller, req api.BatchRequest) (api.BatchReply, error) {
-	if n := len(req.Requests); n == 0 || n > api.MaxBatch {
+	return s.SignJWTs(ctx, who, len(req.Requests), func(i int) (one api.SignJWTRequest, err error) {
+		err = api.Decode(req.Requests[i], &one, api.DefaultLimits)
+		return one, err
+	})
+}
+
+// SignJWTs is SignJWTBatch for n requests that request reads one by one, from
+// several goroutines; an error of its is the result of that one.
+func (s *Service) SignJWTs(ctx context.Context, who policy.Caller, n int, request func(i int) (api.SignJWTRequest, error)) (api.BatchReply, error) {
+	if n == 0 || n > api.MaxBatch {
 		act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
 		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
 	}
-	reply := api.BatchReply{Results: make([]api.BatchResult, len(req.Requests))}
-	together := newGathering(s.Keys, len(req.Requests))
+	reply := api.BatchReply{Results: make([]api.BatchResult, n)}
+	together := newGathering(s.Keys, n)
 	var wg sync.WaitGroup
-	for i, raw := range req.Requests {
+	for i := range n {
 		wg.Go(func() {
 			at := &seat{gathering: together}
 			defer at.leave()
-			reply.Results[i] = s.batched(ctx, at, who, raw)
+			reply.Results[i] = s.batched(ctx, at, who, func() (api.SignJWTRequest, error) { return request(i) })
 		})
 	}
 	together.send(ctx)
@@ -182,13 +191,12 @@ func (s *Service) SignJWTBatch(ctx context.Context, who policy.Caller, req api.B
 	return reply, nil
 }
 
-func (s *Service) batched(ctx context.Context, at *seat, who policy.Caller, raw []byte) api.BatchResult {
+func (s *Service) batched(ctx context.Context, at *seat, who policy.Caller, request func() (api.SignJWTRequest, error)) api.BatchResult {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT}
 	if ctx.Err() != nil { // it came when its time was over
 		return api.BatchResult{Problem: publicError(s.refuse(act, overdue(ctx, context.Cause(ctx), publicError))).Problem()}
 	}
-	var one api.SignJWTRequest
-	err := api.Decode(raw, &one, api.DefaultLimits)
+	one, err := request()
 	if err != nil {
 		err = s.refuse(act, err)
 		return api.BatchResult{Problem: publicError(err).Problem()}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"chancery/signer/rpc"
 	"chancery/signer/server"
 )
 
@@ -22,6 +23,7 @@ type doors struct {
 	log     *slog.Logger
 	guarded []*server.Door
 	https   []*http.Server
+	calls   []*rpc.Server
 	plain   []*http.Server
 	sockets []net.Listener
 	wg      sync.WaitGroup
@@ -44,13 +46,19 @@ func (d *doors) holdOne(l net.Listener, err error) (net.Listener, error) {
 	return l, nil
 }
 
-// guard opens a door behind mutual TLS on the listeners.
-func (d *doors) guard(handler http.Handler, lim server.Limits, tlsConfig func() *tls.Config, refused func(peer string, err error), listeners ...net.Listener) {
+// guard opens a door behind mutual TLS on the listeners. Without calls it serves
+// HTTP/1.1 alone.
+func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits, tlsConfig func() *tls.Config, refused func(peer string, err error), listeners ...net.Listener) {
 	door := &server.Door{TLS: tlsConfig, Failed: refused, Limits: lim, Log: d.log}
 	web := server.HTTPServer(handler, lim, d.log)
 	conns := door.Protocol("http/1.1")
 	d.guarded, d.https = append(d.guarded, door), append(d.https, web)
 	d.run("https", func() error { return web.Serve(conns) })
+	if calls != nil {
+		h2 := door.Protocol("h2")
+		d.calls = append(d.calls, calls)
+		d.run("grpc", func() error { return calls.Serve(h2) })
+	}
 	for _, l := range listeners {
 		d.run(l.Addr().String(), func() error { return door.Serve(l) })
 	}
@@ -90,6 +98,9 @@ func (d *doors) Close(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, door := range d.guarded {
 		wg.Go(door.Close)
+	}
+	for _, calls := range d.calls {
+		wg.Go(func() { calls.Shutdown(ctx) })
 	}
 	for _, web := range append(d.https, d.plain...) {
 		wg.Go(func() {

@@ -62,18 +62,18 @@ func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
 	for _, a := range anchors {
 		doors = append(doors, server.Anchor{Name: a.Name, CA: a.CA})
 	}
-	gate := func(l config.Guarded) (*server.Gate, error) {
+	gate := func(l config.Guarded, protocols ...string) (*server.Gate, error) {
 		cert, err := loadCertificate(l.Certificate, l.Key)
 		if err != nil {
 			return nil, err
 		}
 		f.keys = append(f.keys, keystore.HashSPKI(cert.Leaf.RawSubjectPublicKeyInfo))
-		return server.NewGate(cert, doors, f.policy, []string{"http/1.1"}, now)
+		return server.NewGate(cert, doors, f.policy, protocols, now)
 	}
-	if f.signing, err = gate(cfg.Listeners.Signing); err != nil {
+	if f.signing, err = gate(cfg.Listeners.Signing, "http/1.1", "h2"); err != nil {
 		return nil, fmt.Errorf("signing listener: %w", err)
 	}
-	if f.ops, err = gate(cfg.Listeners.Ops); err != nil {
+	if f.ops, err = gate(cfg.Listeners.Ops, "http/1.1"); err != nil {
 		return nil, fmt.Errorf("ops listener: %w", err)
 	}
 	if p := cfg.Listeners.Public; p.Certificate != "" {

@@ -18,6 +18,7 @@ import (
 
 	"chancery/cmd/internal/config"
 	"chancery/keystore"
+	"chancery/signer/rpc"
 	"chancery/signer/server"
 )
 
@@ -134,8 +135,8 @@ func (n *node) openDoors(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
-	n.doors.guard(server.Signing(guarded), server.Limits{}, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
-	n.doors.guard(server.Ops(ops), server.Limits{}, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
+	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), server.Limits{}, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
+	n.doors.guard(server.Ops(ops), nil, server.Limits{}, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
 	n.doors.open(n.public, server.Limits{}, public, n.publicTLS())
 	n.admin = server.Admin(n.checks(), n.metrics.Handler())
 	n.doors.open(n.admin, server.Limits{}, admin, nil)

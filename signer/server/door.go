@@ -59,6 +59,9 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// OrDefaults returns l with its defaults filled in.
+func (l Limits) OrDefaults() Limits { return l.withDefaults() }
+
 // A Door accepts connections on its listeners, shakes hands, and hands each
 // connection to the handler of the protocol ALPN chose.
 type Door struct {

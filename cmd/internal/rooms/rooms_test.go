@@ -40,7 +40,8 @@ signer/ca             : keystore signer/api signer/policy
 signer/jwks           : keystore
 signer                : keystore keystore/audit signer/api signer/policy signer/jwt signer/ca
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
-signer/client         : signer/api
+signer/rpc            : keystore signer signer/api signer/api/chanceryv1 signer/policy signer/server
+signer/client         : signer/api signer/api/chanceryv1
 rotation              : keystore keystore/audit
 rotation/simulation   : keystore rotation
 cmd/internal/clock    :
@@ -68,6 +69,7 @@ github.com/klauspost/compress/zstd : keystore/audit
 go.yaml.in/yaml/v4              : cmd/internal/config
 github.com/spf13/cobra          : cmd/chancery cmd/chanceryd
 github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
+google.golang.org/grpc          : signer/api/chanceryv1 signer/rpc signer/client
 flag                            : cmd/chancery cmd/chanceryd
 `
 

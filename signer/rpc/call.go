@@ -1,0 +1,182 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
+	"google.golang.org/protobuf/proto"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// A method is one unary method: its route, how large its request may be, and what it
+// does.
+type method struct {
+	name string
+	most int64
+	do   func(ctx context.Context, who policy.Caller, f *frame, most int64) (proto.Message, error)
+}
+
+// endKey is where a call's context has the function that ends it.
+type endKey struct{}
+
+// tapped gives every call but a stream its time: the caller's, and at most the
+// given. It counts from the headers on, so that a message that is slow to come is
+// not waited for.
+func tapped(most time.Duration) tap.ServerInHandle {
+	return func(ctx context.Context, info *tap.Info) (context.Context, error) {
+		if info.FullMethodName == streamRoute {
+			return ctx, nil
+		}
+		ctx, cancel := context.WithTimeout(ctx, most)
+		return context.WithValue(ctx, endKey{}, cancel), nil // gRPC ends the outer context, if no handler does
+	}
+}
+
+// unary returns the handler of m. gRPC calls it when the headers have come.
+func (s *Server) unary(m method) grpc.StreamDesc {
+	route := "/" + serviceName + "/" + m.name
+	return grpc.StreamDesc{StreamName: m.name, Handler: func(_ any, call grpc.ServerStream) error {
+		ctx, start := call.Context(), time.Now()
+		if cancel, ok := ctx.Value(endKey{}).(context.CancelFunc); ok {
+			defer cancel()
+		}
+		if ctx.Err() != nil {
+			return gone(ctx) // cancelled before it was looked at: it costs nothing more
+		}
+		reply, err := s.answer(ctx, route, call, m)
+		if err == nil {
+			s.Observe(route, "ok", time.Since(start))
+			return call.SendMsg(reply)
+		}
+		if _, ok := errors.AsType[*api.Error](err); !ok && ctx.Err() != nil {
+			return gone(ctx)
+		}
+		e := s.failed(ctx, route, err)
+		s.Observe(route, string(e.Code), time.Since(start))
+		return Status(e).Err()
+	}}
+}
+
+// answer identifies, reads and acts. A panic is an internal error whose stack is
+// logged.
+func (s *Server) answer(ctx context.Context, route string, call grpc.ServerStream, m method) (reply proto.Message, err error) {
+	defer recovered(&err)
+	conn, leave, err := s.arrive(ctx, route)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	who, err := s.admit(conn, route)
+	if err != nil {
+		return nil, err
+	}
+	var f frame
+	defer f.free()
+	if err := call.RecvMsg(&f); err != nil {
+		return nil, s.unread(ctx, who, route, err)
+	}
+	reply, err = m.do(ctx, who, &f, m.most)
+	if e, ok := errors.AsType[*decodeError](err); ok { // the Service never saw it
+		return nil, s.refuse(who, route, e.cause)
+	}
+	return reply, err
+}
+
+// arrive counts a call in, until leave, or refuses it when there are too many: of
+// the client's, or in all.
+func (s *Server) arrive(ctx context.Context, route string) (c *connection, leave func(), err error) {
+	p, ok := peer.FromContext(ctx)
+	if ok {
+		c, ok = p.AuthInfo.(*connection)
+	}
+	if !ok {
+		return nil, nil, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("a call on no connection of ours"))
+	}
+	all, theirs := s.open.Add(1), c.client.open.Add(1)
+	leave = func() {
+		s.open.Add(-1)
+		c.client.open.Add(-1)
+	}
+	if all > s.limits.Calls || theirs > s.limits.PerClient {
+		leave()
+		e := api.Errorf(api.CodeOverloaded, "too many calls are open")
+		e.RetryAfter = 1
+		return nil, nil, s.Service.Refuse(s.record(c, route), e)
+	}
+	return c, leave, nil
+}
+
+// admit returns who makes a call on c now, or enters and returns why it is nobody
+// who may.
+func (s *Server) admit(c *connection, route string) (policy.Caller, error) {
+	who, err := s.identify(c)
+	if err != nil {
+		return policy.Caller{}, s.Service.Refuse(s.record(c, route), err)
+	}
+	return who, nil
+}
+
+// record is of a refusal before it is known who asks.
+func (s *Server) record(c *connection, route string) keystore.Record {
+	return keystore.Record{
+		Action: keystore.ActRequest,
+		Detail: map[string]string{"route": route, "certificate": policy.PinOf(c.tls.PeerCertificates[0])},
+	}
+}
+
+func (s *Server) refuse(who policy.Caller, route string, err error) error {
+	return s.Service.Refuse(keystore.Record{
+		Principal: who.String(), Action: keystore.ActRequest, Detail: map[string]string{"route": route},
+	}, err)
+}
+
+// unread is what becomes of a call whose message could not be read.
+func (s *Server) unread(ctx context.Context, who policy.Caller, route string, err error) error {
+	if ctx.Err() != nil {
+		return err // nobody waits for an answer, or it came too slowly
+	}
+	if status.Code(err) == codes.ResourceExhausted {
+		return s.refuse(who, route, api.Errorf(api.CodeTooLarge, "the message is too large").Because(err))
+	}
+	return s.refuse(who, route, api.Errorf(api.CodeMalformed, "the message could not be read").Because(err))
+}
+
+// failed returns what the caller sees of err, and logs what is ours to mend.
+func (s *Server) failed(ctx context.Context, route string, err error) *api.Error {
+	e := publicError(err)
+	level := slog.LevelDebug // the log of acts has the cause, once and within its budget
+	if e.Code.Status() == http.StatusInternalServerError {
+		level = slog.LevelError
+	}
+	s.Log.Log(ctx, level, "request refused", "route", route, "code", e.Code, "err", e)
+	return e
+}
+
+// gone is the status of a call whose context has ended: nobody reads it, unless the
+// time was ours.
+func gone(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
+
+// recovered makes an error of a panic.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = api.Errorf(api.CodeInternal, "internal error").Because(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+	}
+}
+
+// decodeError is a message that was refused before the Service was asked.
+type decodeError struct{ cause error }
+
+func (e *decodeError) Error() string { return e.cause.Error() }
