@@ -27,7 +27,7 @@ type Record struct {
 	Exp       int64  `json:"exp,omitempty"`     // of the token, Unix seconds
 	JTI       string `json:"jti,omitempty"`
 	Authority string `json:"authority,omitempty"`
-	Profile   string `json:"profile,omitempty"`
+	Profile   string `json:"profile,omitempty"`   // of the certificate, or of the token's claims
 	Serial    string `json:"serial,omitempty"`    // of the certificate, lower-case hexadecimal
 	NotAfter  int64  `json:"not_after,omitempty"` // of the certificate, Unix seconds
 	Count     int    `json:"count,omitempty"`     // how many acts this entry stands for; 0 is one

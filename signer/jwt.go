@@ -28,13 +28,13 @@ func (s *Service) SignJWT(ctx context.Context, who policy.Caller, req api.SignJW
 
 // signJWT is SignJWT with a key that keys opens.
 func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Caller, req api.SignJWTRequest) (api.SignJWTReply, error) {
-	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet}
-	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet})
+	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet, Profile: req.Profile}
+	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet, Profile: req.Profile})
 	if err != nil {
 		return api.SignJWTReply{}, s.refuse(act, err)
 	}
-	act.Rule, act.Policy = grant.Rule(), grant.PolicyHash()
-	act.Request = s.digest([]byte(req.KeySet), []byte(req.Typ), req.Claims)
+	act.Rule, act.Policy, act.Profile = grant.Rule(), grant.PolicyHash(), grant.Target().Profile
+	act.Request = s.digest([]byte(req.KeySet), []byte(req.Typ), req.Claims, []byte(act.Profile), []byte(req.CNFCertificate))
 	for range attempts {
 		reply, err := s.attemptJWT(ctx, keys, grant, req, act)
 		if !errors.Is(err, errOvertaken) {
@@ -47,12 +47,13 @@ func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Caller, req
 // attemptJWT is one attempt: prepare, sign, record, look again, release.
 func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant, req api.SignJWTRequest, act keystore.Record) (api.SignJWTReply, error) {
 	settings, ok := s.Settings(req.KeySet)
-	if !ok {
+	profile, there := s.profile(grant)
+	if !ok || !there {
 		return api.SignJWTReply{}, s.refuse(act, policy.ErrForbidden)
 	}
 	now := s.Now()
-	prepared, err := jwt.Prepare(grant, jwt.Request{KeySet: req.KeySet, Claims: req.Claims, TTL: req.TTL, Typ: req.Typ}, jwt.Env{
-		Issuer: settings.Issuer, Now: now, Skew: settings.Skew, DefaultTTL: settings.DefaultTTL, MaxTTL: settings.MaxTTL,
+	prepared, err := jwt.Prepare(grant, jwt.Request{KeySet: req.KeySet, Claims: req.Claims, TTL: req.TTL, Typ: req.Typ, CNFCertificate: req.CNFCertificate}, jwt.Env{
+		Issuer: settings.Issuer, Now: now, Skew: settings.Skew, DefaultTTL: settings.DefaultTTL, MaxTTL: settings.MaxTTL, Profile: profile,
 	})
 	if err != nil {
 		return api.SignJWTReply{}, s.refuse(act, err)
@@ -61,6 +62,9 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 		return api.SignJWTReply{}, s.refuse(act, auditUnavailable(err))
 	}
 	set, v, err := s.signing(req.KeySet, keystore.PurposeJWT)
+	if err == nil {
+		err = prepared.SignedBy(v.Algorithm)
+	}
 	if err != nil {
 		return api.SignJWTReply{}, s.refuse(act, err)
 	}

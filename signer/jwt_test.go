@@ -94,7 +94,7 @@ func TestI2TokenAndItsEntry(t *testing.T) {
 		want := keystore.Record{
 			Principal: issuer.String(), Action: keystore.ActSignJWT, Outcome: keystore.OutcomeDone, KeySet: name,
 			KID: w.active(name), Version: 1, Use: 1, State: "active", Rule: "issuer", Policy: w.Policy().Hash(), Request: e.Request,
-			Exp: reply.ExpiresAt.Unix(), JTI: payload["jti"].(string),
+			Exp: reply.ExpiresAt.Unix(), JTI: payload["jti"].(string), Profile: "jwt",
 		}
 		if got, want := fmt.Sprintf("%+v", e), fmt.Sprintf("%+v", want); got != want {
 			t.Errorf("%s: entry %s, want %s", name, got, want)

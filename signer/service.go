@@ -27,10 +27,11 @@ import (
 	"chancery/keystore"
 	"chancery/keystore/audit"
 	"chancery/signer/api"
+	"chancery/signer/jwt"
 	"chancery/signer/policy"
 )
 
-// Config is what a Service works with. Every member but Now is required.
+// Config is what a Service works with. Every member but Now and Profile is required.
 // All functions and interfaces must be safe for concurrent use.
 type Config struct {
 	// Policy returns the policy in force.
@@ -43,6 +44,9 @@ type Config struct {
 	Settings func(keyset string) (Settings, bool)
 	// Digests reports whether the configuration has a key set sign digests.
 	Digests func(keyset string) bool
+	// Profile returns a claims profile other than the plain one; nil: those that are
+	// built in are there.
+	Profile func(name string) (*jwt.Profile, bool)
 	// Authority returns what the configuration says of an authority.
 	Authority func(name string) (Authority, bool)
 
@@ -154,6 +158,9 @@ func New(c Config) (*Service, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Profile == nil {
+		c.Profile = builtIn()
 	}
 	return &Service{Config: c}, nil
 }

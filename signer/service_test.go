@@ -20,7 +20,7 @@ func TestServiceNeedsEverything(t *testing.T) {
 		lacking := whole
 		reflect.ValueOf(&lacking).Elem().Field(i).SetZero()
 		name := typ.Field(i).Name
-		if _, err := New(lacking); (err == nil) != (name == "Now" || name == "Salt") {
+		if _, err := New(lacking); (err == nil) != (name == "Now" || name == "Salt" || name == "Profile") {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

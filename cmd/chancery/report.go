@@ -142,7 +142,8 @@ func (a *app) startHint() string {
 var problemHints = map[api.Code]string{
 	api.CodeClaimReserved:         "leave out iss, iat, nbf, exp and jti: the daemon sets them; --ttl sets how long the token lives",
 	api.CodeTTLTooLong:            "ask for a shorter one with --ttl",
-	api.CodeTypNotAllowed:         "the policy lists the types this principal may use: leave out --typ for JWT",
+	api.CodeClaimInvalid:          "the profile of the token, or the policy, says which claims it has and of what form",
+	api.CodeTypNotAllowed:         "the policy lists the types this principal may use, and a profile has its own: leave out --typ for the usual one",
 	api.CodeNameNotAllowed:        "policy and profile say which names a certificate may have",
 	api.CodeKeyRejected:           "make a new key: RSA of 2048, 3072 or 4096 bits with exponent 65537, P-256, P-384, P-521 or Ed25519",
 	api.CodeCertificateExpired:    "renew the client certificate",

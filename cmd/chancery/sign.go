@@ -23,20 +23,23 @@ func (a *app) signCommand() *cobra.Command {
 }
 
 func (a *app) signJWTCommand() *cobra.Command {
-	var keyset, claims, typ string
+	var keyset, claims, typ, profile, cnf string
 	var ttl time.Duration
 	c := &cobra.Command{
 		Use:   "jwt --keyset NAME --claims JSON|@FILE|-",
 		Short: "Have a JWT signed and print it",
 		Long: "Have a JWT signed and print it. The claims are signed as they are written, behind\n" +
 			"those the daemon sets itself (iss, iat, nbf, exp, jti), which must not be among them.",
-		Example: "  chancery --dir dev sign jwt --keyset web --claims '{\"sub\":\"alice\"}' --ttl 5m",
-		Args:    noArgs,
+		Example: "  chancery --dir dev sign jwt --keyset web --claims '{\"sub\":\"alice\"}' --ttl 5m\n" +
+			"  chancery sign jwt --keyset api --profile at+jwt --claims '{\"sub\":\"alice\",\"client_id\":\"app\",\"aud\":\"https://api.example\"}'",
+		Args: noArgs,
 	}
 	c.Flags().StringVar(&keyset, "keyset", "", "key set to sign with")
 	c.Flags().StringVar(&claims, "claims", "", "the claims: JSON, @FILE, or - for standard input")
 	c.Flags().Var(seconds{&ttl}, "ttl", "how long the token lives, such as 300 or 5m (default: the key set's)")
-	c.Flags().StringVar(&typ, "typ", "", "its type (default JWT)")
+	c.Flags().StringVar(&typ, "typ", "", "its type (default JWT, or the profile's)")
+	c.Flags().StringVar(&profile, "profile", "", "what kind of token: jwt, at+jwt, id_token, logout_token, jwt_svid, or one that is configured (default: the only one the policy names, or jwt)")
+	c.Flags().StringVar(&cnf, "cnf-certificate", "", "the certificate the token is bound to, where the policy wants one named: @FILE in PEM, or its SHA-256 in base64url")
 	required(c, "keyset", "claims")
 	c.RunE = does(func(ctx context.Context, _ []string) error {
 		raw, err := a.input(claims)
@@ -46,11 +49,17 @@ func (a *app) signJWTCommand() *cobra.Command {
 		if !json.Valid(raw) {
 			return errors.New("the claims are not JSON")
 		}
+		bound, err := a.input(cnf)
+		if err != nil {
+			return err
+		}
 		client, err := a.connect(roleIssuer)
 		if err != nil {
 			return err
 		}
-		reply, err := client.SignJWT(ctx, api.SignJWTRequest{KeySet: keyset, Claims: raw, TTL: wholeSeconds(c, ttl), Typ: typ})
+		reply, err := client.SignJWT(ctx, api.SignJWTRequest{
+			KeySet: keyset, Claims: raw, TTL: wholeSeconds(c, ttl), Typ: typ, Profile: profile, CNFCertificate: string(bound),
+		})
 		if err != nil {
 			return err
 		}

@@ -215,7 +215,7 @@ func (n *node) introduce(ctx context.Context) error {
 	}
 	rotations := n.rotations(cfg)
 	n.service, err = signer.New(signer.Config{
-		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Digests: n.digests, Authority: n.authority,
+		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Digests: n.digests, Profile: n.claimsProfile, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
 		Certificates: &issued{config: n.config.Load, catalog: n.catalog, cas: n.cas, gates: &n.gates, now: n.now},
 		Rotations:    rotations,

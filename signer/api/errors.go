@@ -12,6 +12,7 @@ type Code string
 const (
 	CodeMalformed             Code = "malformed"
 	CodeClaimReserved         Code = "claim_reserved"
+	CodeClaimInvalid          Code = "claim_invalid"
 	CodeTTLTooLong            Code = "ttl_too_long"
 	CodeTypNotAllowed         Code = "typ_not_allowed"
 	CodeNameNotAllowed        Code = "name_not_allowed"
@@ -36,7 +37,7 @@ const (
 )
 
 var statuses = map[Code]int{
-	CodeMalformed: 400, CodeClaimReserved: 400, CodeTTLTooLong: 400, CodeTypNotAllowed: 400,
+	CodeMalformed: 400, CodeClaimReserved: 400, CodeClaimInvalid: 400, CodeTTLTooLong: 400, CodeTypNotAllowed: 400,
 	CodeNameNotAllowed: 400, CodeKeyRejected: 400,
 	CodeCertificateExpired: 401, CodeCertificateRevoked: 401,
 	CodeForbidden: 403, CodeNotFound: 404, CodeMethodNotAllowed: 405,

@@ -15,7 +15,14 @@ type SignJWTRequest struct {
 	KeySet string          `json:"keyset"`
 	Claims json.RawMessage `json:"claims"`        // a JSON object, copied into the payload verbatim
 	TTL    *int64          `json:"ttl,omitempty"` // seconds; absent: the key set's default
-	Typ    string          `json:"typ,omitempty"` // absent: "JWT"
+	Typ    string          `json:"typ,omitempty"` // absent: "JWT", or the profile's
+
+	// Profile is the claims profile; absent: the only one of the rule that decides,
+	// or "jwt".
+	Profile string `json:"profile,omitempty"`
+	// CNFCertificate is the certificate that the token is bound to, where rule or
+	// profile say that one is named: PEM, or the SHA-256 of its DER in base64url.
+	CNFCertificate string `json:"cnf_certificate,omitempty"`
 }
 
 // SignJWTReply is a signed JWT.

@@ -56,7 +56,10 @@ func appendJWTRequest(b []byte, req api.SignJWTRequest) ([]byte, error) {
 		KeySet string `json:"keyset"`
 		TTL    *int64 `json:"ttl,omitempty"`
 		Typ    string `json:"typ,omitempty"`
-	}{req.KeySet, req.TTL, req.Typ})
+
+		Profile        string `json:"profile,omitempty"`
+		CNFCertificate string `json:"cnf_certificate,omitempty"`
+	}{req.KeySet, req.TTL, req.Typ, req.Profile, req.CNFCertificate})
 	if err != nil {
 		return nil, fmt.Errorf("encoding the request: %w", err)
 	}

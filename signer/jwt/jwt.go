@@ -13,9 +13,20 @@
 //
 // The comma is left out before an object without members. iat is now in whole
 // seconds, nbf is the clock skew before it, exp is iat and the lifetime, jti is
-// 128 random bits in base64url. A caller who names one of these five, in any
+// 128 random bits in base64url. Where rule or profile bind the token to a
+// certificate, "cnf":{"x5t#S256":…} is ours too, after jti (RFC 8705 Section 3.1),
+// and then no caller may name it. A caller who names one of these five, in any
 // letter case, is refused, and so is every text that two parsers could read in
 // two ways (api.Object); nothing is overwritten, clamped or spelt anew.
+//
+// A Profile says more of tokens of one kind: their typ, who they are for, and which
+// claims they have, of what form. The plain profile, nil, says nothing more. A token
+// is of the profile that its grant is for (RFC 8725 Sections 3.11 and 3.12):
+//
+//	at+jwt        an access token, RFC 9068
+//	id_token      an ID token, OpenID Connect Core 1.0 Section 2
+//	logout_token  OpenID Connect Back-Channel Logout 1.0 Section 2.4
+//	jwt_svid      a SPIFFE JWT-SVID
 //
 //	p, err := jwt.Prepare(grant, jwt.Request{KeySet: "web", Claims: claims}, env)
 //	input, err := p.Redeem(v.KID, v.Algorithm)   // once
@@ -48,7 +59,9 @@ type Request struct {
 	KeySet string
 	Claims []byte // one JSON object; not kept
 	TTL    *int64 // seconds; nil: Env.DefaultTTL
-	Typ    string // empty: policy.DefaultType
+	Typ    string // empty: policy.DefaultType, or the profile's
+
+	CNFCertificate string // PEM, or its SHA-256 in base64url; empty: none is named
 }
 
 // An Env is what the key set and the moment add.
@@ -58,11 +71,13 @@ type Env struct {
 	Skew       time.Duration // nbf is so long before iat
 	DefaultTTL time.Duration // 0: DefaultTTL
 	MaxTTL     time.Duration // of the key set, beside the grant's; 0: the grant's alone
+	Profile    *Profile      // the grant's; nil: the plain one
 }
 
 // A Prepared is a token that was checked and granted and can be signed once.
 type Prepared struct {
 	grant    policy.Grant
+	profile  *Profile
 	typ      string
 	jti      string
 	exp      time.Time
@@ -74,37 +89,38 @@ type Prepared struct {
 var ErrRedeemed = errors.New("the prepared token was redeemed before")
 
 // Prepare checks req against grant, which must be to sign a JWT with the same
-// key set, and returns what is to be signed. Its errors are *api.Error
-// malformed, claim_reserved, ttl_too_long, typ_not_allowed or too_large, or wrap
-// policy.ErrForbidden if the grant is for something else.
+// key set and profile, and returns what is to be signed. Its errors are *api.Error
+// malformed, claim_reserved, claim_invalid, ttl_too_long, typ_not_allowed or
+// too_large, or wrap policy.ErrForbidden if the grant is for something else.
 func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 	if !grant.Allows(policy.SignJWT) || grant.Target().KeySet != req.KeySet {
 		return nil, fmt.Errorf("%w: the grant is not for a JWT by this key set", policy.ErrForbidden)
 	}
+	if grant.Target().Profile != env.Profile.Name() {
+		return nil, fmt.Errorf("%w: the grant is not for a JWT of this profile", policy.ErrForbidden)
+	}
 	if env.Issuer == "" {
 		return nil, api.Errorf(api.CodeInternal, "internal error").Because(errors.New("the key set has no issuer"))
 	}
-	typ := req.Typ
-	if typ == "" {
-		typ = policy.DefaultType
-	}
-	if IsKeySetType(typ) {
-		return nil, errKeySetType()
-	}
-	if !grant.AllowsType(typ) {
-		return nil, api.Errorf(api.CodeTypNotAllowed, "the grant does not allow this typ")
+	typ, err := env.Profile.typ(grant, req.Typ)
+	if err != nil {
+		return nil, err
 	}
 	ttl, err := lifetime(grant, req, env)
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := checkClaims(req.Claims)
+	bound, err := bind(grant, env.Profile, req.CNFCertificate)
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := checkClaims(req.Claims, newReading(env.Profile, bound.cnf))
 	if err != nil {
 		return nil, err
 	}
 	iat := env.Now.Unix()
-	p := &Prepared{grant: grant, typ: typ, jti: newJTI(), exp: time.Unix(iat+ttl, 0).UTC()}
-	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+ttl, p.jti, theirs)
+	p := &Prepared{grant: grant, profile: env.Profile, typ: typ, jti: newJTI(), exp: time.Unix(iat+ttl, 0).UTC()}
+	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+ttl, p.jti, bound, theirs)
 	return p, nil
 }
 
@@ -114,12 +130,13 @@ func lifetime(grant policy.Grant, req Request, env Env) (int64, error) {
 	if env.MaxTTL > 0 {
 		limit = min(limit, env.MaxTTL)
 	}
-	most := int64(limit / time.Second)
+	most := int64(env.Profile.within(limit) / time.Second)
 	if req.TTL == nil {
 		ttl := env.DefaultTTL
 		if ttl == 0 {
 			ttl = DefaultTTL
 		}
+		ttl = env.Profile.within(ttl)
 		if n := int64(ttl / time.Second); n <= most {
 			return n, nil
 		}
@@ -141,17 +158,20 @@ type claims struct {
 	empty bool   // the object has no members
 }
 
-func checkClaims(text []byte) (claims, error) {
+func checkClaims(text []byte, wanted *reading) (claims, error) {
 	c := claims{empty: true}
-	err := api.Object(text, api.ClaimsLimits, func(name, _ []byte) error {
+	err := api.Object(text, api.ClaimsLimits, func(name, value []byte) error {
 		c.empty = false
 		if r := reserved(name); r != "" {
 			return api.Errorf(api.CodeClaimReserved, "the claim %q is the signer's", r)
 		}
-		return nil
+		return wanted.claim(name, value)
 	})
 	if err != nil {
 		return claims{}, inClaims(err)
+	}
+	if err := wanted.done(); err != nil {
+		return claims{}, err
 	}
 	c.rest = text[bytes.IndexByte(text, '{')+1:] // only white space can stand before it
 	return c, nil
@@ -161,7 +181,7 @@ func checkClaims(text []byte) (claims, error) {
 // claims begin.
 func inClaims(err error) error {
 	e, ok := errors.AsType[*api.Error](err)
-	if !ok || e.Code == api.CodeClaimReserved {
+	if !ok || e.Code == api.CodeClaimReserved || e.Code == api.CodeClaimInvalid {
 		return err
 	}
 	return api.Errorf(e.Code, "claims: %s", e.Detail)
@@ -191,14 +211,15 @@ func newJTI() string {
 // seconds returns d in whole seconds, rounded up.
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
-func appendPayload(issuer string, iat, nbf, exp int64, jti string, theirs claims) []byte {
-	const ours = len(`{"iss":"","iat":,"nbf":,"exp":,"jti":"",`) + 3*len("-9223372036854775808")
-	b := make([]byte, 0, ours+len(issuer)+len(jti)+len(theirs.rest))
+func appendPayload(issuer string, iat, nbf, exp int64, jti string, bound binding, theirs claims) []byte {
+	const ours = len(`{"iss":"","iat":,"nbf":,"exp":,"jti":"","cnf":{"x5t#S256":""},`) + 3*len("-9223372036854775808")
+	b := make([]byte, 0, ours+len(issuer)+len(jti)+len(bound.thumbprint)+len(theirs.rest))
 	b = appendString(append(b, `{"iss":`...), issuer)
 	b = strconv.AppendInt(append(b, `,"iat":`...), iat, 10)
 	b = strconv.AppendInt(append(b, `,"nbf":`...), nbf, 10)
 	b = strconv.AppendInt(append(b, `,"exp":`...), exp, 10)
 	b = append(append(append(b, `,"jti":"`...), jti...), '"')
+	b = bound.append(b)
 	if !theirs.empty {
 		b = append(b, ',')
 	}
@@ -226,6 +247,9 @@ func (p *Prepared) Redeem(kid keystore.KID, alg keystore.Algorithm) ([]byte, err
 	if kid == "" || alg == "" {
 		return nil, errors.New("redeeming a token: no key named")
 	}
+	if err := p.SignedBy(alg); err != nil {
+		return nil, err
+	}
 	if p.redeemed.Swap(true) {
 		return nil, ErrRedeemed
 	}
@@ -238,6 +262,15 @@ func (p *Prepared) Redeem(kid keystore.KID, alg keystore.Algorithm) ([]byte, err
 	input := make([]byte, 0, b64.EncodedLen(len(h))+1+b64.EncodedLen(len(p.payload)))
 	input = append(b64.AppendEncode(input, h), '.')
 	return b64.AppendEncode(input, p.payload), nil
+}
+
+// SignedBy returns nil if the token may be signed by an algorithm, or an error
+// wrapping policy.ErrForbidden: its profile does not allow that.
+func (p *Prepared) SignedBy(alg keystore.Algorithm) error {
+	if p.profile.SignedBy(alg) {
+		return nil
+	}
+	return fmt.Errorf("%w: tokens of the profile %s are not signed by %s", policy.ErrForbidden, p.profile.name, alg)
 }
 
 // Grant returns the grant the token was prepared under.

@@ -28,6 +28,10 @@ type Config struct {
 	Anchors []Anchor `json:"anchors,omitempty"`
 	Rules   []Rule   `json:"rules,omitempty"`
 	Revoked Revoked  `json:"revoked"`
+	// ClaimsProfiles are the claims profiles that are declared beside those built in,
+	// by name, as they were written. Package jwt checks them; here they are what Hash
+	// is taken over.
+	ClaimsProfiles map[string]json.RawMessage `json:"claims_profiles,omitempty"`
 }
 
 // An Anchor is a trust anchor by its name, and all the names it speaks for. A
@@ -47,10 +51,11 @@ type Rule struct {
 	Actions     []Action      `json:"actions,omitempty"`
 	KeySets     []string      `json:"keysets,omitempty"`     // for actions on key sets
 	Authorities []string      `json:"authorities,omitempty"` // for SignCSR, with
-	Profiles    []string      `json:"profiles,omitempty"`
-	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // for SignJWT and SignCSR: the longest lifetime, whole seconds
-	Types       []string      `json:"types,omitempty"`   // for SignJWT: what typ may be; none: DefaultType alone
-	Names       []string      `json:"names,omitempty"`   // for SignCSR: DNS names, or ".b" for everything under b
+	Profiles    []string      `json:"profiles,omitempty"`    // also claims profiles for SignJWT; none: ProfileJWT alone
+	MaxTTL      time.Duration `json:"max_ttl,omitempty"`     // for SignJWT and SignCSR: the longest lifetime, whole seconds
+	Types       []string      `json:"types,omitempty"`       // for SignJWT under ProfileJWT: what typ may be; none: DefaultType alone
+	Names       []string      `json:"names,omitempty"`       // for SignCSR: DNS names, or ".b" for everything under b
+	CNF         CNF           `json:"cnf,omitempty"`         // for SignJWT: what a token is bound to; empty: as the profile says
 }
 
 // Revoked lists certificates that count no more, whatever they are signed by.
@@ -83,6 +88,7 @@ func New(cfg Config) (*Policy, error) {
 		hash:           hex.EncodeToString(sum[:]),
 		anchors:        map[string]*Anchor{},
 		rules:          map[Principal][]*Rule{},
+		claims:         map[*Rule][]string{},
 		revokedKeys:    map[[sha256.Size]byte]bool{},
 		revokedSerials: map[string]bool{},
 	}}
@@ -93,6 +99,7 @@ func New(cfg Config) (*Policy, error) {
 	for i := range cfg.Rules {
 		path := fmt.Sprintf("rules[%d]", i)
 		b.rule(path, &cfg.Rules[i])
+		b.profiles(cfg, path, &cfg.Rules[i])
 		b.check(!names[cfg.Rules[i].Name], path+".name", "%q is the name of another rule", cfg.Rules[i].Name)
 		names[cfg.Rules[i].Name] = true
 	}
@@ -159,11 +166,9 @@ func (b *builder) rule(path string, r *Rule) {
 	jwt, csr := slices.Contains(r.Actions, SignJWT), slices.Contains(r.Actions, SignCSR)
 	b.needed(path+".keysets", r.KeySets, slices.ContainsFunc(r.Actions, Action.onKeySet), "an action on a key set")
 	b.needed(path+".authorities", r.Authorities, csr, string(SignCSR))
-	b.needed(path+".profiles", r.Profiles, csr, string(SignCSR))
 	b.needed(path+".names", r.Names, csr, string(SignCSR))
 	b.each(path+".keysets", r.KeySets, checkTarget)
 	b.each(path+".authorities", r.Authorities, checkTarget)
-	b.each(path+".profiles", r.Profiles, checkTarget)
 	b.each(path+".names", r.Names, checkPattern)
 	b.each(path+".types", r.Types, checkType)
 	b.check(jwt || len(r.Types) == 0, path+".types", "only %s has types", SignJWT)

@@ -40,7 +40,7 @@ type Action string
 
 // The actions, and what of a Target they need.
 const (
-	SignJWT      Action = "jwt.sign"       // KeySet
+	SignJWT      Action = "jwt.sign"       // KeySet, and Profile where one is named
 	SignCSR      Action = "csr.sign"       // Authority and Profile
 	SignDigest   Action = "digest.sign"    // KeySet
 	ReadKeySets  Action = "keysets.read"   // KeySet
@@ -86,6 +86,7 @@ type Policy struct {
 	hash    string
 	anchors map[string]*Anchor
 	rules   map[Principal][]*Rule // in the order of the configuration
+	claims  map[*Rule][]string    // the claims profiles that a rule to sign JWTs lists
 
 	revokedKeys    map[[sha256.Size]byte]bool
 	revokedSerials map[string]bool
@@ -99,8 +100,8 @@ func (p *Policy) Hash() string { return p.hash }
 // ErrForbidden. It is asked for every request.
 func (p *Policy) Authorize(who Caller, action Action, target Target) (Grant, error) {
 	for _, r := range p.rules[who.Principal] {
-		if r.fits(action, target) {
-			return Grant{rule: r, who: who, action: action, target: target, policy: p.hash}, nil
+		if t, ok := p.profiled(r, action, target); ok && r.fits(action, t) {
+			return Grant{rule: r, who: who, action: action, target: t, policy: p.hash}, nil
 		}
 	}
 	return Grant{}, fmt.Errorf("%w: no rule of %s fits %s of this", ErrForbidden, who, action)
@@ -156,7 +157,8 @@ func (g Grant) Caller() Caller { return g.who }
 // Action returns what the grant is for.
 func (g Grant) Action() Action { return g.action }
 
-// Target returns what the grant is for.
+// Target returns what the grant is for. Of a JWT it says the claims profile, also
+// where none was named.
 func (g Grant) Target() Target { return g.target }
 
 // PolicyHash returns the Hash of the policy that gave the grant.
@@ -179,7 +181,8 @@ func (g Grant) MaxTTL() time.Duration {
 	return g.rule.MaxTTL
 }
 
-// AllowsType reports whether a JWT may have this typ, compared exactly. A rule
+// AllowsType reports whether a plain JWT may have this typ, compared exactly: the
+// other claims profiles have a typ of their own. A rule
 // that lists no types allows DefaultType alone.
 func (g Grant) AllowsType(typ string) bool {
 	if !g.Allows(SignJWT) {

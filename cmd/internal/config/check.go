@@ -47,6 +47,7 @@ func check(c *Config, f *findings, now time.Time) {
 	k.keySets()
 	k.authorities()
 	k.policy()
+	k.claimsProfiles()
 	k.limits()
 	k.defaults()
 }
@@ -311,17 +312,11 @@ func (k checker) policy() {
 			k.policyFault(e)
 		}
 	}
-	profiles := make(map[string]bool)
-	for _, a := range k.Authorities {
-		for p := range a.Written {
-			profiles[p] = true
-		}
-	}
 	for i, r := range k.Rules {
 		path := fmt.Sprintf("policy[%d]", i)
 		exist(k, path+".keysets", "key set", r.KeySets, k.KeySets)
 		exist(k, path+".authorities", "authority", r.Authorities, k.Authorities)
-		exist(k, path+".profiles", "profile", r.Profiles, profiles)
+		exist(k, path+".profiles", "profile", r.Profiles, k.profilesOf(r))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"chancery/keystore"
 	"chancery/rotation"
 	"chancery/signer/ca"
+	"chancery/signer/jwt"
 	"chancery/signer/policy"
 )
 
@@ -34,21 +35,23 @@ const (
 // A Config is what the file says, with defaults filled in and paths absolute.
 // It does not change and may be read concurrently.
 type Config struct {
-	Node                      string               `yaml:"node,required"`
-	Data                      string               `yaml:"data,required"`
-	PublicURL                 string               `yaml:"public_url,required"`
-	Catalog                   Catalog              `yaml:"catalog"`
-	Audit                     Audit                `yaml:"audit"`
-	Keystores                 map[string]Keystore  `yaml:"keystores,required"`
-	Listeners                 Listeners            `yaml:"listeners,required"`
-	Clients                   []Client             `yaml:"clients,required"`
-	Revoked                   Revoked              `yaml:"revoked"`
-	KeySets                   map[string]KeySet    `yaml:"keysets,required"`
-	Authorities               map[string]Authority `yaml:"authorities"`
-	Rules                     []Rule               `yaml:"policy,required"`
-	AcceptShortWindows        bool                 `yaml:"accept_short_windows"`
-	AcceptUnsynchronisedClock bool                 `yaml:"accept_unsynchronised_clock"`
+	Node                      string                   `yaml:"node,required"`
+	Data                      string                   `yaml:"data,required"`
+	PublicURL                 string                   `yaml:"public_url,required"`
+	Catalog                   Catalog                  `yaml:"catalog"`
+	Audit                     Audit                    `yaml:"audit"`
+	Keystores                 map[string]Keystore      `yaml:"keystores,required"`
+	Listeners                 Listeners                `yaml:"listeners,required"`
+	Clients                   []Client                 `yaml:"clients,required"`
+	Revoked                   Revoked                  `yaml:"revoked"`
+	KeySets                   map[string]KeySet        `yaml:"keysets,required"`
+	Authorities               map[string]Authority     `yaml:"authorities"`
+	Rules                     []Rule                   `yaml:"policy,required"`
+	ClaimsProfiles            map[string]ClaimsProfile `yaml:"claims_profiles"`
+	AcceptShortWindows        bool                     `yaml:"accept_short_windows"`
+	AcceptUnsynchronisedClock bool                     `yaml:"accept_unsynchronised_clock"`
 
+	profiles  map[string]*jwt.Profile // of claims: those built in, and ClaimsProfiles, checked
 	file      string
 	hash      string
 	positions map[string]position
@@ -211,6 +214,7 @@ type Rule struct {
 	MaxTTL      time.Duration   `yaml:"max_ttl"`
 	Types       []string        `yaml:"types"`
 	Names       []string        `yaml:"names"`
+	CNF         policy.CNF      `yaml:"cnf"`
 }
 
 // PolicyConfig returns the policy as package policy takes it.
@@ -223,6 +227,7 @@ func (c *Config) PolicyConfig() policy.Config {
 		p.Rules = append(p.Rules, policy.Rule(r))
 	}
 	p.Revoked = policy.Revoked(c.Revoked)
+	p.ClaimsProfiles = c.claimsProfilesWritten()
 	return p
 }
 
@@ -294,7 +299,7 @@ func (c *Config) Hash() string { return c.hash }
 
 // NeedsRestart returns a member whose value in next a reload cannot put in
 // force, or nothing. Policy, revocations, client anchors, certificates, the
-// keystores in which key sets have their next versions made and whether short
+// keystores in which key sets have their next versions made, claims profiles and whether short
 // windows and an unsynchronised clock are accepted can change while the daemon runs.
 func (c *Config) NeedsRestart(next *Config) string {
 	switch {

@@ -86,15 +86,28 @@
 //	    common_name: TEXT
 //	    lifetime: 3650d
 //	    profiles: {NAME: {names_under: [DNS NAME], max_ttl: 24h, default_ttl: 24h, usages: [server, client]}}
+//	claims_profiles:              # kinds of JWT beside those built in: jwt (plain), at+jwt, id_token, logout_token
+//	  NAME:                       # or a built-in one's, which then has this to itself
+//	    kind: at+jwt              # or id_token, logout_token, jwt_svid: its rules hold as well
+//	    typ: TYPE                 # of the header; required without a kind, which has its own
+//	    required: [CLAIM]         # aud always is
+//	    forbidden: [CLAIM]
+//	    audiences: [NAME]         # every aud is one of these; absent: any
+//	    claims: {CLAIM: string | strings | number | integer | boolean | object | array}
+//	    lifetime: 10m             # the longest; absent: as rule and key set say, for a logout token 2m
+//	    cnf: caller | named | required | forbidden   # absent: a cnf among the claims is checked, and need not be there
+//	  jwt_svid:                   # there is none until it is declared
+//	    trust_domains: [TRUST DOMAIN]
 //	policy:                       # the first rule that fits decides; what no rule allows is refused
 //	  - rule: NAME
 //	    principals: [ANCHOR:KIND:VALUE]
 //	    actions: [jwt.sign, csr.sign, digest.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.compromise, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
 //	    keysets: [NAME]           # or "*"
 //	    authorities: [NAME]
-//	    profiles: [NAME]
+//	    profiles: [NAME]          # of certificates for csr.sign; of claims for jwt.sign: absent: jwt alone; or "*"
 //	    max_ttl: 1h
-//	    types: [JWT, at+jwt]
+//	    types: [JWT, at+jwt]      # of the profile jwt; absent: JWT alone
+//	    cnf: caller | named | required | forbidden   # of jwt.sign; absent: as the profile says, for jwt the caller
 //	    names: [DNS NAME or .SUFFIX]
 //	accept_short_windows: false   # true: no warning about windows below what verifiers cache
 //	accept_unsynchronised_clock: false # true: ready though nothing is known to keep the wall clock right

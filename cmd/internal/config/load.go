@@ -100,6 +100,7 @@ func (c *Config) fill(f *findings, dir string) {
 	c.Catalog.fill(dir)
 	c.Audit.fill(dir)
 	c.fillAuthorities(f)
+	c.fillClaimsProfiles(f)
 	for name, ks := range c.KeySets {
 		ks.Name = name
 		ks.fill()

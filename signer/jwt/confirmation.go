@@ -1,0 +1,142 @@
+package jwt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"strings"
+
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// isConfirmation is a cnf that confirms something (RFC 7800 Section 3.1): an object
+// with a method that is known, in its form, and with one key at most.
+func isConfirmation(value []byte) string {
+	if isObject(value) != "" {
+		return "an object"
+	}
+	known, keys, want := 0, 0, ""
+	err := api.Object(value, api.ClaimsLimits, func(name, v []byte) error {
+		known++
+		switch string(name) {
+		case "x5t#S256", "jkt": // RFC 8705 Section 3.1, RFC 9449 Section 6.1
+			if s, ok := text(v); !ok || decodedLen(s) != sha256.Size {
+				want = `an object with "x5t#S256" or "jkt", a SHA-256 in base64url`
+			}
+		case "jwk":
+			keys++
+			if !isPublicJWK(v) {
+				want = `an object with "jwk", a public key`
+			}
+		case "jwe", "jku":
+			keys++
+			fallthrough
+		case "kid":
+			if isText(v) != "" {
+				want = "an object with strings that are not empty"
+			}
+		default:
+			known--
+		}
+		return nil
+	})
+	switch {
+	case err != nil || want != "":
+		return want
+	case known == 0:
+		return `an object with "x5t#S256", "jkt", "jwk", "jwe", "jku" or "kid"`
+	case keys > 1:
+		return "of one key"
+	}
+	return ""
+}
+
+// isPublicJWK reports whether a value is a JWK (RFC 7517) without private members:
+// those of RFC 7518 Section 6, of which a symmetric key has no others.
+func isPublicJWK(value []byte) bool {
+	for _, private := range []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth", "priv"} {
+		if member(value, private) != nil {
+			return false
+		}
+	}
+	return isText(member(value, "kty")) == ""
+}
+
+// A binding is what a token is bound to by us.
+type binding struct {
+	cnf        policy.CNF
+	thumbprint string // base64url; empty: we bind it to nothing
+}
+
+// bind returns what the token is bound to, as the rule or the profile says. Its
+// errors are *api.Error, or wrap policy.ErrForbidden.
+func bind(grant policy.Grant, p *Profile, named string) (binding, error) {
+	cnf, said := grant.CNF(), p.CNF()
+	switch {
+	case cnf == "":
+		cnf = said
+	case said != "" && said != cnf: // neither gives way
+		return binding{}, fmt.Errorf("%w: the rule says %s of cnf, and the profile %s", policy.ErrForbidden, cnf, said)
+	}
+	if named != "" && cnf != policy.CNFNamed {
+		return binding{}, claimInvalid("cnf", "is not bound to a certificate that a request names")
+	}
+	var err error
+	b := binding{cnf: cnf}
+	switch cnf {
+	case policy.CNFCaller:
+		cert := grant.Caller().Certificate
+		if cert == nil {
+			return binding{}, fmt.Errorf("%w: the caller has no certificate to bind the token to", policy.ErrForbidden)
+		}
+		b.thumbprint = thumbprint(cert.Raw)
+	case policy.CNFNamed:
+		if b.thumbprint, err = readCertificate(named); err != nil {
+			return binding{}, claimInvalid("cnf", "cannot be made of the request's cnf_certificate: %v", err)
+		}
+	}
+	return b, nil
+}
+
+// readCertificate returns the thumbprint of a certificate that a request names: PEM,
+// one CERTIFICATE and nothing else, or the thumbprint itself.
+func readCertificate(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("it is missing")
+	}
+	if !strings.HasPrefix(s, "-----BEGIN ") {
+		if decodedLen(s) != sha256.Size {
+			return "", errors.New("it is neither PEM nor a SHA-256 in base64url")
+		}
+		return s, nil
+	}
+	block, rest := pem.Decode([]byte(s))
+	if block == nil || block.Type != "CERTIFICATE" || len(block.Headers) > 0 || len(bytes.TrimSpace(rest)) > 0 {
+		return "", errors.New("it is not one certificate in PEM")
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return "", errors.New("it is no certificate")
+	}
+	return thumbprint(cert.Raw), nil
+}
+
+// thumbprint is the x5t#S256 of a certificate: the SHA-256 of its DER in base64url
+// (RFC 8705 Section 3.1).
+func thumbprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// append appends what we say of cnf, with the comma before it.
+func (b binding) append(payload []byte) []byte {
+	if b.thumbprint == "" {
+		return payload
+	}
+	return append(append(append(payload, `,"cnf":{"x5t#S256":"`...), b.thumbprint...), `"}`...)
+}
