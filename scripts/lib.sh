@@ -90,14 +90,14 @@ log_verifiers() {
 # names their directory to the tests. Where they cannot be had, it says so.
 node_verifiers() {
   export NODE_VERIFIERS=$bin/node
-  local packages='jose@6.2.18 jwks-rsa@4.1.0 jsonwebtoken@9.0.3'
+  local packages='jose@6.2.18 jwks-rsa@4.1.0 jsonwebtoken@9.0.3 oauth4webapi@3.8.8'
   [ "$(cat "$NODE_VERIFIERS/packages" 2>/dev/null)" = "$packages" ] && return 0
   rm -rf "$NODE_VERIFIERS" && mkdir -p "$NODE_VERIFIERS"
   if command -v node >/dev/null 2>&1 && command -v npm >/dev/null 2>&1 &&
      ( cd "$NODE_VERIFIERS" && timeout 120 npm install --no-audit --no-fund --ignore-scripts --silent $packages >/dev/null 2>&1 ); then
     printf '%s\n' "$packages" >"$NODE_VERIFIERS/packages"
   else
-    say "jose and jwks-rsa do not verify tokens: there is no npm, or it cannot install them"
+    say "jose, jwks-rsa and oauth4webapi do not verify tokens: there is no npm, or it cannot install them"
     unset NODE_VERIFIERS
   fi
 }

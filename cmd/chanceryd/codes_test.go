@@ -23,6 +23,7 @@ import (
 var producedBy = map[api.Code]struct{ name, test, dir string }{
 	api.CodeMalformed:             {"CodeMalformed", "TestA02A03Claims", "."},
 	api.CodeClaimReserved:         {"CodeClaimReserved", "TestA02A03Claims", "."},
+	api.CodeClaimInvalid:          {"CodeClaimInvalid", "TestA06TokensOfAKindAreNoOther", "."},
 	api.CodeTTLTooLong:            {"CodeTTLTooLong", "TestA02A03Claims", "."},
 	api.CodeTypNotAllowed:         {"CodeTypNotAllowed", "TestA01HeaderIsOurs", "."},
 	api.CodeNameNotAllowed:        {"CodeNameNotAllowed", "TestA08A09HostileRequests", "."},

@@ -75,7 +75,8 @@ func (f *Fault) Error() string { return f.Path + ": " + f.Text }
 // NewProfile checks cfg and returns a Profile, or every *Fault in it, joined.
 func NewProfile(cfg ProfileConfig) (*Profile, error) {
 	b := &profileBuilder{p: &Profile{name: cfg.Name, kind: cfg.Name, lifetime: cfg.Lifetime, cnf: cfg.CNF}}
-	b.check(cfg.Name != "" && cfg.Name != policy.ProfileJWT, "name", "%q: a profile has a name, and the plain one is as it is", cfg.Name)
+	b.check(cfg.Name != "", "name", "a profile has a name")
+	b.check(cfg.Name != policy.ProfileJWT, "name", "the plain profile is as it is")
 	b.base(cfg)
 	b.audiences(cfg.Audiences)
 	for _, name := range slices.Sorted(maps.Keys(cfg.Claims)) {
@@ -115,7 +116,7 @@ func (b *profileBuilder) base(cfg ProfileConfig) {
 	b.check(kind == policy.ProfileJWTSVID || len(cfg.TrustDomains) == 0, "trust_domains", "only the kind %s has these", policy.ProfileJWTSVID)
 	if kind == "" {
 		checked := checkTyp(cfg.Typ)
-		b.check(checked == nil, "typ", "%q: %v", cfg.Typ, checked)
+		b.check(checked == nil, "typ", "%v", checked)
 		b.p.types = []string{cfg.Typ}
 		b.know("aud", audience(nil))
 		b.p.required |= b.bit("aud")
@@ -242,15 +243,15 @@ func checkTyp(s string) error {
 	}
 	switch {
 	case s == "":
-		return errors.New("a profile has the typ of its tokens, or a kind")
+		return fmt.Errorf("typ is missing: a profile has that of its tokens, or a kind (hint: one of %v)", policy.BuiltInProfiles()[1:])
 	case len(s) > 64 || strings.ContainsFunc(s, other):
-		return errors.New(`a typ has 1 to 64 letters, digits and -._+, without "application/"`)
+		return fmt.Errorf(`%.80q: a typ has 1 to 64 letters, digits and -._+, without "application/"`, s)
 	case IsKeySetType(s):
-		return errKeySetType()
+		return fmt.Errorf("%q is for signed key sets", s)
 	case strings.EqualFold(s, typeAccessToken):
-		return fmt.Errorf("it is another kind's (hint: kind: %s)", policy.ProfileAccessToken)
+		return fmt.Errorf("%q is another kind's (hint: kind: %s)", s, policy.ProfileAccessToken)
 	case strings.EqualFold(s, typeLogoutToken):
-		return fmt.Errorf("it is another kind's (hint: kind: %s)", policy.ProfileLogoutToken)
+		return fmt.Errorf("%q is another kind's (hint: kind: %s)", s, policy.ProfileLogoutToken)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@
 // input ends. Lines are as pyjwt.py's.
 //
 // usage: node.mjs jose|jwks-rsa MAX_AGE     seconds a key set or key is kept
+//        node.mjs jose|oauth4webapi MAX_AGE TYP AUDIENCE    and of that kind, for that one
 //
 // The packages are in NODE_VERIFIERS/node_modules.
 import { createRequire } from 'node:module';
@@ -9,6 +10,7 @@ import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
 const [library, maxAge] = [process.argv[2], Number(process.argv[3]) * 1000];
+const [typ, audience] = process.argv.slice(4);
 const { resolve } = createRequire(process.env.NODE_VERIFIERS + '/');
 const load = async (name) => import(pathToFileURL(resolve(name)));
 
@@ -28,7 +30,7 @@ const libraries = {
     const ofToken = [errors.JWKSNoMatchingKey, errors.JWSSignatureVerificationFailed, errors.JWTClaimValidationFailed, errors.JWTExpired];
     return async (issuer, token) => {
       try {
-        await jwtVerify(token, keys(issuer), { issuer });
+        await jwtVerify(token, keys(issuer), { issuer, typ, audience });
       } catch (err) {
         throw ofToken.some((kind) => err instanceof kind) ? err : new Unavailable(String(err));
       }
@@ -44,6 +46,13 @@ const libraries = {
         throw err.name === 'SigningKeyNotFoundError' ? err : new Unavailable(String(err));
       });
       jwt.verify(token, key.getPublicKey(), { issuer, algorithms: ['ES256', 'RS256'] });
+    };
+  },
+  async oauth4webapi() {
+    const { validateJwtAccessToken, allowInsecureRequests } = await load('oauth4webapi');
+    return async (issuer, token) => {
+      const request = new Request(audience, { headers: { authorization: 'Bearer ' + token } });
+      await validateJwtAccessToken({ issuer, jwks_uri: issuer + '/jwks.json' }, request, audience, { [allowInsecureRequests]: true });
     };
   },
 };
