@@ -25,7 +25,7 @@ func isConfirmation(value []byte) string {
 		known++
 		switch string(name) {
 		case "x5t#S256", "jkt": // RFC 8705 Section 3.1, RFC 9449 Section 6.1
-			if s, ok := text(v); !ok || decodedLen(s) != sha256.Size {
+			if s, ok := text(v); !ok || decodedLen(string(s)) != sha256.Size {
 				want = `an object with "x5t#S256" or "jkt", a SHA-256 in base64url`
 			}
 		case "jwk":
@@ -131,6 +131,14 @@ func readCertificate(s string) (string, error) {
 func thumbprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// len returns how many bytes append appends.
+func (b binding) len() int {
+	if b.thumbprint == "" {
+		return 0
+	}
+	return len(`,"cnf":{"x5t#S256":""}`) + len(b.thumbprint)
 }
 
 // append appends what we say of cnf, with the comma before it.

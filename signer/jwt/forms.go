@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
-	"iter"
 	"slices"
 	"strings"
 
@@ -39,7 +38,7 @@ var forms = map[Form]form{
 type form func(value []byte) (want string)
 
 func isText(value []byte) string {
-	if s, ok := text(value); !ok || s == "" {
+	if s, ok := text(value); !ok || len(s) == 0 {
 		return "a string that is not empty"
 	}
 	return ""
@@ -47,15 +46,14 @@ func isText(value []byte) string {
 
 func isTexts(value []byte) string {
 	const want = "an array of strings that are not empty"
-	n := 0
-	for e := range elements(value) {
+	all := elements(value)
+	if !all.more {
+		return want
+	}
+	for e, ok := all.next(); ok; e, ok = all.next() {
 		if isText(e) != "" {
 			return want
 		}
-		n++
-	}
-	if n == 0 {
-		return want
 	}
 	return ""
 }
@@ -109,7 +107,7 @@ func isTime(value []byte) string {
 // Section 2).
 func isSubject(value []byte) string {
 	s, ok := text(value)
-	if !ok || s == "" || len(s) > 255 || strings.ContainsFunc(s, func(c rune) bool { return c > '\x7f' }) {
+	if !ok || len(s) == 0 || len(s) > 255 || bytes.ContainsFunc(s, func(c rune) bool { return c > '\x7f' }) {
 		return "a string of 1 to 255 characters of ASCII"
 	}
 	return ""
@@ -118,7 +116,7 @@ func isSubject(value []byte) string {
 // isClientID is what a client_id can be: printable ASCII (RFC 6749 Appendix A.1).
 func isClientID(value []byte) string {
 	s, ok := text(value)
-	if !ok || s == "" || strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) {
+	if !ok || len(s) == 0 || bytes.ContainsFunc(s, func(c rune) bool { return c < ' ' || c > '~' }) {
 		return "a string of printable ASCII that is not empty"
 	}
 	return ""
@@ -132,10 +130,15 @@ func isScope(value []byte) string {
 	if !ok {
 		return want
 	}
-	for token := range strings.SplitSeq(s, " ") {
-		if token == "" || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '\\' }) {
+	begins := true // a token does here
+	for _, c := range s {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' || c == ' ' && begins {
 			return want
 		}
+		begins = c == ' '
+	}
+	if begins {
+		return want
 	}
 	return ""
 }
@@ -148,7 +151,8 @@ func isGroups(value []byte) string {
 		return want
 	}
 	var first byte
-	for e := range elements(value) {
+	all := elements(value)
+	for e, ok := all.next(); ok; e, ok = all.next() {
 		if first == 0 {
 			first = e[0]
 		}
@@ -163,7 +167,7 @@ func isGroups(value []byte) string {
 // (OpenID Connect Core 1.0 Section 3.1.3.6).
 func isHalfHash(value []byte) string {
 	s, ok := text(value)
-	if n := decodedLen(s); !ok || n != 16 && n != 24 && n != 32 {
+	if n := decodedLen(string(s)); !ok || n != 16 && n != 24 && n != 32 {
 		return "the left half of a hash in base64url"
 	}
 	return ""
@@ -194,8 +198,8 @@ func isLogout(value []byte) string {
 func isWorkload(domains []spiffeid.TrustDomain) form {
 	return func(value []byte) string {
 		s, ok := text(value)
-		id, err := spiffeid.FromString(s)
-		if !ok || err != nil || id.String() != s || id.Path() == "" || !slices.ContainsFunc(domains, id.MemberOf) {
+		id, err := spiffeid.FromString(string(s))
+		if !ok || err != nil || id.String() != string(s) || id.Path() == "" || !slices.ContainsFunc(domains, id.MemberOf) {
 			return fmt.Sprintf("the SPIFFE ID of a workload in %v", domains)
 		}
 		return ""
@@ -209,52 +213,66 @@ func audience(allowed []string) form {
 	if len(allowed) > 0 {
 		want = "one or more of the profile's audiences, each once"
 	}
-	may := func(value []byte) (string, bool) {
-		s, ok := text(value)
-		return s, ok && s != "" && (len(allowed) == 0 || slices.Contains(allowed, s))
-	}
 	return func(value []byte) string {
 		if value[0] != '[' {
-			if _, ok := may(value); !ok {
+			if !isAudience(value, allowed) {
 				return want
 			}
 			return ""
 		}
-		var space [8]string
-		met := space[:0]
-		for e := range elements(value) {
-			s, ok := may(e)
-			if !ok || slices.Contains(met, s) {
-				return want
-			}
-			met = append(met, s)
-		}
-		if len(met) == 0 {
+		if !distinct(elements(value), allowed) {
 			return want
 		}
 		return ""
 	}
 }
 
-// several reports whether an aud has more than one member.
-func several(value []byte) bool {
-	n := 0
-	for range elements(value) {
-		n++
-	}
-	return n > 1
+// isAudience reports whether a value is one audience, of allowed unless that is empty.
+func isAudience(value []byte, allowed []string) bool {
+	s, ok := text(value)
+	return ok && len(s) > 0 && (len(allowed) == 0 || slices.Contains(allowed, string(s)))
 }
 
-// text returns the string that value is.
-func text(value []byte) (s string, ok bool) {
+// distinct reports whether all are audiences, at least one, and none is there twice.
+func distinct(all list, allowed []string) bool {
+	if !all.more {
+		return false
+	}
+	var few [8][]byte
+	met := few[:0]
+	for e, ok := all.next(); ok; e, ok = all.next() {
+		if !isAudience(e, allowed) {
+			return false
+		}
+		s, _ := text(e)
+		for _, m := range met {
+			if bytes.Equal(m, s) {
+				return false
+			}
+		}
+		met = append(met, s)
+	}
+	return true
+}
+
+// several reports whether an aud has more than one member.
+func several(value []byte) bool {
+	all := elements(value)
+	all.next()
+	return all.more
+}
+
+// text returns the string that value is, in value where it has no escapes.
+func text(value []byte) (s []byte, ok bool) {
 	if len(value) < 2 || value[0] != '"' {
-		return "", false
+		return nil, false
 	}
 	if inner := value[1 : len(value)-1]; bytes.IndexByte(inner, '\\') < 0 {
-		return string(inner), true
+		return inner, true
 	}
-	err := json.Unmarshal(value, &s)
-	return s, err == nil
+	var escaped string
+	err := json.Unmarshal(value, &escaped)
+	return []byte(escaped), err == nil
 }
 
 // member returns the value of a member of the object that value is, or nothing.
@@ -274,24 +292,35 @@ func member(value []byte, name string) (found []byte) {
 	return found
 }
 
-// elements returns the elements of the array that value is; of another value none.
-func elements(value []byte) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		if value[0] != '[' {
-			return
-		}
-		for rest := value[1 : len(value)-1]; ; {
-			n := elementLen(rest)
-			if e := bytes.Trim(rest[:n], " \t\r\n"); len(e) > 0 && !yield(e) {
-				return
-			}
-			if n == len(rest) {
-				return
-			}
-			rest = rest[n+1:]
-		}
-	}
+// A list is the elements of an array that are still to be read.
+type list struct {
+	rest []byte
+	more bool
 }
+
+// elements returns the elements of the array that value is; of another value none.
+func elements(value []byte) list {
+	if value[0] != '[' {
+		return list{}
+	}
+	inside := bytes.Trim(value[1:len(value)-1], space)
+	return list{rest: inside, more: len(inside) > 0}
+}
+
+// next returns the next element, and whether there was one.
+func (l *list) next() (e []byte, ok bool) {
+	if !l.more {
+		return nil, false
+	}
+	n := elementLen(l.rest)
+	e = bytes.Trim(l.rest[:n], space)
+	if l.more = n < len(l.rest); l.more {
+		l.rest = l.rest[n+1:]
+	}
+	return e, true
+}
+
+const space = " \t\r\n" // of JSON
 
 // elementLen returns how long the element is that b begins with: up to a comma that
 // stands in no string, array or object.

@@ -80,7 +80,7 @@ type Prepared struct {
 	profile  *Profile
 	typ      string
 	jti      string
-	exp      time.Time
+	exp      int64 // Unix seconds
 	payload  []byte
 	redeemed atomic.Bool
 }
@@ -119,7 +119,7 @@ func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 		return nil, err
 	}
 	iat := env.Now.Unix()
-	p := &Prepared{grant: grant, profile: env.Profile, typ: typ, jti: newJTI(), exp: time.Unix(iat+ttl, 0).UTC()}
+	p := &Prepared{grant: grant, profile: env.Profile, typ: typ, jti: newJTI(), exp: iat + ttl}
 	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+ttl, p.jti, bound, theirs)
 	return p, nil
 }
@@ -212,8 +212,8 @@ func newJTI() string {
 func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
 
 func appendPayload(issuer string, iat, nbf, exp int64, jti string, bound binding, theirs claims) []byte {
-	const ours = len(`{"iss":"","iat":,"nbf":,"exp":,"jti":"","cnf":{"x5t#S256":""},`) + 3*len("-9223372036854775808")
-	b := make([]byte, 0, ours+len(issuer)+len(jti)+len(bound.thumbprint)+len(theirs.rest))
+	const ours = len(`{"iss":"","iat":,"nbf":,"exp":,"jti":"",`) + 3*len("-9223372036854775808")
+	b := make([]byte, 0, ours+len(issuer)+len(jti)+bound.len()+len(theirs.rest))
 	b = appendString(append(b, `{"iss":`...), issuer)
 	b = strconv.AppendInt(append(b, `,"iat":`...), iat, 10)
 	b = strconv.AppendInt(append(b, `,"nbf":`...), nbf, 10)
@@ -277,7 +277,7 @@ func (p *Prepared) SignedBy(alg keystore.Algorithm) error {
 func (p *Prepared) Grant() policy.Grant { return p.grant }
 
 // Exp returns when the token expires.
-func (p *Prepared) Exp() time.Time { return p.exp }
+func (p *Prepared) Exp() time.Time { return time.Unix(p.exp, 0).UTC() }
 
 // JTI returns the token's identifier.
 func (p *Prepared) JTI() string { return p.jti }
