@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -368,9 +369,12 @@ func (f *fake) sign(body []byte) (*api.SignJWTReply, error) {
 		return nil, api.Errorf(api.CodeTTLTooLong, "at most 3600 s")
 	}
 	now := time.Now().Unix()
-	typ := req.Typ
-	if typ == "" {
-		typ = "JWT"
+	typ := cmp.Or(req.Typ, req.Profile, "JWT")
+	if req.Profile != "" && !bytes.Contains(req.Claims, []byte(`"client_id"`)) {
+		return nil, api.Errorf(api.CodeClaimInvalid, `the claim "client_id" is missing`)
+	}
+	if req.CNFCertificate != "" {
+		req.Claims = fmt.Appendf(nil, `{"bound":%q,%s`, req.CNFCertificate, req.Claims[1:])
 	}
 	v := f.active()
 	_, claims, _ := strings.Cut(string(req.Claims), "{")
