@@ -36,7 +36,7 @@ type ProfileConfig struct {
 	// and for no other.
 	TrustDomains []string      `json:"trust_domains,omitempty"`
 	Lifetime     time.Duration `json:"lifetime,omitempty"` // the longest, whole seconds; 0: as rule and key set say
-	CNF          policy.CNF    `json:"cnf,omitempty"`      // empty: a cnf among the claims is checked, and needs not be there
+	CNF          policy.CNF    `json:"cnf,omitempty"`      // empty: a cnf among the claims is checked, and need not be there
 }
 
 // A Profile is what tokens of one kind are like. It needs no further checks, does
