@@ -8,6 +8,7 @@
 //	p, err := policy.New(cfg)                              // every fault at once
 //	who, err := p.Identify("dev", cert)                    // exactly one name
 //	grant, err := p.Authorize(who, policy.SignJWT, policy.Target{KeySet: "web"})
+//	grant.Target().Profile                                 // "jwt": which kind of token it is for
 //	grant.AllowsType("at+jwt")                             // the limits of the rule that decided
 //
 // A principal is a trust anchor, a kind and a value, compared exactly:
