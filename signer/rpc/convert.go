@@ -14,10 +14,10 @@ func jwtRequest(m *pb.SignJWTRequest) (api.SignJWTRequest, error) {
 	if err := known(m); err != nil {
 		return api.SignJWTRequest{}, err
 	}
-	if m.GetProfile() != "" || m.GetCnfCertificate() != "" {
-		return api.SignJWTRequest{}, api.Errorf(api.CodeMalformed, "there are no claims profiles here")
-	}
-	return api.SignJWTRequest{KeySet: m.GetKeyset(), Claims: m.GetClaims(), TTL: m.Ttl, Typ: m.GetTyp()}, nil
+	return api.SignJWTRequest{
+		KeySet: m.GetKeyset(), Claims: m.GetClaims(), TTL: m.Ttl, Typ: m.GetTyp(),
+		Profile: m.GetProfile(), CNFCertificate: m.GetCnfCertificate(),
+	}, nil
 }
 
 func jwtResponse(r *api.SignJWTReply) *pb.SignJWTResponse {

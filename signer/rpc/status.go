@@ -26,6 +26,7 @@ const Domain = "chancery"
 var statuses = map[api.Code]codes.Code{
 	api.CodeMalformed:             codes.InvalidArgument,
 	api.CodeClaimReserved:         codes.InvalidArgument,
+	api.CodeClaimInvalid:          codes.InvalidArgument,
 	api.CodeTTLTooLong:            codes.InvalidArgument,
 	api.CodeTypNotAllowed:         codes.InvalidArgument,
 	api.CodeNameNotAllowed:        codes.InvalidArgument,

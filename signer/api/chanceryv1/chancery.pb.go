@@ -102,10 +102,11 @@ type SignJWTRequest struct {
 	Ttl *int64 `protobuf:"varint,3,opt,name=ttl,proto3,oneof" json:"ttl,omitempty"`
 	// The header's typ. Empty: what the profile says, or "JWT".
 	Typ string `protobuf:"bytes,4,opt,name=typ,proto3" json:"typ,omitempty"`
-	// The claims profile, such as "at+jwt". Empty: none.
+	// The claims profile, such as "at+jwt". Empty: the only one that the rule lists, or
+	// "jwt", the plain one.
 	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
-	// A certificate, PEM, that the token is bound to (RFC 8705, cnf x5t#S256). Empty:
-	// what the profile says.
+	// The certificate that the token is bound to (RFC 8705, cnf x5t#S256), where rule or
+	// profile want one named: PEM, or the SHA-256 of its DER in base64url.
 	CnfCertificate string `protobuf:"bytes,6,opt,name=cnf_certificate,json=cnfCertificate,proto3" json:"cnf_certificate,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
