@@ -93,6 +93,14 @@ func (l *actsLog) file(name string, content []byte) {
 // dir/audit.vkey, and beside it tokens in *.jwt and certificates in *.pem: "made"
 // and what else there is a word for.
 func writeActs(ctx context.Context, dir string) error {
+	return writeActsBy(ctx, dir, func(l *actsLog) {
+		l.tokens()
+		l.certificates()
+	})
+}
+
+// writeActsBy makes such a log of what act enters.
+func writeActsBy(ctx context.Context, dir string, act func(*actsLog)) error {
 	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		return err
@@ -111,8 +119,7 @@ func writeActs(ctx context.Context, dir string) error {
 		return err
 	}
 	l.file("audit.vkey", []byte(vkey+"\n"))
-	l.tokens()
-	l.certificates()
+	act(l)
 	l.keys()
 	if l.err != nil {
 		return l.err

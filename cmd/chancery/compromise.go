@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"chancery/keystore"
 	"chancery/signer/api"
 	"chancery/signer/client"
 )
@@ -201,7 +202,11 @@ func (a *app) printOne(c *api.Compromised, now time.Time) {
 	}
 	a.printf("%s: version %s %s since %s UTC (it was %s, kid %s)\n", c.KeySet, strconv.Itoa(c.Version), since, when(c.At), c.StateBefore, c.KID)
 	a.printf("  now      %s\n", coverage(c, now))
-	a.printf("  dies     %s live tokens", liveTokens(c))
+	what := "live tokens"
+	if c.Purpose == string(keystore.PurposeDigest) {
+		what = "signatures, which have no end"
+	}
+	a.printf("  dies     %s %s", liveTokens(c), what)
 	if c.LiveUntil != nil {
 		a.printf(", the last would have expired at %s UTC", due(*c.LiveUntil))
 	}

@@ -29,7 +29,8 @@ func (a *app) auditImpactCommand() *cobra.Command {
 		Long: "Tell what a key signed in a period: for whom, how many, until when it lives, and what may\n" +
 			"have been signed without anybody knowing. It is what has to be answered for when the key\n" +
 			"is in other hands. It reads the log and does not verify it: `chancery audit verify` does.\n" +
-			"With --json every token, certificate and signed history is in it, as with --list.",
+			"With --json every token, certificate, signature of a digest and signed history is in\n" +
+			"it, as with --list.",
 		Example: "  chancery --dir dev audit impact --kid 5sljdiRYPbrjGDlg5uosZ2V_jDYJoXD6jOaW-TQO-pk --from 24h\n" +
 			"  chancery audit impact --kid KID --list /var/lib/chancery/audit",
 		Args: atMostLogDir,
@@ -38,7 +39,7 @@ func (a *app) auditImpactCommand() *cobra.Command {
 	c.Flags().Var(moment{&f.from}, "from", "not before this time, or this long ago")
 	c.Flags().Var(moment{&f.to}, "to", "before this time, or this long ago")
 	c.Flags().StringArrayVar(&f.nodes, "node-dir", nil, "audit directory of another node that shares the catalog: LOGDIR")
-	c.Flags().BoolVar(&f.list, "list", false, "list every token, certificate and signed history")
+	c.Flags().BoolVar(&f.list, "list", false, "list every token, certificate, signature of a digest and signed history")
 	c.RunE = does(func(ctx context.Context, args []string) error {
 		if f.kid == "" {
 			return usagef("audit impact: --kid is missing")
@@ -146,6 +147,8 @@ func signedWhat(s review.Signed) string {
 		return "serial " + s.Serial
 	case s.JTI != "":
 		return "jti " + s.JTI
+	case s.Signature != "":
+		return "digest, signature " + s.Signature
 	case s.Action == keystore.ActSignHistory:
 		return "history of the keys of " + s.KeySet
 	}
@@ -160,11 +163,18 @@ func (a *app) printImpact(i *review.Impact) {
 	a.printf("\n%s, made %s UTC\n\n", i.Period.Words(), when(i.MadeAt))
 	a.printf("signed: %d; refused %d, failed %d, unknown %d\n", i.Acts.Done, i.Acts.Refused, i.Acts.Failed, i.Acts.Unknown)
 	if i.Acts.All() > 0 {
-		a.printf("first %s, last %s UTC; the last of it expires %s\n", when(i.Acts.First), when(i.Acts.Last), when(i.Acts.Expiry()))
+		a.printf("first %s, last %s UTC", when(i.Acts.First), when(i.Acts.Last))
+		if !i.Acts.Expiry().IsZero() || i.Endless == 0 {
+			a.printf("; the last of it expires %s", when(i.Acts.Expiry()))
+		}
+		a.printf("\n")
 	}
 	if h := i.Histories; h.All() > 0 {
 		a.printf("histories of its key set signed besides: %d; refused %d, failed %d, unknown %d; first %s, last %s UTC; they have no end\n",
 			h.Done, h.Refused, h.Failed, h.Unknown, when(h.First), when(h.Last))
+	}
+	if i.Endless > 0 {
+		a.printf("of these %s of digests: they have no end\n", count(i.Endless, "signature", "signatures"))
 	}
 	if i.Live > 0 {
 		a.printf("live now: %d, until %s UTC (S of %s included)\n", i.Live, due(i.LiveUntil), i.Skew)

@@ -20,7 +20,7 @@ import (
 	"chancery/signer/api"
 )
 
-// An issued is a token or a certificate that somebody has, and that an entry of
+// An issued is a token, a certificate or the signature of a digest that somebody has, and that an entry of
 // the log may have made.
 type issued struct {
 	place string // where it stands in the input
@@ -28,6 +28,7 @@ type issued struct {
 
 	jti    string             // of a token
 	serial string             // of a certificate, as the log spells it
+	digest string             // of the signature of a digest: its hash, as the log has it
 	kid    keystore.KID       // of a certificate: empty when its issuer is not at hand
 	ends   int64              // exp or notAfter, in Unix seconds
 	begins time.Time          // iat or notBefore; zero: it does not say
@@ -44,6 +45,8 @@ func (i *issued) what() string {
 		return "line " + i.place
 	case i.token:
 		return "jti " + i.jti
+	case i.digest != "":
+		return "signature " + i.digest
 	}
 	return "serial " + i.serial
 }
@@ -87,7 +90,7 @@ func judge(i *issued, entries []audit.Located) matched {
 		case i.differs(&at.Entry) != "":
 			other = cmp.Or(other, at)
 			continue
-		case i.token && outcome == keystore.OutcomeRefused && first[keystore.OutcomeDone] != nil:
+		case (i.token || i.digest != "") && outcome == keystore.OutcomeRefused && first[keystore.OutcomeDone] != nil:
 			withdrawn = cmp.Or(withdrawn, at) // a certificate may be asked for again, and refused
 		}
 		first[outcome] = cmp.Or(first[outcome], at)
@@ -113,7 +116,7 @@ func judge(i *issued, entries []audit.Located) matched {
 // key that the lives of keys have for that entry. Where nobody has the key it says
 // that it was not looked at.
 func (i *issued) signed(m matched, lives []*audit.KeyLives) matched {
-	if !m.match.sound() {
+	if !m.match.sound() || i.digest != "" { // the entry has the hash of this signature
 		return m
 	}
 	for _, l := range lives {
@@ -174,7 +177,7 @@ func (i *issued) is(e *audit.Entry) bool {
 	return i.token && e.JTI == i.jti || !i.token && e.Serial == i.serial
 }
 
-// issuedIn reads tokens, one a line, or certificates in PEM. A line that is no
+// issuedIn reads tokens and replies to digests, one a line, or certificates in PEM. A line that is no
 // token of Chancery is told as such, unless all are.
 func issuedIn(data []byte) ([]*issued, error) {
 	if bytes.Contains(data, []byte("-----BEGIN ")) {
@@ -189,7 +192,7 @@ func issuedIn(data []byte) ([]*issued, error) {
 		if text == "" || strings.HasPrefix(text, "#") {
 			continue
 		}
-		i, err := issuedToken(text)
+		i, err := issuedLine(text)
 		if err != nil {
 			i = &issued{token: true, alien: err}
 			alien = cmp.Or(alien, fmt.Errorf("line %d: %w", n, err))
@@ -203,6 +206,14 @@ func issuedIn(data []byte) ([]*issued, error) {
 		return nil, alien
 	}
 	return all, nil
+}
+
+// issuedLine reads a token, or the reply to a digest.
+func issuedLine(text string) (*issued, error) {
+	if strings.HasPrefix(text, "{") {
+		return issuedSignature(text)
+	}
+	return issuedToken(text)
 }
 
 // longestToken is the longest token that is read, in bytes.

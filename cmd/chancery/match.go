@@ -21,10 +21,12 @@ const largestMatch = 256 << 20
 func (a *app) auditMatchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "match FILE|- [LOGDIR]",
-		Short: "Tell which entry made each token or certificate of a file, or none",
+		Short: "Tell which entry made each token, certificate or signature of a file, or none",
 		Long: "Tell which entry of the log made each of many tokens, one a line, or certificates, in PEM.\n" +
+			"or of signatures of digests, each in a line as `sign digest --json` printed it.\n" +
 			"A token is known by its jti, kid and exp, a certificate by its serial number, its end and,\n" +
-			"if its issuer's certificate is in the file as well, the issuer's key. It tells them as\n\n" +
+			"if its issuer's certificate is in the file as well, the issuer's key, a signature by its\n" +
+			"hash and kid. It tells them as\n\n" +
 			"  made         by that entry\n" +
 			"  named        by that entry, if its signature is good: it could not be checked\n" +
 			"  unknown      by that entry, perhaps: its outcome is not known, so count it as made\n" +
@@ -59,7 +61,7 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			return fmt.Errorf("%s: %w", args[0], err)
 		}
 		if len(all) == 0 {
-			return fmt.Errorf("%s: there is neither a token nor a certificate in it", args[0])
+			return fmt.Errorf("%s: there is neither a token nor a certificate nor the signature of a digest in it", args[0])
 		}
 		entries, err := entriesOf(ctx, dirs, all)
 		if err != nil {
@@ -154,8 +156,8 @@ func matchIn(ctx context.Context, dir string, wanted map[string][]*issued, found
 		if err != nil {
 			return err
 		}
-		for _, of := range []issued{{token: true, jti: at.Entry.JTI}, {serial: at.Entry.Serial}} {
-			if of.jti == "" && of.serial == "" {
+		for _, of := range []issued{{token: true, jti: at.Entry.JTI}, {serial: at.Entry.Serial}, {digest: signatureIn(&at.Entry)}} {
+			if of.jti == "" && of.serial == "" && of.digest == "" {
 				continue
 			}
 			for _, i := range wanted[of.what()] {
@@ -169,9 +171,10 @@ func matchIn(ctx context.Context, dir string, wanted map[string][]*issued, found
 // A matchLine is what --json prints for each.
 type matchLine struct {
 	Place    string          `json:"place"` // line of a token, number of a certificate
-	Kind     string          `json:"kind"`  // "token" or "certificate"
+	Kind     string          `json:"kind"`  // "token", "certificate" or "signature"
 	JTI      string          `json:"jti,omitempty"`
 	Serial   string          `json:"serial,omitempty"`
+	Hash     string          `json:"signature,omitempty"` // SHA-256, as the entry has it
 	KID      string          `json:"kid,omitempty"`
 	Exp      int64           `json:"exp,omitempty"`
 	NotAfter int64           `json:"not_after,omitempty"`
@@ -185,6 +188,9 @@ func lineOf(i *issued, m matched) matchLine {
 	l := matchLine{Place: i.place, Kind: "certificate", Serial: i.serial, KID: string(i.kid), NotAfter: i.ends, Match: m.match, Why: m.why}
 	if i.token {
 		l.Kind, l.JTI, l.Exp, l.NotAfter = "token", i.jti, i.ends, 0
+	}
+	if i.digest != "" {
+		l.Kind, l.Hash = "signature", i.digest
 	}
 	if m.entry != nil {
 		l.Entry, l.Record = m.entry.Name(), m.entry.Entry.Append(nil)

@@ -47,6 +47,7 @@ func TestCommand(t *testing.T) {
 			"makeacts":    makeActs,
 			"publish":     publishLog,
 			"publishfile": publishFile,
+			"makedigests": makeDigests,
 			"makepast":    makePast,
 			"makehistory": makeHistory,
 		},

@@ -81,7 +81,7 @@ type lives struct {
 	until time.Time
 }
 
-// count counts the tokens and certificates in this node's log that the keys have
+// count counts the tokens, certificates and signatures of digests in this node's log that the keys have
 // signed and that are not expired, or returns nil if that takes too long. What
 // was entered and then not released is among them.
 func (r *rotations) count(ctx context.Context, all []rotation.Compromise) map[keystore.KID]lives {
@@ -93,7 +93,7 @@ func (r *rotations) count(ctx context.Context, all []rotation.Compromise) map[ke
 	for _, c := range all {
 		live[c.KID] = lives{}
 		since := now.Add(-c.Lifetime)
-		if c.Lifetime == 0 {
+		if c.Lifetime == 0 || c.Purpose == keystore.PurposeDigest {
 			since = time.Time{}
 		}
 		if len(live) == 1 || since.Before(filter.Since) {
@@ -110,11 +110,12 @@ func (r *rotations) count(ctx context.Context, all []rotation.Compromise) map[ke
 		e := &at.Entry
 		l, ours := live[e.KID]
 		exp := time.Unix(max(e.Exp, e.NotAfter), 0)
-		if !ours || e.KID == "" || !exp.After(now) {
+		endless := e.Action == keystore.ActSignDigest
+		if !ours || e.KID == "" || !endless && !exp.After(now) {
 			continue
 		}
 		l.count++
-		if exp.After(l.until) {
+		if !endless && exp.After(l.until) {
 			l.until = exp
 		}
 		live[e.KID] = l
@@ -167,6 +168,8 @@ func advise(say func(string, ...any), scope signer.Scope, all []rotation.Comprom
 			say("checkpoints signed by %s version %d prove nothing after %s: rely on those that auditors had kept by then", c.KeySet, c.Version, moment(c.Fact.At))
 		case c.Purpose == keystore.PurposeCA && !c.Exposure.Caches.IsZero():
 			say("take the certificate of %s version %d from every trust store: those who hold it accept what is forged with it", c.KeySet, c.Version)
+		case c.Purpose == keystore.PurposeDigest && c.KID != "":
+			say("take the public key %s of %s version %d from wherever signatures are verified: those who hold it accept what is forged with it, however old it says it is", c.KID, c.KeySet, c.Version)
 		case !c.Exposure.Caches.IsZero():
 			say("restart verifiers that do not fetch the key set of %s again: they accept what is forged until then, the others until %s at the latest", c.KeySet, until(c.Exposure.Caches))
 		}

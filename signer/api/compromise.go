@@ -38,8 +38,8 @@ type Compromised struct {
 	Already     bool      `json:"already"` // it was compromised before this was asked
 
 	// LiveTokens is how many tokens, or certificates of an authority, that this node
-	// has entered as signed by it are not expired; all of them are rejected from now
-	// on. Null: they could not be counted in time. Other nodes' logs are not in it.
+	// has entered as signed by it are not expired, or how many signatures of digests,
+	// which never are; all of them are rejected from now on. Null: they could not be counted in time. Other nodes' logs are not in it.
 	LiveTokens *int64     `json:"live_tokens"`
 	LiveUntil  *time.Time `json:"live_until"` // when the last of these would have expired
 	CountedOn  string     `json:"counted_on"` // the node whose log it is

@@ -196,6 +196,9 @@ func (c *counting) expires(at audit.Located) {
 	if at.Entry.NotAfter > at.Entry.Exp {
 		exp, name = unix(at.Entry.NotAfter), "not_after"
 	}
+	if at.Entry.Action == keystore.ActSignDigest {
+		exp, name = l.set.retained(at.Entry.Time), "retention"
+	}
 	later := exp.After(l.exp) || exp.Equal(l.exp) && before(at, l.expBy)
 	if !exp.IsZero() && later {
 		l.exp, l.expires, l.expBy = exp, name, at

@@ -35,7 +35,7 @@ func (h *history) at(seconds float64) time.Time {
 // told enters a record at so many seconds.
 func (h *history) told(seconds float64, rec keystore.Record) *history {
 	log, list := "lifecycle", &h.lifecycle
-	acts := []keystore.Action{keystore.ActSignJWT, keystore.ActSignCSR, keystore.ActSignHistory, keystore.ActKeyUse}
+	acts := []keystore.Action{keystore.ActSignJWT, keystore.ActSignCSR, keystore.ActSignDigest, keystore.ActSignHistory, keystore.ActKeyUse}
 	if slices.Contains(acts, rec.Action) {
 		log, list = "acts/2026-03", &h.acts
 	}

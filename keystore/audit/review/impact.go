@@ -24,6 +24,9 @@ type Impact struct {
 	Acts    Tally        `json:"acts"` // all but Histories
 	// Histories are the key-set histories that it signed, which have no end.
 	Histories Tally `json:"histories"`
+	// Endless is how many of Acts are signatures of digests that were, or may have
+	// been, made: they have no end either, and are not in Live.
+	Endless int64 `json:"endless"`
 	// Live is how many of the things it signed in the period had not expired by
 	// every clock, that is plus S, when this was made.
 	Live       int64       `json:"live"`
@@ -51,8 +54,9 @@ type Signed struct {
 	JTI       string           `json:"jti,omitempty"`
 	Serial    string           `json:"serial,omitempty"`
 	Authority string           `json:"authority,omitempty"`
-	KeySet    string           `json:"keyset,omitempty"` // whose history was signed
-	Expires   time.Time        `json:"expires,omitzero"` // zero: it does not, as a history
+	KeySet    string           `json:"keyset,omitempty"`    // whose history was signed
+	Signature string           `json:"signature,omitempty"` // of a digest: its SHA-256, as the entry has it
+	Expires   time.Time        `json:"expires,omitzero"`    // zero: it does not, as a history or the signature of a digest
 	Live      bool             `json:"live"`
 	Entry     string           `json:"entry"`
 }
@@ -160,9 +164,15 @@ func (t *tracing) count(at audit.Located) bool {
 	if !isSignature(e) {
 		return true
 	}
+	if e.Action == keystore.ActSignDigest {
+		t.Endless += n
+	}
 	s := Signed{
 		At: e.Time, Action: e.Action, Outcome: e.Outcome, Principal: e.Principal, JTI: e.JTI, Serial: e.Serial,
 		Authority: e.Authority, Expires: unix(max(e.Exp, e.NotAfter)), Entry: at.Name(),
+	}
+	if e.Action == keystore.ActSignDigest {
+		s.Signature = e.Detail["signature"]
 	}
 	if e.Action == keystore.ActSignHistory {
 		s.KeySet = e.KeySet
@@ -216,5 +226,6 @@ func impactLimits() []string {
 		"An act whose outcome nobody knows may have been signed; none of it was released.",
 		"A signed history of a key set has no end, and says no more of its keys than the log: whoever holds the key can sign another one.",
 		"What a token said is known only by its salted digest.",
+		"Of what a digest was that was signed, Chancery never saw.",
 	}
 }
