@@ -31,6 +31,7 @@ func Run(t *testing.T, open func(t *testing.T) keystore.Provider) {
 	alg := usual(t, open(t))
 	t.Run("every algorithm signs what verifies", func(t *testing.T) { algorithms(t, open(t)) })
 	t.Run("a key signs for its purpose only", func(t *testing.T) { purposes(t, open(t), alg) })
+	t.Run("a digest is signed as it is", func(t *testing.T) { digests(t, open(t)) })
 	t.Run("generate never overwrites", func(t *testing.T) { generateTwice(t, open(t), alg) })
 	t.Run("a name without a key is not found", func(t *testing.T) { notFound(t, open(t), alg) })
 	t.Run("both names of a key must fit", func(t *testing.T) { mismatch(t, open(t), alg) })
