@@ -6,6 +6,9 @@
 // request by itself, unless its caller made it Patient. A refusal is an
 // *api.Problem, found by errors.As, exactly as the daemon wrote it.
 //
+// A DigestSigner is a crypto.Signer on a key set of purpose digest, for code that
+// brings its own digests.
+//
 // A Verifier checks JWTs under the key set an issuer publishes. It believes
 // nothing a token says about how it is to be checked: the algorithm is the
 // key's, the key is the issuer's, and a token has one form only (JWS compact

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -107,5 +108,31 @@ func TestRetain(t *testing.T) {
 		if cfg.NeedsRestart(other) != "keysets" {
 			t.Error("another time to retain is put in force by a reload")
 		}
+	}
+}
+
+// What README says of key sets of purpose digest loads.
+func TestTheDigestKeySetInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(begin string) string {
+		_, rest, ok := strings.Cut(string(readme), "```yaml\n"+begin+"\n")
+		text, _, closed := strings.Cut(rest, "```")
+		if !ok || !closed {
+			t.Fatalf("README shows no %q", begin)
+		}
+		return text
+	}
+	dir := world(t)
+	text := strings.Replace(devText(t, dir, false), "\n  devices: #", "\n"+block("keysets:")+"  devices: #", 1)
+	text = strings.Replace(text, "  - rule: operator", block("policy:")+"  - rule: operator", 1)
+	cfg, findings := loadText(t, dir, text)
+	for _, f := range findings {
+		t.Error(f)
+	}
+	if cfg == nil || cfg.KeySets["release"].Retain != DefaultRetain {
+		t.Error("it is not what is in force where nothing is said")
 	}
 }
