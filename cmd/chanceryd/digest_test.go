@@ -196,6 +196,10 @@ func (d *chanceryd) refusesForgeries(c *client.Client) {
 	t.Helper()
 	h := d.http("issuer")
 	digest := base64.StdEncoding.EncodeToString(make([]byte, 32))
+	post(t, h, "/v1/sign/digest", fmt.Sprintf(`{"keyset":"release","digest":%q,"format":"raw"}`, digest)).want(t, "a digest", "")
+	if r, err := send(t, h, "GET", "/v1/keysets/release", nil); err != nil || r.status != 200 { // each is held against the OpenAPI document
+		t.Errorf("the key set: %d, %v", r.status, err)
+	}
 	for _, keyset := range []string{"web", "legacy", "edge", "devices", "audit", "nothing"} {
 		post(t, h, "/v1/sign/digest", fmt.Sprintf(`{"keyset":%q,"digest":%q}`, keyset, digest)).want(t, "a digest by "+keyset, api.CodeForbidden)
 	}

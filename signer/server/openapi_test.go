@@ -196,6 +196,7 @@ func TestExchangesAreAsTheDocumentSays(t *testing.T) {
 		{"signing", "issuer", "POST /v1/sign/jwt", strings.Repeat(" ", 64<<10) + `{"keyset":"web","claims":{}}`, 413},
 		{"signing", "issuer", "POST /v1/sign/jwt/batch", `{"requests":[{"keyset":"web","claims":{}},{"keyset":"no","claims":{}}]}`, 200},
 		{"signing", "issuer", "POST /v1/sign/csr", `{"authority":"a","profile":"p","csr":"c"}`, 403},
+		{"signing", "issuer", "POST /v1/sign/digest", `{"keyset":"release","digest":"LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=","format":"raw"}`, 403},
 		{"signing", "issuer", "GET /v1/openapi.json", "", 200},
 		{"signing", "issuer", "GET /v1/nowhere", "", 404},
 		{"signing", "issuer", "DELETE /v1/keysets", "", 405},
@@ -230,8 +231,9 @@ func TestExchangesAreAsTheDocumentSays(t *testing.T) {
 	exchange("ops", "operator", "POST /v1/keysets/web/rotate", why, 500)
 	h.rotate = api.Errorf(api.CodeOverloaded, "x")
 	exchange("ops", "operator", "POST /v1/keysets/web/rotate", why, 429)
-	delete(missing, "signing POST /v1/sign/csr")   // this house has no authority: the daemon's scenarios have
-	delete(missing, "ops POST /v1/ops/compromise") // its reply is that of a key set's
+	delete(missing, "signing POST /v1/sign/csr")    // this house has no authority: the daemon's scenarios have
+	delete(missing, "signing POST /v1/sign/digest") // nor a key set for digests
+	delete(missing, "ops POST /v1/ops/compromise")  // its reply is that of a key set's
 	if len(missing) > 0 {
 		t.Errorf("never asked for and answered here: %q", slices.Sorted(maps.Keys(missing)))
 	}
