@@ -26,6 +26,9 @@ const maxReply = 32 << 20
 // connectTimeout bounds connecting and the handshake.
 const connectTimeout = 10 * time.Second
 
+// defaultTimeout bounds a request that says nothing else.
+const defaultTimeout = 30 * time.Second
+
 // Config says where the daemon is and who asks. Endpoint, Certificate and Roots
 // are required.
 type Config struct {
@@ -71,29 +74,15 @@ type Client struct {
 
 // New returns a Client. It does not connect.
 func New(cfg Config) (*Client, error) {
-	if cfg.Roots == nil {
-		return nil, errors.New("no roots to know the daemon by")
-	}
-	if len(cfg.Certificate.Certificate) == 0 {
-		return nil, errors.New("no client certificate")
-	}
 	if cfg.Timeout == 0 {
-		cfg.Timeout = 30 * time.Second
+		cfg.Timeout = defaultTimeout
 	}
 	if cfg.Connections == 0 {
 		cfg.Connections = 2
 	}
-	at, err := parseEndpoint(cfg.Endpoint)
+	at, tlsConfig, err := cfg.connect("http/1.1")
 	if err != nil {
 		return nil, err
-	}
-	tlsConfig := &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{cfg.Certificate},
-		RootCAs: cfg.Roots, ServerName: cfg.ServerName, NextProtos: []string{"http/1.1"},
-		ClientSessionCache: tls.NewLRUClientSessionCache(cfg.Connections),
-	}
-	if tlsConfig.ServerName == "" {
-		tlsConfig.ServerName = at.name
 	}
 	transport := &http.Transport{
 		DialTLSContext:      dialTLS(at.network, at.address, tlsConfig),

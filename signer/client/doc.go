@@ -9,6 +9,10 @@
 // A DigestSigner is a crypto.Signer on a key set of purpose digest, for code that
 // brings its own digests.
 //
+// An RPC asks the same over gRPC, for JWTs and certificates alone, with any number of
+// requests at the daemon at a time; its Stream is for issuers that ask for thousands a
+// second. Errors are the same.
+//
 // A Verifier checks JWTs under the key set an issuer publishes. It believes
 // nothing a token says about how it is to be checked: the algorithm is the
 // key's, the key is the issuer's, and a token has one form only (JWS compact

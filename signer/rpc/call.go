@@ -61,8 +61,8 @@ func (s *Server) unary(m method) grpc.StreamDesc {
 			s.Observe(route, "ok", time.Since(start))
 			return call.SendMsg(reply)
 		}
-		if _, ok := errors.AsType[*api.Error](err); !ok && ctx.Err() != nil {
-			return gone(ctx)
+		if _, ok := errors.AsType[*api.Error](err); !ok {
+			return err // nobody waits for an answer, or the message came too slowly
 		}
 		e := s.failed(ctx, route, err)
 		s.Observe(route, string(e.Code), time.Since(start))
@@ -86,7 +86,7 @@ func (s *Server) answer(ctx context.Context, route string, call grpc.ServerStrea
 	var f frame
 	defer f.free()
 	if err := call.RecvMsg(&f); err != nil {
-		return nil, s.unread(ctx, who, route, err)
+		return nil, s.unread(who, route, err)
 	}
 	reply, err = m.do(ctx, who, &f, m.most)
 	if e, ok := errors.AsType[*decodeError](err); ok { // the Service never saw it
@@ -143,12 +143,13 @@ func (s *Server) refuse(who policy.Caller, route string, err error) error {
 	}, err)
 }
 
-// unread is what becomes of a call whose message could not be read.
-func (s *Server) unread(ctx context.Context, who policy.Caller, route string, err error) error {
-	if ctx.Err() != nil {
-		return err // nobody waits for an answer, or it came too slowly
-	}
-	if status.Code(err) == codes.ResourceExhausted {
+// unread is what becomes of a call whose message could not be read. What gRPC found
+// itself it has told the client already, without our code.
+func (s *Server) unread(who policy.Caller, route string, err error) error {
+	switch status.Code(err) {
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
+		return err
+	case codes.ResourceExhausted:
 		return s.refuse(who, route, api.Errorf(api.CodeTooLarge, "the message is too large").Because(err))
 	}
 	return s.refuse(who, route, api.Errorf(api.CodeMalformed, "the message could not be read").Because(err))

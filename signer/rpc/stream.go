@@ -143,7 +143,7 @@ func (p *pipeline) unreadable(err error) error {
 	if unknown != nil {
 		return err
 	}
-	return p.unread(p.call.Context(), who, streamRoute, err)
+	return p.unread(who, streamRoute, err)
 }
 
 // worker answers what comes until the stream is over.
