@@ -44,7 +44,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		{"for servers", asItIs, []tls.Certificate{server}, 42, "not acceptable"},
 		{"A35 TLS 1.2", func(c *tls.Config) { c.MaxVersion = tls.VersionTLS12 }, []tls.Certificate{good}, 70, "unsupported versions"},
 		{"A35 TLS 1.0", func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS10 }, []tls.Certificate{good}, 70, "unsupported versions"},
-		{"h2 alone", func(c *tls.Config) { c.NextProtos = []string{"h2"} }, []tls.Certificate{good}, 120, "application protocol"},
+		{"an unknown protocol", func(c *tls.Config) { c.NextProtos = []string{"h3"} }, []tls.Certificate{good}, 120, "application protocol"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			err := d.handshake(func(cfg *tls.Config) {
