@@ -178,17 +178,32 @@ func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSR
 	if err != nil {
 		return api.SignCSRReply{}, s.fail(act, err)
 	}
-	if act.Use, err = s.take(v.KID); err != nil {
-		return api.SignCSRReply{}, s.fail(act, err)
-	}
-	if err := s.intend(ctx, act, prepared, v); err != nil {
+	der, err := s.certificate(ctx, &act, key, v, prepared)
+	if err != nil {
 		return api.SignCSRReply{}, err
 	}
-	der, err := prepared.Redeem(ctx, key)
-	if err != nil {
-		return api.SignCSRReply{}, s.abandon(ctx, act, err)
-	}
 	return s.releaseCSR(ctx, act, set, v, issuer, prepared, der)
+}
+
+// certificate redeems p under key, the private key of v, in its principal's turn.
+// act gets the number of the use. What it returns has been entered.
+func (s *Service) certificate(ctx context.Context, act *keystore.Record, key keystore.Key, v *keystore.Version, p *ca.Prepared) ([]byte, error) {
+	turn, err := s.await(ctx, p.Grant().Principal(), key, v)
+	if err != nil {
+		return nil, s.noTurn(ctx, *act, err)
+	}
+	defer turn.leave()
+	if act.Use, err = s.take(v.KID); err != nil {
+		return nil, s.fail(*act, err)
+	}
+	if err := s.intend(ctx, *act, p, v); err != nil {
+		return nil, err
+	}
+	der, err := p.Redeem(ctx, key)
+	if err != nil {
+		return nil, s.abandon(ctx, *act, err)
+	}
+	return der, nil
 }
 
 // intend writes serial and intent down before the key is asked: a certificate

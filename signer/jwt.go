@@ -12,6 +12,7 @@ import (
 	"chancery/signer/api"
 	"chancery/signer/jwt"
 	"chancery/signer/policy"
+	"chancery/signer/queue"
 )
 
 // attempts is how often a JWT is made anew because its key version stopped
@@ -83,7 +84,7 @@ func (s *Service) attemptJWT(ctx context.Context, keys Keys, grant policy.Grant,
 	token, use, err := s.sign(ctx, key, v, prepared)
 	act.Use = use
 	if err != nil {
-		return api.SignJWTReply{}, s.fail(act, overdue(ctx, err, publicError))
+		return api.SignJWTReply{}, s.noTurn(ctx, act, err)
 	}
 	act.Outcome = keystore.OutcomeDone
 	receipt, err := s.Log.Act(ctx, act)
@@ -111,12 +112,18 @@ func longerThanPromised(most time.Duration) *api.Error {
 
 // sign redeems p under key, the private key of v. The kid in the header and the
 // key that signs are one pair: both are v's. It returns the number that the act's
-// entry has to close, whether the key signed or not; 0 if there is none.
+// entry has to close, whether the key signed or not; 0 if there is none. There is
+// none while the caller waits for its turn.
 func (s *Service) sign(ctx context.Context, key keystore.Key, v *keystore.Version, p *jwt.Prepared) (token string, use int64, err error) {
 	input, err := p.Redeem(v.KID, v.Algorithm)
 	if err != nil {
 		return "", 0, err
 	}
+	turn, err := s.await(ctx, p.Grant().Principal(), key, v)
+	if err != nil {
+		return "", 0, err
+	}
+	defer turn.leave()
 	if use, err = s.take(v.KID); err != nil {
 		return "", 0, err
 	}
@@ -181,7 +188,13 @@ func (s *Service) SignJWTs(ctx context.Context, who policy.Caller, n int, reques
 		return api.BatchReply{}, s.refuse(act, api.Errorf(api.CodeMalformed, "a batch holds 1 to %d requests, this one %d", api.MaxBatch, n))
 	}
 	reply := api.BatchReply{Results: make([]api.BatchResult, n)}
+	if s.Limits != nil {
+		s.Limits.Charge(who.Principal, n-1) // one was admitted
+	}
 	together := newGathering(s.Keys, n)
+	together.turn = func(ctx context.Context, keystore string, cost int) (queue.Turn[policy.Principal], error) {
+		return s.enter(ctx, who.Principal, keystore, cost)
+	}
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {

@@ -1,7 +1,7 @@
 // Package signer makes a signature because someone asked. Service is the one
 // place where the order of the steps is written:
 //
-//	authorise → prepare → sign → record → look again → release
+//	authorise → prepare → wait → sign → record → look again → release
 //
 // A Grant, which only policy can make, is needed to prepare; a Prepared, which
 // can be redeemed once, is needed to sign; a Receipt from the log is needed to
@@ -28,10 +28,12 @@ import (
 	"chancery/keystore/audit"
 	"chancery/signer/api"
 	"chancery/signer/jwt"
+	"chancery/signer/limit"
 	"chancery/signer/policy"
 )
 
-// Config is what a Service works with. Every member but Now and Profile is required.
+// Config is what a Service works with. Every member but Profile, Queue, Limits and
+// Now is required.
 // All functions and interfaces must be safe for concurrent use.
 type Config struct {
 	// Policy returns the policy in force.
@@ -58,6 +60,12 @@ type Config struct {
 	Tokens       Tokens
 	Clock        Clock
 	Nodes        Nodes
+
+	// Queue returns where principals wait for a keystore; nil, or a nil Queue: nobody
+	// waits, and the keystore's own line is all there is.
+	Queue func(keystore string) *Queue
+	// Limits are those of principals; nil: there are none.
+	Limits *limit.Limiter
 
 	// Salt keys the digests of requests in the log.
 	Salt [32]byte

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 
 	"chancery/keystore"
@@ -20,7 +21,7 @@ func TestServiceNeedsEverything(t *testing.T) {
 		lacking := whole
 		reflect.ValueOf(&lacking).Elem().Field(i).SetZero()
 		name := typ.Field(i).Name
-		if _, err := New(lacking); (err == nil) != (name == "Now" || name == "Salt" || name == "Profile") {
+		if _, err := New(lacking); (err == nil) != slices.Contains([]string{"Now", "Salt", "Profile", "Queue", "Limits"}, name) {
 			t.Errorf("without %s: %v", name, err)
 		}
 	}

@@ -63,6 +63,9 @@ func LoadConfig(endpoint, certFile, keyFile, rootsFile string) (Config, error) {
 
 // A Client asks one daemon as one principal. It may be used concurrently.
 //
+// A context's deadline goes along with the request: what the daemon has not done by
+// then it does not do, as far as no key has been asked.
+//
 // Its methods return an error wrapping *api.Problem when the daemon refused.
 // Any other error of a request that was sent leaves open what became of it.
 type Client struct {
@@ -200,6 +203,9 @@ func (c *Client) send(ctx context.Context, call call, body []byte) ([]byte, erro
 	}
 	for name, values := range call.header {
 		req.Header[name] = values
+	}
+	if end, ok := ctx.Deadline(); ok {
+		req.Header.Set(api.RequestTimeout, api.FormatTimeout(time.Until(end)))
 	}
 	if call.in != nil {
 		req.Header.Set("Content-Type", "application/json")

@@ -25,6 +25,10 @@ type Config struct {
 	Gate   func() *Gate
 	Limits Limits
 	Log    *slog.Logger
+	// Admit counts a request in before its body is read, or refuses it; what it
+	// returns is called when the request has been answered. It may be nil: then
+	// everybody is admitted.
+	Admit func(who policy.Caller) (release func(), err error)
 	// Observe is told of each request that was answered: the route's pattern, the
 	// code ("ok" or the problem's), and how long it took. It may be nil.
 	Observe func(route, code string, took time.Duration)
@@ -128,6 +132,9 @@ func newGuarded(c Config) *guarded {
 	if c.Observe == nil {
 		c.Observe = func(string, string, time.Duration) {}
 	}
+	if c.Admit == nil {
+		c.Admit = func(policy.Caller) (func(), error) { return func() {}, nil }
+	}
 	return &guarded{Config: c, mux: http.NewServeMux(), allow: make(map[string][]string)}
 }
 
@@ -213,12 +220,21 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 	if err := crossOrigin.Check(r); err != nil {
 		return 0, nil, g.refuse(who, rt, api.Errorf(api.CodeForbidden, "not allowed").Because(err))
 	}
+	release, err := g.Admit(who)
+	if err != nil {
+		return 0, nil, g.refuse(who, rt, err)
+	}
+	defer release()
+	within, err := timeout(r.Header, g.Limits.RequestTimeout)
+	if err != nil {
+		return 0, nil, g.refuse(who, rt, err)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), within)
+	defer cancel()
 	body, err := readBody(w, r, rt.maxBody)
 	if err != nil {
 		return 0, nil, g.refuse(who, rt, err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), g.Limits.RequestTimeout)
-	defer cancel()
 	status, value, err = rt.do(&request{Request: r.WithContext(ctx), who: who, body: body})
 	if e, ok := errors.AsType[*decodeError](err); ok { // the Service never saw it
 		return 0, nil, g.refuse(who, rt, e.cause)

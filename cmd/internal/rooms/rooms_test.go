@@ -38,7 +38,9 @@ signer/policy         :
 signer/jwt            : keystore signer/api signer/policy
 signer/ca             : keystore signer/api signer/policy
 signer/jwks           : keystore
-signer                : keystore keystore/audit signer/api signer/policy signer/jwt signer/ca
+signer/queue          :
+signer/limit          : signer/policy
+signer                : keystore keystore/audit signer/api signer/policy signer/jwt signer/ca signer/queue signer/limit
 signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
 signer/rpc            : keystore signer signer/api signer/api/chanceryv1 signer/policy signer/server
 signer/client         : signer/api signer/api/chanceryv1

@@ -1,0 +1,174 @@
+package signer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/limit"
+	"chancery/signer/policy"
+	"chancery/signer/queue"
+)
+
+// A Queue is where principals wait for a keystore.
+type Queue = queue.Queue[policy.Principal]
+
+// slowCost is what a signature by an RSA key counts for next to one on an elliptic
+// curve: between the two that it takes in an HSM and the thirty in software.
+const slowCost = 8
+
+func costOf(a keystore.Algorithm) int {
+	switch a {
+	case keystore.ES256, keystore.ES384, keystore.ES512, keystore.EdDSA:
+		return 1
+	}
+	return slowCost
+}
+
+// errNoTurn: a request was refused before its key was asked and before it had a
+// number, because too much was asked for.
+var errNoTurn = fmt.Errorf("%w: there was no turn for it", errUnsent)
+
+// longestRetry is how much later a caller is told to come back at most, however long
+// others have waited. A quota's end may be later.
+const longestRetry = time.Minute
+
+// retryAfter returns a wait in whole seconds, 1 at least.
+func retryAfter(wait time.Duration) int64 { return max(1, int64(math.Ceil(wait.Seconds()))) }
+
+// Admit counts a request of who in, before anything of it but the certificate is
+// read, or refuses it: an *api.Error with the code overloaded, which Refuse enters.
+// What it returns must be called once, when the request has been answered.
+func (s *Service) Admit(who policy.Caller) (release func(), err error) {
+	if s.Limits == nil {
+		return func() {}, nil
+	}
+	release, err = s.Limits.Admit(who.Principal)
+	if err != nil {
+		return nil, tooMuch(err)
+	}
+	return release, nil
+}
+
+// tooMuch is what a caller sees of a refusal by a queue or a limit.
+func tooMuch(err error) *api.Error {
+	cause := fmt.Errorf("%w: %w", errNoTurn, err)
+	if full, ok := errors.AsType[*queue.FullError](err); ok {
+		e := overloaded(cause)
+		e.RetryAfter = retryAfter(min(full.Wait, longestRetry))
+		return e
+	}
+	e := api.Errorf(api.CodeOverloaded, "%v", err).Because(cause)
+	e.RetryAfter = 1
+	if r, ok := errors.AsType[*limit.Refusal](err); ok {
+		e.RetryAfter = retryAfter(r.Wait)
+	}
+	return e
+}
+
+// A turn is leave to ask a key, until it is left.
+type turn struct {
+	own  queue.Turn[policy.Principal]
+	lane chan struct{} // of a batch; nil: none
+	seat *seat         // of a batch, in which the turn is that of several; nil: none
+}
+
+func (t turn) leave() {
+	t.own.Leave()
+	if t.lane != nil {
+		<-t.lane
+	}
+	if t.seat != nil {
+		t.seat.entered = false
+		t.seat.leave()
+	}
+}
+
+// await waits for who's turn at the key of v, and counts the signature. A request
+// that does not come so far has cost neither a signature nor a number: its error
+// wraps errUnsent, and errNoTurn where too much was asked for.
+func (s *Service) await(ctx context.Context, who policy.Principal, key keystore.Key, v *keystore.Version) (t turn, err error) {
+	if k, ok := key.(seatedKey); ok {
+		t, err = k.enter(ctx)
+	} else {
+		t.own, err = s.enter(ctx, who, v.Keystore, costOf(v.Algorithm))
+	}
+	if err != nil {
+		return turn{}, err
+	}
+	if err := s.count(ctx, who); err != nil {
+		t.leave()
+		return turn{}, err
+	}
+	return t, nil
+}
+
+// enter waits in the queue before a keystore.
+func (s *Service) enter(ctx context.Context, who policy.Principal, keystore string, cost int) (queue.Turn[policy.Principal], error) {
+	var q *Queue
+	if s.Queue != nil {
+		q = s.Queue(keystore)
+	}
+	if q == nil {
+		return queue.Turn[policy.Principal]{}, nil
+	}
+	t, err := q.Enter(ctx, who, cost)
+	if errors.Is(err, queue.ErrLeft) {
+		return t, fmt.Errorf("%w: %w", errUnsent, err)
+	}
+	if err != nil {
+		return t, tooMuch(err)
+	}
+	return t, nil
+}
+
+// count counts a signature towards who's quota. The one that fills it has the log
+// say so, once in each window; if the log cannot, nothing is signed.
+func (s *Service) count(ctx context.Context, who policy.Principal) error {
+	if s.Limits == nil {
+		return nil
+	}
+	alert, err := s.Limits.Sign(who)
+	if err != nil {
+		return tooMuch(err)
+	}
+	if alert == nil {
+		return nil
+	}
+	_, err = s.Log.Act(ctx, quotaReached(who, alert))
+	if err != nil {
+		s.Limits.Unsaid(who)
+		return auditUnavailable(fmt.Errorf("%w: %w", errUnsent, err))
+	}
+	return nil
+}
+
+func quotaReached(who policy.Principal, a *limit.Alert) keystore.Record {
+	then := "signed"
+	if a.Refuse {
+		then = "refused"
+	}
+	per := "day"
+	if a.Per == limit.Hour {
+		per = "hour"
+	}
+	return keystore.Record{
+		Principal: who.String(), Action: keystore.ActQuota, Outcome: keystore.OutcomeDone,
+		Detail: map[string]string{
+			"signatures": fmt.Sprint(a.Signatures), "per": per, "until": a.Until.UTC().Format(time.RFC3339), "then": then,
+		},
+	}
+}
+
+// noTurn enters that a request did not get its turn, and returns what the caller
+// sees of err.
+func (s *Service) noTurn(ctx context.Context, r keystore.Record, err error) error {
+	if errors.Is(err, errNoTurn) {
+		return s.refuse(r, err)
+	}
+	return s.fail(r, overdue(ctx, err, publicError))
+}
