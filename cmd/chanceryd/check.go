@@ -26,6 +26,7 @@ func checkCommand() *cobra.Command {
 			if cfg != nil {
 				findings = append(findings, checkTokens(cmd.Context(), cfg)...)
 				findings = append(findings, checkMounts(cmd.Context(), cfg)...)
+				findings = append(findings, checkDescriptors(cfg)...)
 			}
 			errs, warnings := 0, 0
 			for _, f := range findings {

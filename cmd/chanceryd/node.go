@@ -62,6 +62,7 @@ type node struct {
 	stops     *stops
 	left      []keystore.Record // intents that a former process left open
 	service   *signer.Service
+	shares    *shares
 	public    *server.Public
 	publisher *publisher
 	histories *histories
@@ -214,6 +215,7 @@ func (n *node) introduce(ctx context.Context) error {
 		return fmt.Errorf("reading the salt of request digests: %w", err)
 	}
 	rotations := n.rotations(cfg)
+	n.shares = newShares(cfg, n.now, n.metrics)
 	n.service, err = signer.New(signer.Config{
 		Policy: n.gates.policy, View: n.signable, Settings: n.settings, Digests: n.digests, Profile: n.claimsProfile, Authority: n.authority,
 		Keys: n.keys, Log: n.audit, Horizons: n.horizons,
@@ -222,7 +224,8 @@ func (n *node) introduce(ctx context.Context) error {
 		Tokens:       &tokens{n.providers, n.comparing},
 		Nodes:        n.nodes(cfg),
 		Clock:        clockConfirmer{n.clock, n.audit, make(chan struct{}, 1)},
-		Salt:         salt, Now: n.now,
+		Queue:        n.shares.queue, Limits: n.shares.limits,
+		Salt: salt, Now: n.now,
 	})
 	if err != nil {
 		return err

@@ -19,8 +19,8 @@ import (
 // reloadWithin bounds a reload.
 const reloadWithin = 5 * time.Second
 
-// reload puts policy, revocations, anchors, certificates and the keystores of
-// key sets' next versions of the file in force, all or nothing. What else is said
+// reload puts policy, revocations, anchors, certificates, limits of principals and the
+// keystores of key sets' next versions of the file in force, all or nothing. What else is said
 // of key sets, keystores and listeners needs a restart.
 func (n *node) reload(ctx context.Context, path string) {
 	ctx, cancel := context.WithTimeout(ctx, reloadWithin)
@@ -121,6 +121,7 @@ func (n *node) putInForce(cfg *config.Config, next *inForce) {
 	n.gates.current.Store(next)
 	n.config.Store(cfg)
 	n.clock.Set(cfg.SmallestSkew())
+	n.shares.set(cfg)
 }
 
 // onlyRevokes reports whether next differs from before in more revocations
@@ -142,5 +143,5 @@ func onlyRevokes(before, next *config.Config) bool {
 	sameAnchors := slices.EqualFunc(before.Anchors(), next.Anchors(), func(a, b config.Anchor) bool {
 		return a.Name == b.Name && bytes.Equal(a.CA.Raw, b.CA.Raw)
 	})
-	return more && sameAnchors && reflect.DeepEqual(was, is) && reflect.DeepEqual(before.KeySets, next.KeySets)
+	return more && sameAnchors && reflect.DeepEqual(was, is) && reflect.DeepEqual(before.Limits, next.Limits) && reflect.DeepEqual(before.KeySets, next.KeySets)
 }

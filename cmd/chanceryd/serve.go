@@ -118,7 +118,9 @@ func (n *node) openDoors(context.Context) error {
 		Entries: entries{cfg.Node, filepath.Join(cfg.Data, "audit")}, Now: n.now,
 	}
 	ops := guarded
-	ops.Gate = n.gates.ops
+	ops.Gate, ops.Limits = n.gates.ops, doorLimits(cfg.Listeners.Ops.Limits)
+	guarded.Limits, guarded.Admit = doorLimits(cfg.Listeners.Signing.Limits), n.service.Admit // stopping is never too much
+	n.warnOfDescriptors(cfg)
 	signing, err := n.doors.hold(listenGuarded(cfg.Listeners.Signing))
 	if err != nil {
 		return fmt.Errorf("signing listener: %w", err)
@@ -135,9 +137,9 @@ func (n *node) openDoors(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
-	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), server.Limits{}, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
-	n.doors.guard(server.Ops(ops), nil, server.Limits{}, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
-	n.doors.open(n.public, server.Limits{}, public, n.publicTLS())
+	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), guarded.Limits, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
+	n.doors.guard(server.Ops(ops), nil, ops.Limits, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
+	n.doors.open(n.public, doorLimits(cfg.Listeners.Public.Limits), public, n.publicTLS())
 	n.admin = server.Admin(n.checks(), n.metrics.Handler())
 	n.doors.open(n.admin, server.Limits{}, admin, nil)
 	return nil

@@ -62,6 +62,9 @@ func (l Limits) withDefaults() Limits {
 // OrDefaults returns l with its defaults filled in.
 func (l Limits) OrDefaults() Limits { return l.withDefaults() }
 
+// MostConnections returns how many connections l lets be open at a time.
+func (l Limits) MostConnections() int { return l.withDefaults().Connections }
+
 // A Door accepts connections on its listeners, shakes hands, and hands each
 // connection to the handler of the protocol ALPN chose.
 type Door struct {

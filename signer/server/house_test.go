@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type house struct {
 	entered  []keystore.Record
 	observed []string
 	openErr  error
+	wrap     func(keystore.Key) keystore.Key // nil: the key as it is
 	rotate   error
 	asked    []string
 	entries  error
@@ -70,6 +72,9 @@ func newHouse(t testing.TB) *house {
 }
 
 func (h *house) Open(context.Context, *keystore.KeySet, *keystore.Version) (keystore.Key, error) {
+	if h.wrap != nil {
+		return h.wrap(h.key), h.openErr
+	}
 	return h.key, h.openErr
 }
 
@@ -157,6 +162,20 @@ func (v *visitors) as(t testing.TB, name string) *tls.ConnectionState {
 
 func ask(h http.Handler, who *tls.ConnectionState, method, path string, body io.Reader) *httptest.ResponseRecorder {
 	r := httptest.NewRequest(method, path, body)
+	r.TLS = who
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// askWith is ask of a JWT with other headers; an empty one is left out.
+func askWith(h http.Handler, who *tls.ConnectionState, header http.Header, body string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest("POST", "/v1/sign/jwt", strings.NewReader(body))
+	for name, values := range header {
+		if values[0] != "" {
+			r.Header[name] = values
+		}
+	}
 	r.TLS = who
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)

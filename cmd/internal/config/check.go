@@ -49,6 +49,7 @@ func check(c *Config, f *findings, now time.Time) {
 	k.policy()
 	k.claimsProfiles()
 	k.limits()
+	k.shares()
 	k.defaults()
 }
 

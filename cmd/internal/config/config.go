@@ -44,6 +44,7 @@ type Config struct {
 	Listeners                 Listeners                `yaml:"listeners,required"`
 	Clients                   []Client                 `yaml:"clients,required"`
 	Revoked                   Revoked                  `yaml:"revoked"`
+	Limits                    Limits                   `yaml:"limits"`
 	KeySets                   map[string]KeySet        `yaml:"keysets,required"`
 	Authorities               map[string]Authority     `yaml:"authorities"`
 	Rules                     []Rule                   `yaml:"policy,required"`
@@ -72,6 +73,8 @@ type Guarded struct {
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
 	ServerName  string `yaml:"server_name"`
+
+	Limits DoorLimits `yaml:"limits"`
 }
 
 // Public is the listener everyone may read; plain if Certificate is empty.
@@ -79,6 +82,8 @@ type Public struct {
 	TCP         string `yaml:"tcp,required"`
 	Certificate string `yaml:"certificate"`
 	Key         string `yaml:"key"`
+
+	Limits DoorLimits `yaml:"limits"`
 }
 
 // Admin is the listener for health and metrics: either Socket or TCP.
@@ -298,8 +303,9 @@ func (c *Config) SmallestSkew() time.Duration {
 func (c *Config) Hash() string { return c.hash }
 
 // NeedsRestart returns a member whose value in next a reload cannot put in
-// force, or nothing. Policy, revocations, client anchors, certificates, the
-// keystores in which key sets have their next versions made, claims profiles and whether short
+// force, or nothing. Policy, revocations, client anchors, certificates, limits of
+// principals, the keystores in which key sets have their next versions made, claims
+// profiles and whether short
 // windows and an unsynchronised clock are accepted can change while the daemon runs.
 func (c *Config) NeedsRestart(next *Config) string {
 	switch {
@@ -315,12 +321,14 @@ func (c *Config) NeedsRestart(next *Config) string {
 		return "audit"
 	case !maps.EqualFunc(c.Keystores, next.Keystores, Keystore.equal):
 		return "keystores"
-	case c.Listeners.addresses() != next.Listeners.addresses():
+	case c.Listeners.addresses() != next.Listeners.addresses() || c.Listeners.limits() != next.Listeners.limits():
 		return "listeners"
 	case !maps.EqualFunc(c.KeySets, next.KeySets, KeySet.equal):
 		return "keysets"
 	case !maps.EqualFunc(c.Authorities, next.Authorities, Authority.equal):
 		return "authorities"
+	case c.Limits.Queue != next.Limits.Queue:
+		return "limits.queue"
 	}
 	return ""
 }
@@ -332,6 +340,10 @@ func (l Listeners) addresses() [7]string {
 		plain = "TLS"
 	}
 	return [...]string{l.Signing.Socket, l.Signing.TCP, l.Ops.Socket, l.Ops.TCP, l.Public.TCP + " " + plain, l.Admin.Socket, l.Admin.TCP}
+}
+
+func (l Listeners) limits() [3]DoorLimits {
+	return [...]DoorLimits{l.Signing.Limits, l.Ops.Limits, l.Public.Limits}
 }
 
 // equal reports whether ks and o differ in nothing but their keystores.

@@ -60,9 +60,38 @@
 //	  ops:     {…}                # likewise; certificate and key as signing's where they are not said
 //	  public:  {tcp: HOST:PORT, certificate: FILE, key: FILE}   # plain on loopback only
 //	  admin:   {tcp: HOST:PORT}   # or socket: PATH; loopback only
+//	  # each of signing, ops and public may have:
+//	    limits:
+//	      handshake: 5s           # from accept to the end of the TLS handshake
+//	      read_header: 5s
+//	      read: 10s               # header and body
+//	      write: 30s              # from the end of the header to that of the answer
+//	      idle: 2m                # between two requests
+//	      connections: 1024       # in all; one more is closed at once
+//	      per_peer: 256           # of one address, or one uid on a Unix socket
+//	      header_bytes: 16384
+//	      body: 65536             # of one request, in bytes
+//	      batch_body: 1048576
+//	      request_timeout: 10s    # the work for one request; a caller's Request-Timeout may be shorter
 //	clients:                      # trust anchors of client certificates, and the names each speaks for
 //	  - {name: NAME, ca: FILE, spiffe: [TRUST DOMAIN], dns: [NAME or .SUFFIX], uri: [SCHEME://HOST], pins: [SHA-256]}
 //	revoked: {spki: [SHA-256], serials: [HEX]}
+//	limits:                       # what principals may ask for at the signing listener
+//	  default:                    # each of them
+//	    rate: 0                   # requests a second, a batch being as many as it holds; 0: any
+//	    burst: N                  # at once, where there is a rate; absent: as many as in a second
+//	    concurrent: 512           # requests worked on at a time
+//	    weight: 1                 # to 1000: the share of a keystore that several want
+//	    quota:
+//	      signatures: 1000000     # that raise an alert: an entry quota.reached and a metric
+//	      per: 24h                # a day of UTC, or 1h
+//	      refuse: false           # true: what is over it is refused until the hour or day is over
+//	  principals:                 # what is not said is the default's; a quota is said as a whole
+//	    - {principal: ANCHOR:KIND:VALUE, rate: N, burst: N, concurrent: N, weight: N, quota: {…}}
+//	  queue:                      # before each keystore
+//	    window: N                 # signatures at it at a time, RSA counting eight; absent: 32 for each worker, 64 for a Vault
+//	    waiting: 2048             # requests that wait for that, in all
+//	    per_principal: 512
 //	keysets:
 //	  NAME:
 //	    purpose: jwt | ca | audit | digest # exactly one key set is of purpose audit

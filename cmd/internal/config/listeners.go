@@ -22,6 +22,9 @@ func (k checker) listeners() {
 	taken := make(map[string]string) // address → the member that has it
 	k.guarded("listeners.signing", l.Signing, taken)
 	k.guarded("listeners.ops", l.Ops, taken)
+	k.door("listeners.signing", l.Signing.Limits)
+	k.door("listeners.ops", l.Ops.Limits)
+	k.door("listeners.public", l.Public.Limits)
 
 	if l.Public.TCP != "" {
 		k.tcp("listeners.public.tcp", l.Public.TCP, taken)

@@ -47,7 +47,7 @@ signer/client         : signer/api signer/api/chanceryv1
 rotation              : keystore keystore/audit
 rotation/simulation   : keystore rotation
 cmd/internal/clock    :
-cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca signer/jwt rotation
+cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca signer/jwt signer/limit signer/queue rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation

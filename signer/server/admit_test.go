@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"chancery/keystore"
+	"chancery/signer/api"
+	"chancery/signer/policy"
+)
+
+// A04: who asks for too much is told so before a byte of the body is read, and may
+// come back; what was admitted is counted out when it has been answered.
+func TestA04LimitsComeBeforeTheBody(t *testing.T) {
+	h := newHouse(t)
+	v := newVisitors(t, h)
+	inside, full := 0, true
+	h.Admit = func(who policy.Caller) (func(), error) {
+		if who.Value != "spiffe://chancery.dev/issuer" {
+			t.Errorf("%s was counted", who)
+		}
+		if full {
+			e := api.Errorf(api.CodeOverloaded, "too much")
+			e.RetryAfter = 7
+			return nil, e
+		}
+		inside++
+		return func() { inside-- }, nil
+	}
+	signing, issuer := Signing(h.Config), v.as(t, "issuer")
+	for _, route := range []string{"POST /v1/sign/jwt", "POST /v1/sign/jwt/batch", "POST /v1/sign/csr", "GET /v1/keysets", "GET /nowhere"} {
+		method, path, _ := strings.Cut(route, " ")
+		w := ask(signing, issuer, method, path, unread{t})
+		if p := problem(t, route, w, api.CodeOverloaded); w.Header().Get("Retry-After") != "7" || p.RetryAfter != 7 || w.Header().Get("Connection") != "" {
+			t.Errorf("%s: %v", route, w.Header())
+		}
+	}
+	if r := h.refused; len(r) != 5 || r[0].Action != keystore.ActRequest || r[0].Code != "overloaded" || r[0].Principal == "" {
+		t.Errorf("the log has %+v", r)
+	}
+	full = false
+	if w := ask(signing, issuer, "POST", "/v1/sign/jwt", strings.NewReader(`{"keyset":"web","claims":{}}`)); w.Code != http.StatusOK {
+		t.Errorf("%d %s", w.Code, w.Body)
+	}
+	problem(t, "a bad body", ask(signing, issuer, "POST", "/v1/sign/jwt", strings.NewReader(`{`)), api.CodeMalformed)
+	problem(t, "a body that ends early", ask(signing, issuer, "POST", "/v1/sign/jwt", failing{}), api.CodeMalformed)
+	if inside != 0 {
+		t.Errorf("%d are inside, and all were answered", inside)
+	}
+}
+
+// slowKey signs when its context has ended, or never.
+type slowKey struct{ keystore.Key }
+
+func (slowKey) Sign(ctx context.Context, _ []byte) ([]byte, error) {
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// TestI6CallersDeadlines: a request has the time its caller gives it, and no more
+// than the listener does.
+func TestI6CallersDeadlines(t *testing.T) {
+	for header, want := range map[string]time.Duration{
+		"": 10 * time.Second, "0.25": 250 * time.Millisecond, "3": 3 * time.Second, "3600": 10 * time.Second, "0.001": time.Millisecond,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHouse(t)
+			v := newVisitors(t, h)
+			h.wrap = func(k keystore.Key) keystore.Key { return slowKey{k} }
+			signing, issuer := Signing(h.Config), v.as(t, "issuer")
+			began := time.Now()
+			w := askWith(signing, issuer, map[string][]string{api.RequestTimeout: {header}}, `{"keyset":"web","claims":{}}`)
+			problem(t, header, w, api.CodeOverloaded)
+			if took := time.Since(began); took != want {
+				t.Errorf("%q: answered after %v, want %v", header, took, want)
+			}
+		})
+	}
+	h := newHouse(t)
+	v := newVisitors(t, h)
+	signing, issuer := Signing(h.Config), v.as(t, "issuer")
+	for _, values := range [][]string{{"soon"}, {"-1"}, {"0"}, {"1s"}, {"1", "2"}} {
+		problem(t, strings.Join(values, ","), askWith(signing, issuer, map[string][]string{api.RequestTimeout: values}, `{"keyset":"web","claims":{}}`), api.CodeMalformed)
+	}
+}
