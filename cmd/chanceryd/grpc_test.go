@@ -5,13 +5,19 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/asn1"
+	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -187,7 +193,7 @@ func (d *chanceryd) refusalsByGRPC() {
 		"a name there is not": {sign(issuer, "none", `{}`), codes.PermissionDenied, api.CodeForbidden, false},
 		"another's grant":     {sign(d.generated("ca"), "web", `{}`), codes.PermissionDenied, api.CodeForbidden, false},
 		"suspended":           {sign(issuer, "edge", `{}`), codes.Unavailable, api.CodeKeySetSuspended, true},
-		"a digest":            {digest, codes.Unimplemented, api.CodeMethodNotAllowed, false},
+		"a digest by web":     {digest, codes.PermissionDenied, api.CodeForbidden, false},
 	} {
 		s := status.Convert(c.err)
 		var reason string
@@ -267,4 +273,62 @@ func TestGRPCWhileStopping(t *testing.T) {
 	if err := ask(ctx); err == nil {
 		t.Error("a stopped daemon has signed")
 	}
+}
+
+// A digest is signed as the JSON side does it, in either form.
+func TestGRPCDigest(t *testing.T) {
+	t.Parallel()
+	d := startWithDigests(t)
+	c := d.rpc("unix:"+d.endpoints.Socket, "issuer")
+	digest := sha256.Sum256([]byte("a release"))
+	for _, format := range []string{api.FormatDER, api.FormatRaw} {
+		reply, err := c.SignDigest(t.Context(), api.SignDigestRequest{KeySet: "release", Digest: base64.StdEncoding.EncodeToString(digest[:]), Format: format})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sig, err := base64.StdEncoding.DecodeString(reply.Signature)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if format == api.FormatRaw {
+			sig = derOf(t, sig)
+		}
+		public := d.publicKey("release", reply.KID)
+		if !ecdsa.VerifyASN1(public, digest[:], sig) || reply.Algorithm != "ES256" {
+			t.Errorf("%s: %+v does not verify", format, reply)
+		}
+	}
+	if _, err := c.SignDigest(t.Context(), api.SignDigestRequest{KeySet: "release", Digest: "AAAA"}); !isProblem(err, api.CodeMalformed) {
+		t.Errorf("a digest of three bytes: %v", err)
+	}
+	_, err := d.generated("issuer").SignDigest(t.Context(), &pb.SignDigestRequest{Keyset: "release", Digest: digest[:], Format: 99})
+	if status.Code(err) != codes.InvalidArgument {
+		t.Errorf("another format: %v", err)
+	}
+}
+
+// publicKey is the public key that a version has by GET /v1/keysets.
+func (d *chanceryd) publicKey(keyset, kid string) *ecdsa.PublicKey {
+	d.t.Helper()
+	text, err := os.ReadFile(d.publicKeyOf(d.client("issuer"), keyset, kid))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return key.(*ecdsa.PublicKey)
+}
+
+// derOf is a signature of r and s side by side as ASN.1 has it.
+func derOf(t *testing.T, raw []byte) []byte {
+	t.Helper()
+	half := len(raw) / 2
+	der, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:half]), new(big.Int).SetBytes(raw[half:])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
@@ -120,6 +121,32 @@ func (r *RPC) SignCSR(ctx context.Context, req api.SignCSRRequest, idempotencyKe
 	return &api.SignCSRReply{
 		Certificate: m.GetCertificate(), Chain: m.GetChain(), Serial: m.GetSerial(), NotAfter: m.GetNotAfter().AsTime(), Entry: m.GetEntry(),
 	}, nil
+}
+
+// SignDigest asks for the signature of a digest, by a key set of purpose digest.
+func (r *RPC) SignDigest(ctx context.Context, req api.SignDigestRequest) (*api.SignDigestReply, error) {
+	ctx, cancel := r.limited(ctx)
+	defer cancel()
+	digest, err := base64.StdEncoding.DecodeString(req.Digest)
+	if err != nil {
+		return nil, fmt.Errorf("the digest is not base64: %w", err)
+	}
+	format, ok := formats[req.Format]
+	if !ok {
+		return nil, fmt.Errorf("there is no signature format %q", req.Format)
+	}
+	m, err := r.signer.SignDigest(ctx, &pb.SignDigestRequest{Keyset: req.KeySet, Digest: digest, Format: format})
+	if err != nil {
+		return nil, refusal(ctx, err)
+	}
+	return &api.SignDigestReply{
+		Signature: base64.StdEncoding.EncodeToString(m.GetSignature()), KID: m.GetKid(), Algorithm: m.GetAlgorithm(), Entry: m.GetEntry(),
+	}, nil
+}
+
+var formats = map[string]pb.SignatureFormat{
+	"": pb.SignatureFormat_SIGNATURE_FORMAT_UNSPECIFIED, api.FormatDER: pb.SignatureFormat_SIGNATURE_FORMAT_DER,
+	api.FormatRaw: pb.SignatureFormat_SIGNATURE_FORMAT_RAW,
 }
 
 func jwtMessage(req api.SignJWTRequest) *pb.SignJWTRequest {

@@ -12,6 +12,7 @@ import (
 // the Service, of client and server in one process.
 func BenchmarkCalls(b *testing.B) {
 	h := newHouse(b, Limits{}, server.Limits{})
+	h.still = make([]byte, 64)
 	for name, ask := range map[string]func() func() error{
 		"unary": func() func() error {
 			c := h.rpc(b)

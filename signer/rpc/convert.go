@@ -1,6 +1,9 @@
 package rpc
 
 import (
+	"encoding/base64"
+	"fmt"
+
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "chancery/signer/api/chanceryv1"
@@ -35,4 +38,25 @@ func csrResponse(r *api.SignCSRReply) *pb.SignCSRResponse {
 	return &pb.SignCSRResponse{
 		Certificate: r.Certificate, Chain: r.Chain, Serial: r.Serial, NotAfter: timestamppb.New(r.NotAfter), Entry: r.Entry,
 	}
+}
+
+func digestRequest(m *pb.SignDigestRequest) (api.SignDigestRequest, error) {
+	req := api.SignDigestRequest{KeySet: m.GetKeyset(), Digest: base64.StdEncoding.EncodeToString(m.GetDigest())}
+	switch m.GetFormat() {
+	case pb.SignatureFormat_SIGNATURE_FORMAT_UNSPECIFIED, pb.SignatureFormat_SIGNATURE_FORMAT_DER:
+		req.Format = api.FormatDER
+	case pb.SignatureFormat_SIGNATURE_FORMAT_RAW:
+		req.Format = api.FormatRaw
+	default:
+		return req, api.Errorf(api.CodeMalformed, "there is no signature format %d here", m.GetFormat())
+	}
+	return req, nil
+}
+
+func digestResponse(r *api.SignDigestReply) (*pb.SignDigestResponse, error) {
+	signature, err := base64.StdEncoding.DecodeString(r.Signature)
+	if err != nil {
+		return nil, fmt.Errorf("reading the Service's signature: %w", err)
+	}
+	return &pb.SignDigestResponse{Signature: signature, Kid: r.KID, Algorithm: r.Algorithm, Entry: r.Entry}, nil
 }

@@ -81,11 +81,18 @@ func (s *Server) signCSR(ctx context.Context, who policy.Caller, f *frame, most 
 	return csrResponse(&reply), nil
 }
 
-// signDigest is not served yet: the Service signs no digests.
-func (s *Server) signDigest(_ context.Context, _ policy.Caller, f *frame, most int64) (proto.Message, error) {
+func (s *Server) signDigest(ctx context.Context, who policy.Caller, f *frame, most int64) (proto.Message, error) {
 	var m pb.SignDigestRequest
 	if err := f.decode(&m, most); err != nil {
 		return nil, &decodeError{err}
 	}
-	return nil, api.Errorf(api.CodeMethodNotAllowed, "no digests are signed here")
+	req, err := digestRequest(&m)
+	if err != nil {
+		return nil, &decodeError{err}
+	}
+	reply, err := s.Service.SignDigest(ctx, who, req)
+	if err != nil {
+		return nil, err
+	}
+	return digestResponse(&reply)
 }

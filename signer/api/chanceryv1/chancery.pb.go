@@ -15,6 +15,10 @@
 // worth asking again there is a google.rpc.RetryInfo. The reason is what a program
 // goes by: several reasons share a status code.
 //
+// A message over 1 MiB, one that is compressed, and a method that is not here are
+// refused by gRPC itself, without ErrorInfo. A call has at most ten seconds, its
+// message included, and less where the client says so (grpc-timeout).
+//
 // Unknown fields are refused, not ignored: a client that says more than the server
 // understands might get less than it asked for.
 

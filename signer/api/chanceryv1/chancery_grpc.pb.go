@@ -15,6 +15,10 @@
 // worth asking again there is a google.rpc.RetryInfo. The reason is what a program
 // goes by: several reasons share a status code.
 //
+// A message over 1 MiB, one that is compressed, and a method that is not here are
+// refused by gRPC itself, without ErrorInfo. A call has at most ten seconds, its
+// message included, and less where the client says so (grpc-timeout).
+//
 // Unknown fields are refused, not ignored: a client that says more than the server
 // understands might get less than it asked for.
 
@@ -58,14 +62,16 @@ type SignerClient interface {
 	// request is at most 64 KiB, and has the time that a request by itself has.
 	//
 	// The stream ends with a status other than OK when the caller's certificate is no
-	// longer good (UNAUTHENTICATED), or when what came is no request
-	// (INVALID_ARGUMENT). It ends with OK once the client has said that no more comes
+	// longer good (UNAUTHENTICATED), or when what came is no request, so that nobody
+	// knows its id (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED where it is too large). What
+	// was begun is answered before. It ends with OK once the client has said that no more comes
 	// and everything is answered, or when the server wants the client to connect anew:
 	// then every request without an answer was not begun, and may be sent again.
 	SignJWTStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SignJWTStreamRequest, SignJWTStreamResponse], error)
 	// SignCSR issues a certificate. A request is at most 64 KiB.
 	SignCSR(ctx context.Context, in *SignCSRRequest, opts ...grpc.CallOption) (*SignCSRResponse, error)
-	// SignDigest signs a digest by a key set of purpose "digest".
+	// SignDigest signs a digest by a key set of purpose "digest". A request is at most
+	// 64 KiB.
 	SignDigest(ctx context.Context, in *SignDigestRequest, opts ...grpc.CallOption) (*SignDigestResponse, error)
 }
 
@@ -148,14 +154,16 @@ type SignerServer interface {
 	// request is at most 64 KiB, and has the time that a request by itself has.
 	//
 	// The stream ends with a status other than OK when the caller's certificate is no
-	// longer good (UNAUTHENTICATED), or when what came is no request
-	// (INVALID_ARGUMENT). It ends with OK once the client has said that no more comes
+	// longer good (UNAUTHENTICATED), or when what came is no request, so that nobody
+	// knows its id (INVALID_ARGUMENT, or RESOURCE_EXHAUSTED where it is too large). What
+	// was begun is answered before. It ends with OK once the client has said that no more comes
 	// and everything is answered, or when the server wants the client to connect anew:
 	// then every request without an answer was not begun, and may be sent again.
 	SignJWTStream(grpc.BidiStreamingServer[SignJWTStreamRequest, SignJWTStreamResponse]) error
 	// SignCSR issues a certificate. A request is at most 64 KiB.
 	SignCSR(context.Context, *SignCSRRequest) (*SignCSRResponse, error)
-	// SignDigest signs a digest by a key set of purpose "digest".
+	// SignDigest signs a digest by a key set of purpose "digest". A request is at most
+	// 64 KiB.
 	SignDigest(context.Context, *SignDigestRequest) (*SignDigestResponse, error)
 	mustEmbedUnimplementedSignerServer()
 }
