@@ -35,19 +35,20 @@ signer/api            :
 signer/api/apitest    : signer/api
 signer/api/chanceryv1 :
 signer/policy         :
+signer/crl            :
 signer/jwt            : keystore signer/api signer/policy
 signer/ca             : keystore signer/api signer/policy
 signer/jwks           : keystore
 signer/queue          :
 signer/limit          : signer/policy
 signer                : keystore keystore/audit signer/api signer/policy signer/jwt signer/ca signer/queue signer/limit
-signer/server         : keystore keystore/audit signer signer/api signer/policy signer/jwks
+signer/server         : keystore keystore/audit signer signer/api signer/policy signer/crl signer/jwks
 signer/rpc            : keystore signer signer/api signer/api/chanceryv1 signer/policy signer/server
 signer/client         : signer/api signer/api/chanceryv1
 rotation              : keystore keystore/audit
 rotation/simulation   : keystore rotation
 cmd/internal/clock    :
-cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/ca signer/jwt signer/limit signer/queue rotation
+cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/crl signer/ca signer/jwt signer/limit signer/queue rotation
 cmd/internal/devpki   :
 cmd/internal/telemetry:
 cmd/chancery          : keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation
