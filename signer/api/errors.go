@@ -34,6 +34,7 @@ const (
 	CodeBackendUnavailable    Code = "backend_unavailable"
 	CodeAuditUnavailable      Code = "audit_unavailable"
 	CodeLeaseExpired          Code = "lease_expired"
+	CodeRevocationUnknown     Code = "revocation_unknown"
 )
 
 var statuses = map[Code]int{
@@ -45,6 +46,7 @@ var statuses = map[Code]int{
 	CodeTooLarge: 413, CodeIdempotencyMismatch: 422, CodeOverloaded: 429,
 	CodeInternal: 500, CodeSignatureInvalid: 500,
 	CodeKeySetSuspended: 503, CodeBackendUnavailable: 503, CodeAuditUnavailable: 503, CodeLeaseExpired: 503,
+	CodeRevocationUnknown: 503,
 }
 
 // Status returns the HTTP status the code is sent with.

@@ -224,7 +224,14 @@ func (l *List) checkFromAny(anchors []*x509.Certificate) error {
 // A Source holds the Set in force. It may be used concurrently.
 type Source struct{ current atomic.Pointer[Set] }
 
-// Current returns the set that was put last; nil before the first.
+// NewSource returns a Source with set in force.
+func NewSource(set *Set) *Source {
+	s := new(Source)
+	s.Put(set)
+	return s
+}
+
+// Current returns the set in force.
 func (s *Source) Current() *Set { return s.current.Load() }
 
 // Put replaces the set as a whole.

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"io"
 	"log/slog"
@@ -11,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"chancery/signer/policy"
 )
 
 // Limits bound what connections may cost. The zero value of a member means its
@@ -70,7 +71,11 @@ func (l Limits) MostConnections() int { return l.withDefaults().Connections }
 type Door struct {
 	// TLS returns the configuration for the next handshake.
 	TLS func() *tls.Config
-	// Failed is told of each handshake that failed, and why.
+	// Admit returns an error for a process that may not connect by a Unix socket.
+	// It is asked before the handshake. Nil lets everyone in.
+	Admit func(*policy.Unix) error
+	// Failed is told of each connection that was not admitted and each handshake
+	// that failed, and why.
 	Failed func(peer string, err error)
 	Limits Limits
 	Log    *slog.Logger
@@ -128,14 +133,21 @@ func (d *Door) Serve(l net.Listener) error {
 			continue
 		}
 		pause = 5 * time.Millisecond
-		peer := peerOf(c)
-		if !d.admit(c, peer) {
+		v := newVisitor(c)
+		if d.Admit != nil && v.unix != nil {
+			if err := d.Admit(v.unix); err != nil {
+				c.Close()
+				d.Failed(v.peer, err)
+				continue
+			}
+		}
+		if !d.admit(c, v.peer) {
 			c.Close()
 			continue
 		}
 		go func() {
 			defer d.wg.Done() // admit added it
-			d.shake(c, peer)
+			d.shake(c, v)
 		}()
 	}
 }
@@ -166,15 +178,15 @@ func (d *Door) forget(c net.Conn, peer string) {
 	}
 }
 
-func (d *Door) shake(raw net.Conn, peer string) {
-	counted := &countedConn{Conn: raw, gone: func() { d.forget(raw, peer) }}
+func (d *Door) shake(raw net.Conn, v *Visitor) {
+	counted := &countedConn{Conn: raw, visitor: v, gone: func() { d.forget(raw, v.peer) }}
 	conn := tls.Server(counted, d.TLS())
 	ctx, cancel := context.WithTimeout(context.Background(), d.Limits.Handshake)
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
 		linger(raw)
 		conn.Close()
-		d.Failed(peer, err)
+		d.Failed(v.peer, err)
 		return
 	}
 	d.mu.Lock()
@@ -209,21 +221,20 @@ func linger(raw net.Conn) {
 	_, _ = io.CopyN(io.Discard, raw, lingerBytes) // whatever ends it, the connection is closed next
 }
 
-// CloseIf closes every connection whose client certificate is condemned.
-func (d *Door) CloseIf(condemned func(*x509.Certificate) bool) {
+// CloseIf closes every connection that is condemned.
+func (d *Door) CloseIf(condemned func(*Visitor, *tls.ConnectionState) bool) {
 	d.mu.Lock()
-	var doomed []*tls.Conn
+	open := make([]*tls.Conn, 0, len(d.open))
 	for _, conn := range d.open {
-		if conn == nil {
-			continue
-		}
-		if certs := conn.ConnectionState().PeerCertificates; len(certs) == 0 || condemned(certs[0]) {
-			doomed = append(doomed, conn)
+		if conn != nil {
+			open = append(open, conn)
 		}
 	}
 	d.mu.Unlock()
-	for _, conn := range doomed {
-		conn.NetConn().Close() // at once: a close alert could wait for a stalled peer
+	for _, conn := range open {
+		if cs := conn.ConnectionState(); condemned(VisitorOf(conn), &cs) {
+			conn.NetConn().Close() // at once: a close alert could wait for a stalled peer
+		}
 	}
 }
 
@@ -249,8 +260,9 @@ func (d *Door) Close() {
 // countedConn tells the Door once when the connection ends.
 type countedConn struct {
 	net.Conn
-	once sync.Once
-	gone func()
+	visitor *Visitor // nil at a door that asks nobody who they are
+	once    sync.Once
+	gone    func()
 }
 
 func (c *countedConn) Close() error {

@@ -281,7 +281,7 @@ func TestCloseWithAConnectionNobodyTakes(t *testing.T) {
 func TestI10CloseIf(t *testing.T) {
 	s := newStreet(t, Limits{})
 	doomed := s.comes(t)
-	accept(t, s.protocols["http/1.1"])
+	condemned := accept(t, s.protocols["http/1.1"])
 	saved := s.comes(t)
 	server := accept(t, s.protocols["http/1.1"])
 	leaf, err := x509.ParseCertificate(server.(*tls.Conn).ConnectionState().PeerCertificates[0].Raw)
@@ -293,7 +293,12 @@ func TestI10CloseIf(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer silent.Close()
-	s.CloseIf(func(c *x509.Certificate) bool { return !c.Equal(leaf) })
+	s.CloseIf(func(v *Visitor, cs *tls.ConnectionState) bool {
+		if v != VisitorOf(server) && v != VisitorOf(condemned) {
+			t.Error("a connection has another visitor than its own")
+		}
+		return !cs.PeerCertificates[0].Equal(leaf)
+	})
 	ended(t, "condemned", doomed)
 	if _, err := server.Write([]byte("x")); err != nil {
 		t.Errorf("the other's: %v", err)

@@ -5,10 +5,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
-	"chancery/signer/api"
+	"chancery/signer/crl"
 	"chancery/signer/policy"
 )
 
@@ -16,6 +17,10 @@ import (
 type Anchor struct {
 	Name string
 	CA   *x509.Certificate
+	// Lists holds the revocation lists of the anchor and of who is below it. Nil:
+	// none are asked for. Otherwise a certificate of which they do not tell that it
+	// is not revoked is refused.
+	Lists *crl.Source
 }
 
 // A Gate is what one door's configuration says of who may come in. It is
@@ -24,6 +29,8 @@ type Gate struct {
 	anchors []Anchor
 	policy  *policy.Policy
 	tls     *tls.Config
+
+	uids, gids []uint32 // see Only
 }
 
 // NewGate returns a Gate for a server certificate and the anchors of client
@@ -51,58 +58,41 @@ func NewGate(cert tls.Certificate, anchors []Anchor, p *policy.Policy, protocols
 // certificate required and verified in it.
 func (g *Gate) TLS() *tls.Config { return g.tls }
 
-// Identify returns who makes a request on a connection with state cs,
-// or an *api.Error: certificate_expired, certificate_revoked or forbidden. It
-// is asked for every request, since a connection may outlive a certificate, a
-// revocation or an anchor, and a resumed one verifies nothing anew.
+// Only returns a gate that lets in, by a Unix socket, none but processes of these
+// users and of these groups, where either is enough. A group is the one a
+// process had in force as it connected, not those it belongs to besides. Both
+// empty: everyone whom the socket's mode lets in. It says nothing of TCP.
+func (g *Gate) Only(uids, gids []uint32) *Gate {
+	only := *g
+	only.uids, only.gids = uids, gids
+	return &only
+}
+
+// Admits returns nil if who connected may, or why not. It is asked before the
+// handshake, and again for each request. nil is who came by TCP.
+func (g *Gate) Admits(who *policy.Unix) error {
+	if who == nil || len(g.uids)+len(g.gids) == 0 || slices.Contains(g.uids, who.UID) || slices.Contains(g.gids, who.GID) {
+		return nil
+	}
+	return &notAdmitted{*who}
+}
+
+// Identify returns who makes a request on a connection with state cs, or an
+// *api.Error: certificate_expired, certificate_revoked, revocation_unknown or
+// forbidden. It is asked for every request, since a connection may outlive a
+// certificate, a revocation or an anchor, and a resumed one verifies nothing
+// anew. A Visitor remembers between requests what does not change.
 func (g *Gate) Identify(cs *tls.ConnectionState, now time.Time) (policy.Caller, error) {
-	if cs == nil || len(cs.PeerCertificates) == 0 {
-		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no client certificate"))
-	}
-	leaf := cs.PeerCertificates[0]
-	if now.After(leaf.NotAfter) {
-		return policy.Caller{}, api.Errorf(api.CodeCertificateExpired, "the client certificate has expired")
-	}
-	if g.policy.Revoked(leaf) {
-		return policy.Caller{}, api.Errorf(api.CodeCertificateRevoked, "the client certificate is revoked")
-	}
-	anchor, ok := g.anchorOf(cs.VerifiedChains, now)
-	if !ok {
-		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("no trust anchor of now vouches for the client certificate"))
-	}
-	who, err := g.policy.Identify(anchor, leaf)
-	if err != nil {
-		return policy.Caller{}, api.Errorf(api.CodeForbidden, "not allowed").Because(err)
-	}
-	return policy.Caller{Principal: who, Certificate: leaf}, nil
+	return new(Visitor).Identify(g, cs, now)
 }
 
-// Condemned reports whether a client certificate is no good any more: it has
-// expired or is revoked. Its connections are to be cut, soon after their next
-// request could have been told so.
-func (g *Gate) Condemned(leaf *x509.Certificate, now time.Time) bool {
-	return now.After(leaf.NotAfter) || g.policy.Revoked(leaf)
-}
-
-func (g *Gate) anchorOf(chains [][]*x509.Certificate, now time.Time) (string, bool) {
-	for _, chain := range chains {
-		root := chain[len(chain)-1]
-		for _, a := range g.anchors {
-			if a.CA.Equal(root) && !g.revokedOrExpired(chain, now) {
-				return a.Name, true
-			}
-		}
-	}
-	return "", false
-}
-
-func (g *Gate) revokedOrExpired(chain []*x509.Certificate, now time.Time) bool {
-	for _, c := range chain[1:] {
-		if now.After(c.NotAfter) || g.policy.Revoked(c) {
-			return true
-		}
-	}
-	return false
+// Condemned reports whether a connection is no good any more: its certificate has
+// expired or is revoked, or nothing vouches for it. It is to be cut, soon after
+// its next request could have been told so. One of which it cannot be told
+// whether it is revoked is not: that may pass.
+func (g *Gate) Condemned(v *Visitor, cs *tls.ConnectionState, now time.Time) bool {
+	_, condemned, _ := v.identity(g, cs).at(now)
+	return condemned
 }
 
 // HandshakeReason says in few words why a handshake failed, for the log.
@@ -110,6 +100,8 @@ func HandshakeReason(err error) string {
 	var invalid x509.CertificateInvalidError
 	var unknown x509.UnknownAuthorityError
 	switch {
+	case errors.As(err, &unknown) && strings.Contains(unknown.Error(), "insecure algorithm"): // x509 tells it as a hint
+		return "client certificate signed by an algorithm that is not secure"
 	case errors.As(err, &unknown):
 		return "client certificate of an unknown authority"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:

@@ -86,24 +86,37 @@ func TestIdentify(t *testing.T) {
 // next request, and cut when it has none.
 func TestA16Condemned(t *testing.T) {
 	root := newAuthority(t, "root", nil, noon.Add(48*time.Hour))
-	leaf, other := root.named(t, "issuer").Leaf, root.named(t, "issuer").Leaf
+	cert := root.named(t, "issuer")
+	leaf, expiry := cert.Leaf, cert.Leaf.NotAfter
 	open := newGate(t, root.localhost(t), policy.Revoked{}, at(noon), root)
 	closing := newGate(t, root.localhost(t), revoking(leaf), at(noon), root)
-	expiry := leaf.NotAfter
+	nobody, err, _ := shakeHands(t, open.TLS(), clientConfig(root, root.issue(t, func(*x509.Certificate) {})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cs, err, _ := shakeHands(t, open.TLS(), clientConfig(root, cert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := new(Visitor)
 	for _, c := range []struct {
 		what string
 		gate *Gate
-		leaf *x509.Certificate
+		cs   *tls.ConnectionState
 		now  time.Time
 		want bool
 	}{
-		{"good", open, leaf, noon, false},
-		{"at its last moment", open, leaf, expiry, false},
-		{"expired", open, leaf, expiry.Add(1), true},
-		{"revoked", closing, leaf, noon, true},
-		{"another is revoked", closing, other, noon.Add(time.Minute), false},
+		{"good", open, &cs, noon, false},
+		{"at its last moment", open, &cs, expiry, false},
+		{"expired", open, &cs, expiry.Add(1), true},
+		{"revoked", closing, &cs, noon, true},
+		{"another is revoked", newGate(t, root.localhost(t), revoking(root.named(t, "issuer").Leaf), at(noon), root), &cs, noon.Add(time.Minute), false},
+		{"its anchor revoked", newGate(t, root.localhost(t), revoking(root.cert), at(noon), root), &cs, noon, true},
+		{"nobody, who never had anything to lose", open, &nobody, noon, false},
+		{"no certificate", open, &tls.ConnectionState{}, noon, true},
+		{"good again", open, &cs, noon, false},
 	} {
-		if got := c.gate.Condemned(c.leaf, c.now); got != c.want {
+		if got := c.gate.Condemned(v, c.cs, c.now); got != c.want {
 			t.Errorf("%s: condemned is %v", c.what, got)
 		}
 	}

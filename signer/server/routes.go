@@ -208,7 +208,7 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 			err = api.Errorf(api.CodeInternal, "internal error").Because(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 		}
 	}()
-	who, err := g.Gate().Identify(r.TLS, g.Now())
+	who, err := visitorOf(r.Context()).Identify(g.Gate(), r.TLS, g.Now())
 	if err != nil {
 		if r.ContentLength != 0 {
 			closeAfter(w) // or net/http waits for the body, to throw it away, before it answers
@@ -290,7 +290,7 @@ func HTTPServer(h http.Handler, lim Limits, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, Protocols: protocols,
 		ReadHeaderTimeout: lim.ReadHeader, ReadTimeout: lim.Read, WriteTimeout: lim.Write,
-		IdleTimeout: lim.Idle, MaxHeaderBytes: lim.HeaderBytes,
+		IdleTimeout: lim.Idle, MaxHeaderBytes: lim.HeaderBytes, ConnContext: withVisitor,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

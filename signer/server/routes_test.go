@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -302,7 +301,7 @@ func TestA16RevokedOnAnOpenConnection(t *testing.T) {
 	if r := h.refused; len(r) != 2 || r[0].Principal != "" || r[0].Detail["certificate"] != policy.PinOf(cert.Leaf) || r[0].Code != "certificate_revoked" {
 		t.Errorf("the log has %+v", r)
 	}
-	door.CloseIf(func(*x509.Certificate) bool { return true })
+	door.CloseIf(func(*Visitor, *tls.ConnectionState) bool { return true })
 }
 
 // What is to be destroyed or compared is read strictly, and as it was meant.

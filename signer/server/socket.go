@@ -6,11 +6,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"syscall"
 
 	"github.com/gofrs/flock"
-	"golang.org/x/sys/unix"
 )
 
 // ErrSocketInUse: another process serves the socket.
@@ -103,31 +101,4 @@ func (s *Socket) Close() error {
 		err = e
 	}
 	return err
-}
-
-// peerOf names who connected, for limits and for the log: the address without
-// its port, or the uid of the process that connected. It is not an identity.
-func peerOf(c net.Conn) string {
-	uc, ok := c.(*net.UnixConn)
-	if !ok {
-		host, _, err := net.SplitHostPort(c.RemoteAddr().String())
-		if err != nil {
-			return "unknown"
-		}
-		return host
-	}
-	raw, err := uc.SyscallConn()
-	if err != nil {
-		return "unknown"
-	}
-	peer := "unknown"
-	err = raw.Control(func(fd uintptr) {
-		if cred, err := unix.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
-			peer = "uid " + strconv.FormatUint(uint64(cred.Uid), 10)
-		}
-	})
-	if err != nil {
-		return "unknown"
-	}
-	return peer
 }
