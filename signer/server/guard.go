@@ -100,8 +100,10 @@ func HandshakeReason(err error) string {
 	var invalid x509.CertificateInvalidError
 	var unknown x509.UnknownAuthorityError
 	switch {
-	case errors.As(err, &unknown) && strings.Contains(unknown.Error(), "insecure algorithm"): // x509 tells it as a hint
+	case errors.As(err, &unknown) && strings.Contains(unknown.Error(), "insecure algorithm"): // crypto/x509 has these as hints
 		return "client certificate signed by an algorithm that is not secure"
+	case errors.As(err, &unknown) && strings.Contains(unknown.Error(), "parent certificate cannot sign"):
+		return "client certificate issued by one who is no authority"
 	case errors.As(err, &unknown):
 		return "client certificate of an unknown authority"
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -58,7 +59,7 @@ func bind(path string) (net.Listener, error) {
 	if err := removeStale(path); err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("unix", path)
+	l, err := listenNarrow(path)
 	if err != nil {
 		return nil, fmt.Errorf("listening on %s: %w", path, err)
 	}
@@ -67,6 +68,19 @@ func bind(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("setting the socket's mode: %w", err)
 	}
 	return l, nil
+}
+
+// listenNarrow binds a socket that is never, not even until its mode is set, for
+// more than its owner and group, whatever the umask: bind gives the path the mode
+// the socket has (unix(7)).
+func listenNarrow(path string) (net.Listener, error) {
+	narrow := func(_, _ string, c syscall.RawConn) error {
+		var chmod error
+		err := c.Control(func(fd uintptr) { chmod = syscall.Fchmod(int(fd), 0o660) })
+		return errors.Join(err, chmod)
+	}
+	lc := net.ListenConfig{Control: narrow}
+	return lc.Listen(context.Background(), "unix", path)
 }
 
 // removeStale removes the socket a dead process left, and nothing else.
