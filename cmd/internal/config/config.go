@@ -68,11 +68,13 @@ type Listeners struct {
 
 // Guarded is a listener with mutual TLS, on a Unix socket, on TCP, or on both.
 type Guarded struct {
-	Socket      string `yaml:"socket"`
-	TCP         string `yaml:"tcp"`
-	Certificate string `yaml:"certificate"`
-	Key         string `yaml:"key"`
-	ServerName  string `yaml:"server_name"`
+	Socket      string   `yaml:"socket"`
+	TCP         string   `yaml:"tcp"`
+	Certificate string   `yaml:"certificate"`
+	Key         string   `yaml:"key"`
+	ServerName  string   `yaml:"server_name"`
+	AllowUIDs   []uint32 `yaml:"allow_uids"` // who may connect to the socket; with AllowGIDs empty too, whom its mode lets in
+	AllowGIDs   []uint32 `yaml:"allow_gids"`
 
 	Limits DoorLimits `yaml:"limits"`
 }
@@ -100,6 +102,10 @@ type Client struct {
 	DNS    []string `yaml:"dns"`
 	URI    []string `yaml:"uri"`
 	PINs   []string `yaml:"pins"`
+	// CRL is files of revocation lists: of the anchor, and of each authority below it
+	// that issues to clients. None: revocation is not asked for.
+	CRL       []string      `yaml:"crl"`
+	CRLMaxAge time.Duration `yaml:"crl_max_age"` // 0: as long as a list itself says
 
 	certificates []*x509.Certificate // of the file CA
 }

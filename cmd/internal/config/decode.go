@@ -71,6 +71,13 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 			return
 		}
 		into.SetInt(v)
+	case into.Kind() == reflect.Uint32:
+		v, err := strconv.ParseUint(n.Value, 10, 32)
+		if err != nil || n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || strconv.FormatUint(v, 10) != n.Value {
+			d.wrong(n, path, "a number from 0 to 4294967295")
+			return
+		}
+		into.SetUint(v)
 	default:
 		d.text(n, path, into)
 	}

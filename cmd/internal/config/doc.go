@@ -56,7 +56,8 @@
 //	        role_id: ID           # approle
 //	        file: FILE            # the token, approle's secret ID, or the JWT; kubernetes: absent for the pod's own
 //	listeners:
-//	  signing: {socket: PATH, tcp: HOST:PORT, certificate: FILE, key: FILE, server_name: localhost}
+//	  signing: {socket: PATH, tcp: HOST:PORT, certificate: FILE, key: FILE, server_name: localhost,
+//	            allow_uids: [UID], allow_gids: [GID]}            # who may connect to the socket: either is enough; absent: whom its mode lets in
 //	  ops:     {…}                # likewise; certificate and key as signing's where they are not said
 //	  public:  {tcp: HOST:PORT, certificate: FILE, key: FILE}   # plain on loopback only
 //	  admin:   {tcp: HOST:PORT}   # or socket: PATH; loopback only
@@ -74,7 +75,9 @@
 //	      batch_body: 1048576
 //	      request_timeout: 10s    # the work for one request; a caller's Request-Timeout may be shorter
 //	clients:                      # trust anchors of client certificates, and the names each speaks for
-//	  - {name: NAME, ca: FILE, spiffe: [TRUST DOMAIN], dns: [NAME or .SUFFIX], uri: [SCHEME://HOST], pins: [SHA-256]}
+//	  - {name: NAME, ca: FILE, spiffe: [TRUST DOMAIN], dns: [NAME or .SUFFIX], uri: [SCHEME://HOST], pins: [SHA-256],
+//	     crl: [FILE],             # revocation lists, PEM or DER: of the anchor and of all who issue below it; absent: not asked for
+//	     crl_max_age: 24h}        # how old a list may be; absent: until its nextUpdate
 //	revoked: {spki: [SHA-256], serials: [HEX]}
 //	limits:                       # what principals may ask for at the signing listener
 //	  default:                    # each of them
@@ -143,7 +146,9 @@
 //
 // # Files
 //
-// Files that are named must exist. The configuration and every PKCS#11 module,
+// Files that are named must exist, but for revocation lists: while one is missing,
+// broken or too old, the clients concerned are refused and everything else goes
+// on, so check has a warning. They are looked at each second. The configuration and every PKCS#11 module,
 // which is code that runs in the worker, must belong to root or to the daemon's
 // user and be writable by no one else, and so must the directories they lie in.
 // Private keys must not be readable by everyone; PIN files, tokens and secret IDs

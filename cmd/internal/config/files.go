@@ -180,6 +180,7 @@ func (k checker) clients() {
 			owner[spki] = c.Name
 		}
 		c.certificates = certs
+		k.crls(fmt.Sprintf("clients[%d]", i), c)
 	}
 	if len(k.Clients) == 0 && k.has("clients") && !k.said("clients") {
 		k.errorf("clients", "", "there is no trust anchor, so nobody could connect")

@@ -62,6 +62,7 @@ func (k checker) guarded(path string, g Guarded, taken map[string]string) {
 	if g.TCP != "" {
 		k.tcp(path+".tcp", g.TCP, taken)
 	}
+	k.users(path, g)
 	if path == "listeners.ops" && !k.has(path+".certificate") && !k.has(path+".key") {
 		return // the signing listener's pair: looked at there
 	}

@@ -92,6 +92,9 @@ func (c *Config) fill(f *findings, dir string) {
 	}
 	for i := range c.Clients {
 		absolute(&c.Clients[i].CA, dir)
+		for j := range c.Clients[i].CRL {
+			absolute(&c.Clients[i].CRL[j], dir)
+		}
 	}
 	for name, k := range c.Keystores {
 		k.fill(name, dir)
