@@ -149,6 +149,7 @@ var problemHints = map[api.Code]string{
 	api.CodeCertificateExpired:    "renew the client certificate",
 	api.CodeCertificateRevoked:    "an operator revoked this client certificate: ask for another",
 	api.CodeTooEarly:              "leave out --now: the successor then signs at the earliest safe moment",
+	api.CodeRevocationUnknown:     "a revocation list of this client's CA is missing or too old: /readyz?verbose of the node says which",
 	api.CodeIdempotencyMismatch:   "an Idempotency-Key belongs to one request: use another for this one",
 	api.CodeIdempotencyInProgress: "the first request with this Idempotency-Key is not done: ask again in a moment",
 	api.CodeSignatureInvalid:      "the token made a signature that does not verify; nothing was released, and the log has it",

@@ -2,18 +2,16 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
+	"chancery/signer/policy"
 	"chancery/signer/rpc"
 	"chancery/signer/server"
 )
@@ -21,13 +19,19 @@ import (
 // doors are the listeners of the daemon. Whoever opens them closes them.
 type doors struct {
 	log     *slog.Logger
-	guarded []*server.Door
+	guarded []guardedDoor
 	https   []*http.Server
 	calls   []*rpc.Server
 	plain   []*http.Server
 	sockets []net.Listener
 	wg      sync.WaitGroup
 	failed  chan error // a listener that ended by itself
+}
+
+// A guardedDoor lets in whom its gate, as it is at the time, does.
+type guardedDoor struct {
+	*server.Door
+	gate func() *server.Gate
 }
 
 func newDoors(log *slog.Logger) *doors { return &doors{log: log, failed: make(chan error, 8)} }
@@ -48,11 +52,14 @@ func (d *doors) holdOne(l net.Listener, err error) (net.Listener, error) {
 
 // guard opens a door behind mutual TLS on the listeners. Without calls it serves
 // HTTP/1.1 alone.
-func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits, tlsConfig func() *tls.Config, refused func(peer string, err error), listeners ...net.Listener) {
-	door := &server.Door{TLS: tlsConfig, Failed: refused, Limits: lim, Log: d.log}
+func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits, gate func() *server.Gate, refused func(peer string, err error), listeners ...net.Listener) {
+	door := &server.Door{
+		TLS: func() *tls.Config { return gate().TLS() }, Admit: func(who *policy.Unix) error { return gate().Admits(who) },
+		Failed: refused, Limits: lim, Log: d.log,
+	}
 	web := server.HTTPServer(handler, lim, d.log)
 	conns := door.Protocol("http/1.1")
-	d.guarded, d.https = append(d.guarded, door), append(d.https, web)
+	d.guarded, d.https = append(d.guarded, guardedDoor{door, gate}), append(d.https, web)
 	d.run("https", func() error { return web.Serve(conns) })
 	if calls != nil {
 		h2 := door.Protocol("h2")
@@ -86,18 +93,11 @@ func (d *doors) run(name string, serve func() error) {
 	})
 }
 
-// condemn closes the connections of client certificates that are no good now.
-func (d *doors) condemn(condemned func(*x509.Certificate) bool) {
-	for _, door := range d.guarded {
-		door.CloseIf(condemned)
-	}
-}
-
 // Close stops accepting, lets requests end within ctx, and cuts what is left.
 func (d *doors) Close(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, door := range d.guarded {
-		wg.Go(door.Close)
+		wg.Go(door.Door.Close)
 	}
 	for _, calls := range d.calls {
 		wg.Go(func() { calls.Shutdown(ctx) })
@@ -124,29 +124,31 @@ const (
 	cutAfter   = 2 * time.Second
 )
 
-// sweep cuts connections whose certificate is condemned, until ctx ends.
-func (d *doors) sweep(ctx context.Context, gates func() []*server.Gate, now func() time.Time) {
+// sweep cuts connections that are condemned, until ctx ends.
+func (d *doors) sweep(ctx context.Context, now func() time.Time) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
-	condemned := make(map[[sha256.Size]byte]time.Time) // by certificate: since when
+	condemned := make(map[*server.Visitor]time.Time) // since when
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case at := <-tick.C:
-			still := make(map[[sha256.Size]byte]time.Time)
-			d.condemn(func(leaf *x509.Certificate) bool {
-				if !slices.ContainsFunc(gates(), func(g *server.Gate) bool { return g.Condemned(leaf, now()) }) {
-					return false
-				}
-				id := sha256.Sum256(leaf.Raw)
-				since, ok := condemned[id]
-				if !ok {
-					since = at
-				}
-				still[id] = since
-				return at.Sub(since) >= cutAfter
-			})
+			still := make(map[*server.Visitor]time.Time)
+			for _, door := range d.guarded {
+				gate := door.gate()
+				door.CloseIf(func(v *server.Visitor, cs *tls.ConnectionState) bool {
+					if !gate.Condemned(v, cs, now()) {
+						return false
+					}
+					since, ok := condemned[v]
+					if !ok {
+						since = at
+					}
+					still[v] = since
+					return at.Sub(since) >= cutAfter
+				})
+			}
 			condemned = still
 		}
 	}

@@ -25,7 +25,8 @@ type gates struct {
 type inForce struct {
 	policy       *policy.Policy
 	signing, ops *server.Gate
-	public       *tls.Certificate // nil: plain
+	public       *tls.Certificate        // nil: plain
+	lists        map[string]*clientLists // by the client's name, of those of whom there are some
 	keys         []keystore.SPKIHash
 }
 
@@ -36,14 +37,17 @@ func (g *gates) ops() *server.Gate      { return g.current.Load().ops }
 // ours reports whether a public key is of a certificate that a door shows.
 func (g *gates) ours(h keystore.SPKIHash) bool { return slices.Contains(g.current.Load().keys, h) }
 
-func (g *gates) all() []*server.Gate {
-	f := g.current.Load()
-	return []*server.Gate{f.signing, f.ops}
+// lists returns the revocation lists in force, by the name of their client.
+func (g *gates) lists() map[string]*clientLists {
+	if f := g.current.Load(); f != nil {
+		return f.lists
+	}
+	return nil // nothing is in force yet
 }
 
 // load checks policy, anchors and certificates of cfg and puts them in force.
-func (g *gates) load(cfg *config.Config, now func() time.Time) error {
-	f, err := newInForce(cfg, now)
+func (g *gates) load(cfg *config.Config, now func() time.Time, notTaken func(string, error)) error {
+	f, err := g.next(cfg, now, notTaken)
 	if err != nil {
 		return err
 	}
@@ -51,16 +55,28 @@ func (g *gates) load(cfg *config.Config, now func() time.Time) error {
 	return nil
 }
 
-func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
-	var f inForce
+// next returns what cfg says, to be put in force. notTaken is told of files of
+// revocation lists that cannot be used.
+func (g *gates) next(cfg *config.Config, now func() time.Time, notTaken func(client string, err error)) (*inForce, error) {
+	f := inForce{lists: make(map[string]*clientLists)}
 	var err error
 	if f.policy, err = policy.New(cfg.PolicyConfig()); err != nil {
 		return nil, fmt.Errorf("policy: %w", err)
 	}
 	anchors := cfg.Anchors()
+	before := g.lists()
+	for _, c := range cfg.Clients {
+		if l := newClientLists(c, before[c.Name], notTaken); l != nil {
+			f.lists[c.Name] = l
+		}
+	}
 	doors := make([]server.Anchor, 0, len(anchors))
 	for _, a := range anchors {
-		doors = append(doors, server.Anchor{Name: a.Name, CA: a.CA})
+		door := server.Anchor{Name: a.Name, CA: a.CA}
+		if l := f.lists[a.Name]; l != nil {
+			door.Lists = l.source
+		}
+		doors = append(doors, door)
 	}
 	gate := func(l config.Guarded, protocols ...string) (*server.Gate, error) {
 		cert, err := loadCertificate(l.Certificate, l.Key)
@@ -68,7 +84,11 @@ func newInForce(cfg *config.Config, now func() time.Time) (*inForce, error) {
 			return nil, err
 		}
 		f.keys = append(f.keys, keystore.HashSPKI(cert.Leaf.RawSubjectPublicKeyInfo))
-		return server.NewGate(cert, doors, f.policy, protocols, now)
+		g, err := server.NewGate(cert, doors, f.policy, protocols, now)
+		if err != nil {
+			return nil, err
+		}
+		return g.Only(l.AllowUIDs, l.AllowGIDs), nil
 	}
 	if f.signing, err = gate(cfg.Listeners.Signing, "http/1.1", "h2"); err != nil {
 		return nil, fmt.Errorf("signing listener: %w", err)

@@ -34,12 +34,13 @@ const grace = 10 * time.Second
 type node struct {
 	ownTokens bool
 
-	log     *slog.Logger
-	metrics *telemetry.Metrics
-	config  atomic.Pointer[config.Config]
-	gates   gates
-	clock   *clockKeeper
-	now     func() time.Time // the clock's
+	log         *slog.Logger
+	metrics     *telemetry.Metrics
+	config      atomic.Pointer[config.Config]
+	gates       gates
+	revocations *revocations
+	clock       *clockKeeper
+	now         func() time.Time // the clock's
 
 	lock      *flock.Flock
 	catalog   *catalog.Catalog
@@ -196,7 +197,8 @@ func (n *node) introduce(ctx context.Context) error {
 	if err := n.refuseOurOwn(ctx, cfg); err != nil {
 		return err
 	}
-	if err := n.gates.load(cfg, n.now); err != nil {
+	n.revocations = newRevocations(n.gates.lists, n.owed, n.log, n.now, n.metrics)
+	if err := n.gates.load(cfg, n.now, n.revocations.refused); err != nil {
 		return err
 	}
 	var forget func(context.Context, string, keystore.Fact) error
@@ -365,7 +367,8 @@ func (n *node) run(ctx context.Context) error {
 	for _, name := range sortedKeys(n.providers) {
 		n.wg.Go(func() { n.probe(ctx, name, n.providers[name]) })
 	}
-	n.wg.Go(func() { n.doors.sweep(ctx, n.gates.all, n.now) })
+	n.wg.Go(func() { n.revocations.Run(ctx) })
+	n.wg.Go(func() { n.doors.sweep(ctx, n.now) })
 	n.publisher.Kick()
 	return nil
 }

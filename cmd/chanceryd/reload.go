@@ -69,7 +69,7 @@ func (n *node) tryReload(ctx context.Context, path string) error {
 	if what := before.NeedsRestart(cfg); what != "" {
 		return fmt.Errorf("%s changed, which needs a restart", what)
 	}
-	next, err := newInForce(cfg, n.now)
+	next, err := n.gates.next(cfg, n.now, n.revocations.refused)
 	if err != nil {
 		return err
 	}
@@ -143,5 +143,8 @@ func onlyRevokes(before, next *config.Config) bool {
 	sameAnchors := slices.EqualFunc(before.Anchors(), next.Anchors(), func(a, b config.Anchor) bool {
 		return a.Name == b.Name && bytes.Equal(a.CA.Raw, b.CA.Raw)
 	})
-	return more && sameAnchors && reflect.DeepEqual(was, is) && reflect.DeepEqual(before.Limits, next.Limits) && reflect.DeepEqual(before.KeySets, next.KeySets)
+	sameDoors := slices.EqualFunc(before.Clients, next.Clients, func(a, b config.Client) bool {
+		return slices.Equal(a.CRL, b.CRL) && a.CRLMaxAge == b.CRLMaxAge
+	}) && reflect.DeepEqual(before.Listeners, next.Listeners)
+	return more && sameAnchors && sameDoors && reflect.DeepEqual(was, is) && reflect.DeepEqual(before.Limits, next.Limits) && reflect.DeepEqual(before.KeySets, next.KeySets)
 }

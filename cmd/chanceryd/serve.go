@@ -137,8 +137,8 @@ func (n *node) openDoors(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
-	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), guarded.Limits, func() *tls.Config { return n.gates.signing().TLS() }, n.refusedHandshake("signing"), signing...)
-	n.doors.guard(server.Ops(ops), nil, ops.Limits, func() *tls.Config { return n.gates.ops().TLS() }, n.refusedHandshake("ops"), operating...)
+	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), guarded.Limits, n.gates.signing, n.refusedHandshake("signing"), signing...)
+	n.doors.guard(server.Ops(ops), nil, ops.Limits, n.gates.ops, n.refusedHandshake("ops"), operating...)
 	n.doors.open(n.public, doorLimits(cfg.Listeners.Public.Limits), public, n.publicTLS())
 	n.admin = server.Admin(n.checks(), n.metrics.Handler())
 	n.doors.open(n.admin, server.Limits{}, admin, nil)
@@ -207,6 +207,7 @@ func (n *node) checks() []server.Check {
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
 		{Name: "closed months", Run: never, Note: func() string { return textOf(n.audit.Untended()) }},
+		{Name: "revocation lists", Run: never, Warn: n.revocations.warning},
 		{Name: "witnesses", Run: never, Note: n.witnessNote, Warn: n.witnessWarning},
 		{Name: "clock synchronised", Run: n.unsynchronised, Note: n.unsynchronisedNote},
 	}
