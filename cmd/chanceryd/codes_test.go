@@ -41,6 +41,7 @@ var producedBy = map[api.Code]struct{ name, test, dir string }{
 	api.CodeBackendUnavailable:    {"CodeBackendUnavailable", "TestAKeyIsDeletedFromTheToken", "."},
 	api.CodeAuditUnavailable:      {"CodeAuditUnavailable", "TestS12JournalTaken", "."},
 	api.CodeLeaseExpired:          {"CodeLeaseExpired", "TestS06CatalogHeld", "."},
+	api.CodeRevocationUnknown:     {"CodeRevocationUnknown", "TestA17S21RevocationLists", "."},
 	api.CodeSignatureInvalid:      {"CodeSignatureInvalid", "TestA24KeystoreErrorsHaveCodes", "../../signer"},
 	api.CodeConflict:              {"CodeConflict", "TestRefusalsOfRotationHaveCodes", "."},
 	api.CodeInternal:              {"CodeInternal", "TestA24KeystoreErrorsHaveCodes", "../../signer"},

@@ -148,7 +148,7 @@
 //
 // Files that are named must exist, but for revocation lists: while one is missing,
 // broken or too old, the clients concerned are refused and everything else goes
-// on, so check has a warning. They are looked at each second. The configuration and every PKCS#11 module,
+// on, so check has a warning. They are looked at twice a second. The configuration and every PKCS#11 module,
 // which is code that runs in the worker, must belong to root or to the daemon's
 // user and be writable by no one else, and so must the directories they lie in.
 // Private keys must not be readable by everyone; PIN files, tokens and secret IDs
