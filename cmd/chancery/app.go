@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"chancery/cmd/internal/manual"
 )
 
 // Exit statuses.
@@ -108,6 +110,10 @@ func (a *app) root() *cobra.Command {
 			"when the command was used wrongly. Errors and hints go to standard error. With --json\n" +
 			"standard output is for programs: the daemon's reply or, with exit status 1, its problem\n" +
 			"document with a stable \"code\"; it is empty when no daemon answers.",
+		Example: "  chanceryd dev --dir dev\n" +
+			"  chancery --dir dev sign jwt --keyset web --claims '{\"sub\":\"alice\"}'\n" +
+			"  chancery --dir dev keys list\n" +
+			"  chancery --dir dev audit verify",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          cobra.ArbitraryArgs,
@@ -131,16 +137,15 @@ func (a *app) root() *cobra.Command {
 	f.StringVar(&a.serverName, "server-name", "", "name in the daemon's certificate (CHANCERY_SERVER_NAME; default: localhost at a socket, otherwise HOST)")
 	f.BoolVar(&a.json, "json", false, "print the daemon's reply as it is, and its problem document if it refuses, to standard output")
 	f.DurationVar(&a.wait, "wait", 0, "when told to come back later, do so for at most this long")
-	if err := root.RegisterFlagCompletionFunc("as", cobra.FixedCompletions(roles, cobra.ShellCompDirectiveNoFileComp)); err != nil {
-		panic(err) // no such flag: a mistake above
-	}
 	root.AddCommand(
 		a.signCommand(), a.verifyCommand(),
 		a.keysCommand(), a.tokenCommand(), a.clockCommand(), a.nodesCommand(),
 		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(), a.compromiseCommand(),
 		a.auditCommand(), a.benchCommand(), a.openAPICommand(), a.versionCommand(),
+		manual.Command("1", func(err error) error { return failure{err} }),
 	)
 	root.InitDefaultHelpCmd()
+	root.SetOut(a.out) // completion keeps the one there is when it is made
 	root.InitDefaultCompletionCmd()
 	for _, c := range root.Commands() { // those two take any name
 		switch c.Name() {
@@ -150,6 +155,7 @@ func (a *app) root() *cobra.Command {
 			c.Args, c.RunE = cobra.ArbitraryArgs, needsSubcommand
 		}
 	}
+	a.completions(root)
 	return root
 }
 

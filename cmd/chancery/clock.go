@@ -14,12 +14,16 @@ func (a *app) clockCommand() *cobra.Command {
 		Short: "Say that a node's wall clock is right, though it was stepped",
 		Long: "Say that a node's wall clock is right, though it was stepped. The node signs again at\n" +
 			"once. A clock that is wrong is to be put right instead: the node then goes on by itself.",
-		Args: noArgs,
+		Example: "  chancery --dir dev clock confirm --reason 'set by hand after a battery change'",
+		Args:    noArgs,
 	}
 	confirm.Flags().StringVar(&reason, "reason", "", "why, for the log")
 	required(confirm, "reason")
 	confirm.RunE = does(func(ctx context.Context, _ []string) error { return a.confirmClock(ctx, reason) })
-	return group("clock", "Answer for a node's wall clock", confirm)
+	c := group("clock", "Answer for a node's wall clock", confirm)
+	c.Long = "A node whose wall clock is stepped against the time since boot signs nothing until the\n" +
+		"step is gone, or somebody says that the clock is right."
+	return c
 }
 
 func (a *app) confirmClock(ctx context.Context, reason string) error {

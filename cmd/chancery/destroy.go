@@ -22,7 +22,8 @@ func (a *app) keysReconcileCommand() *cobra.Command {
 			"the log says of each version and with the key sets that are served. Say of each thing\n" +
 			"that does not fit what to do. What a crash left is finished by it; no other key is used, and\n" +
 			"none is deleted. The exit status is 1 if anything was found or could not be compared.",
-		Args: noArgs,
+		Example: "  chancery --dir dev keys reconcile\n  chancery --dir dev --as auditor keys reconcile --last",
+		Args:    noArgs,
 	}
 	c.Flags().StringVar(&keystore, "keystore", "", "compare this one only (default: every one)")
 	c.Flags().BoolVar(&last, "last", false, "show what was found last, as an auditor may; compare nothing")
@@ -115,7 +116,8 @@ func (a *app) keysDestroyCommand() *cobra.Command {
 		Long: "Destroy the private key of a retired version, for ever, and prove that it is gone. It is\n" +
 			"refused while anything the key signed may be valid, by the clock and by real time; the\n" +
 			"refusal says how long that is. What was cut short is run again by the same command.",
-		Args: exactly("KEYSET", "VERSION|KID"),
+		Example: "  chancery --dir dev keys destroy web 1 --reason 'retired a year ago'",
+		Args:    exactly("KEYSET", "VERSION|KID"),
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the log")
 	required(c, "reason")

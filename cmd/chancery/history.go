@@ -15,7 +15,10 @@ func (a *app) rotationHistoryCommand() *cobra.Command {
 	var since time.Time
 	c := &cobra.Command{
 		Use: "history KEYSET", Short: "Show what was done with a key set, from the log", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationHistory(ctx, args[0], since) }),
+		Long: "Show every step that a key set has taken, the oldest first: when, which version, by whom\n" +
+			"and why, and the entry of the log that has it.",
+		Example: "  chancery --dir dev rotation history web --since 720h",
+		RunE:    does(func(ctx context.Context, args []string) error { return a.rotationHistory(ctx, args[0], since) }),
 	}
 	c.Flags().Var(moment{&since}, "since", "not before this time, or this long ago")
 	return c

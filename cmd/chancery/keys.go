@@ -14,17 +14,28 @@ import (
 func (a *app) keysCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the key sets", Args: noArgs,
-		RunE: does(func(ctx context.Context, _ []string) error { return a.keysList(ctx) }),
+		Long: "List the key sets that you may read: what each is for, its algorithm and keystore, the\n" +
+			"version that signs now and its kid, and how many versions verifiers know of.",
+		Example: "  chancery --dir dev keys list\n  chancery --dir dev --json keys list",
+		RunE:    does(func(ctx context.Context, _ []string) error { return a.keysList(ctx) }),
 	}
 	var pem bool
 	var kid string
 	show := &cobra.Command{
 		Use: "show KEYSET", Short: "Show a key set and its versions", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0], pem, kid) }),
+		Long: "Show a key set and its versions: the state of each, by Chancery's word and by NIST\n" +
+			"SP 800-57's, its kid, when it was published, signs and leaves the published set, and the\n" +
+			"time that nothing it signed outlives (exp horizon). Below stands what is wrong with one.\n" +
+			"With --pem it prints a public key instead, for who verifies what a digest key signed.",
+		Example: "  chancery --dir dev keys show web\n  chancery keys show --pem releases >releases.pem",
+		RunE:    does(func(ctx context.Context, args []string) error { return a.keysShow(ctx, args[0], pem, kid) }),
 	}
 	show.Flags().BoolVar(&pem, "pem", false, "print the public key of the version that signs, of purpose digest")
 	show.Flags().StringVar(&kid, "kid", "", "with --pem: of the version with this `KID`")
-	return group("keys", "Look at key sets and their versions; compare and destroy keys", list, show, a.keysReconcileCommand(), a.keysDestroyCommand())
+	c := group("keys", "Look at key sets and their versions; compare and destroy keys", list, show, a.keysReconcileCommand(), a.keysDestroyCommand())
+	c.Long = "A key set is a name that things are signed by. It has numbered versions, each one key in\n" +
+		"one keystore, of which at most one signs at a time; rotation makes the next."
+	return c
 }
 
 func (a *app) keysList(ctx context.Context) error {
@@ -115,6 +126,10 @@ func isKnown(state string) bool {
 func (a *app) tokenCommand() *cobra.Command {
 	list := &cobra.Command{
 		Use: "list", Short: "List the tokens and how they are doing", Args: noArgs,
+		Long: "List the tokens and Vaults that hold this node's keys, the state of each and since when,\n" +
+			"the worker processes that hold it and how often they were started anew. A hint stands\n" +
+			"below for one that waits for an operator.",
+		Example: "  chancery --dir dev token list",
 		RunE: does(func(ctx context.Context, _ []string) error {
 			c, err := a.connect(roleOperator)
 			if err != nil {
@@ -130,6 +145,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		Long: "Try a token that waits for an operator once more, by its keystore's name, its serial\n" +
 			"or its label. After a rejected PIN, put the right one in its place first: this is one\n" +
 			"attempt, and tokens lock after a few.",
+		Example: "  chancery --dir dev token retry hsm",
 		RunE: does(func(ctx context.Context, args []string) error {
 			c, err := a.connect(roleOperator)
 			if err != nil {
@@ -139,7 +155,10 @@ func (a *app) tokenCommand() *cobra.Command {
 			return a.printTokens(reply, err)
 		}),
 	}
-	return group("token", "Look at the tokens that hold the keys", list, retry)
+	c := group("token", "Look at the tokens that hold the keys", list, retry)
+	c.Long = "A token is where a keystore's keys are: one of an HSM, by its PKCS#11 module, or the\n" +
+		"Transit engine of a Vault."
+	return c
 }
 
 func (a *app) printTokens(list *api.TokenList, err error) error {

@@ -18,9 +18,13 @@ func (a *app) nodesCommand() *cobra.Command {
 			"A node is live while it may sign. It is late when it has not been seen for longer than\n" +
 			"its signing lease: it signs nothing, and may serve what it last knew. When its publishing\n" +
 			"lease is over as well it is gone: it serves nothing, and nothing waits for it.",
-		RunE: does(func(ctx context.Context, _ []string) error { return a.nodesList(ctx) }),
+		Example: "  chancery --dir dev nodes list",
+		RunE:    does(func(ctx context.Context, _ []string) error { return a.nodesList(ctx) }),
 	}
-	return group("nodes", "Look at the nodes of a catalog, and forget one", list, a.nodesForgetCommand())
+	c := group("nodes", "Look at the nodes of a catalog, and forget one", list, a.nodesForgetCommand())
+	c.Long = "A node is one daemon. Several share a catalog, and so their keys: a rotation waits until\n" +
+		"each of them serves what it is to serve, or cannot serve what it did."
+	return c
 }
 
 func (a *app) nodesList(ctx context.Context) error {
@@ -91,7 +95,8 @@ func (a *app) nodesForgetCommand() *cobra.Command {
 			"new data directory.\n\n" +
 			"A node that is live is stopped first. --force fences it instead: it does not learn of\n" +
 			"that before it next asks the catalog, and may sign and serve until its leases end.",
-		Args: exactly("NAME"),
+		Example: "  chancery --dir dev nodes forget b --reason 'the machine was scrapped'",
+		Args:    exactly("NAME"),
 	}
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the log")
 	c.Flags().BoolVar(&req.Force, "force", false, "also if it is live: fence it")

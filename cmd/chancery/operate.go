@@ -17,7 +17,8 @@ func (a *app) suspendCommand() *cobra.Command {
 		Short: "Stop a key from signing, at once",
 		Long: "Stop a version of a key set from signing, at once and reversibly; without --kid the\n" +
 			"active one, and with it the key set. It stays known, so tokens it signed go on to verify.",
-		Args: exactly("KEYSET"),
+		Example: "  chancery --dir dev suspend web --reason 'ticket 4711'",
+		Args:    exactly("KEYSET"),
 	}
 	c.Flags().StringVar(&req.Reason, "reason", "", "why, for the log")
 	c.Flags().StringVar(&req.KID, "kid", "", "the version (default: the active one)")
@@ -38,7 +39,10 @@ func (a *app) resumeCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "resume KEYSET",
 		Short: "Take a suspension back",
-		Args:  exactly("KEYSET"),
+		Long: "Take a suspension back: the version may sign again, and at once does if it is the active\n" +
+			"one. It needs the log, which suspending does not.",
+		Example: "  chancery --dir dev resume web --reason 'ticket 4711 is closed'",
+		Args:    exactly("KEYSET"),
 	}
 	c.Flags().StringVar(&req.Reason, "reason", "resumed with chancery resume", "why, for the log")
 	c.Flags().StringVar(&req.KID, "kid", "", "the version (default: the active one)")

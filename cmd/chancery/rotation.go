@@ -21,6 +21,10 @@ func (a *app) rotationCommand() *cobra.Command {
 	steps, svg := 0, ""
 	plan := &cobra.Command{
 		Use: "plan KEYSET", Short: "Show what rotation will do, when, and what it waits for", Args: exactly("KEYSET"),
+		Long: "Show the steps that rotation will take with a key set, when, and the rule that holds each;\n" +
+			"what the next one waits for; and a timeline of its versions: when each is published,\n" +
+			"signs, and is known for what it signed.",
+		Example: "  chancery --dir dev rotation plan web\n  chancery --dir dev rotation plan web --svg web.svg",
 		RunE: does(func(ctx context.Context, args []string) error {
 			if svg != "" {
 				return a.rotationPicture(ctx, args[0], svg)
@@ -30,7 +34,11 @@ func (a *app) rotationCommand() *cobra.Command {
 	}
 	plan.Flags().StringVar(&svg, "svg", "", "draw it as a picture into this file instead; -: standard output")
 	plan.Flags().IntVar(&steps, "steps", 12, "how many steps to list; 0: all there are (the timeline has them all)")
-	return group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand(), a.simulateCommand())
+	c := group("rotation", "Watch and drive the rotation of keys", plan, a.rotationWhyCommand(), a.rotationNowCommand(), a.rotationHistoryCommand(), a.simulateCommand())
+	c.Long = "Rotation publishes the next version of a key set before it signs, and keeps the last one\n" +
+		"known for as long as what it signed is valid. It goes by a schedule; an operator may ask\n" +
+		"for one, which is done at the earliest moment that is safe."
+	return c
 }
 
 func (a *app) rotationPlan(ctx context.Context, name string, steps int) error {
@@ -117,7 +125,8 @@ func (a *app) rotationNowCommand() *cobra.Command {
 		Short: "Rotate: have the successor sign at the earliest safe moment",
 		Long: "Rotate a key set: its successor signs from the earliest moment at which every cache\n" +
 			"that complies must know it. With --now it is refused unless that moment is now.",
-		Args: exactly("KEYSET"),
+		Example: "  chancery --dir dev rotation now web --reason quarterly --watch",
+		Args:    exactly("KEYSET"),
 	}
 	c.Flags().StringVar(&req.Reason, "reason", "rotated with chancery rotation now", "why, for the log")
 	c.Flags().BoolVar(&now, "now", false, "refuse unless it can be done at once")

@@ -19,7 +19,10 @@ import (
 const maxInput = 1 << 20
 
 func (a *app) signCommand() *cobra.Command {
-	return group("sign", "Have a JWT, a certificate or a digest signed", a.signJWTCommand(), a.signCSRCommand(), a.signDigestCommand())
+	c := group("sign", "Have a JWT, a certificate or a digest signed", a.signJWTCommand(), a.signCSRCommand(), a.signDigestCommand())
+	c.Long = "Have something signed with a key that stays in the daemon's keystore. What is signed is in\n" +
+		"the log before it is printed; --json prints where. What may be signed, a rule says."
+	return c
 }
 
 func (a *app) signJWTCommand() *cobra.Command {
@@ -77,8 +80,12 @@ func (a *app) signCSRCommand() *cobra.Command {
 	var ttl time.Duration
 	var chain bool
 	c := &cobra.Command{
-		Use:     "csr --authority NAME --profile NAME --csr FILE",
-		Short:   "Have a certificate request signed and print the certificate",
+		Use:   "csr --authority NAME --profile NAME --csr FILE",
+		Short: "Have a certificate request signed and print the certificate",
+		Long: "Have a certificate request (PKCS #10) signed and print the certificate, PEM. Its names are\n" +
+			"the request's subject alternative names, each of which profile and rule must allow; the\n" +
+			"common name and other extensions are passed over. Whoever gives an --idempotency-key may\n" +
+			"ask again, if no answer came, without a second certificate.",
 		Example: "  chancery --dir dev sign csr --authority devices --profile tls --csr lamp.csr --out lamp.crt",
 		Args:    noArgs,
 	}

@@ -12,6 +12,9 @@ import (
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "version", Short: "Print the version", Args: noArgs,
+		Long: "Print the version of this command, of the Go it was made with, and of the machine it is\n" +
+			"for; with --json the commit as well. It asks no daemon.",
+		Example: "  chancery version\n  chancery version --json",
 		RunE: does(func(context.Context, []string) error {
 			version, revision := "devel", ""
 			if info, ok := debug.ReadBuildInfo(); ok {

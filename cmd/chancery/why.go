@@ -15,7 +15,10 @@ import (
 func (a *app) rotationWhyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "why KEYSET", Short: "Say what each step ahead waits for, and for whom", Args: exactly("KEYSET"),
-		RunE: does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
+		Long: "Say of each step that can come next with a key set what it waits for: the rule of\n" +
+			"rotation, the time that is left, and the nodes that have yet to serve what it needs.",
+		Example: "  chancery --dir dev rotation why web",
+		RunE:    does(func(ctx context.Context, args []string) error { return a.rotationWhy(ctx, args[0]) }),
 	}
 }
 

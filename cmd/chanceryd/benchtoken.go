@@ -36,6 +36,8 @@ per second: raw, in this process on the token object, and through a worker,
 each verified. With --transit it measures a Vault, in whose mount it makes keys
 and destroys them: raw, by direct calls, one for each signature, and through the
 provider. No key of a running daemon is used.`,
+		Example: `  chanceryd bench-token --callers 1,16 --algorithms ES256
+  chanceryd bench-token --json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			measure := b.run
 			if b.vault != (devVault{}) {

@@ -21,6 +21,11 @@ func checkCommand() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
 		Use: "check --config FILE", Short: "Say what is wrong with a configuration", Args: noArgs,
+		Long: `Read a configuration as serve does, and say of each thing that is wrong where it
+stands, by line and column, and what to do. Modules, Vaults and databases are asked
+whether they answer; that one does not is a warning. The exit status is 1 if there
+are errors, 0 if there are only warnings.`,
+		Example: `  chanceryd check --config /etc/chancery/chancery.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, findings := config.Load(path)
 			if cfg != nil {

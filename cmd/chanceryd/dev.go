@@ -44,6 +44,8 @@ With --transit there is a second keystore, vault, in the Transit engine of that
 Vault, and a key set, vaulted, whose keys are made there. With --postgres the catalog
 is in that database, and another node beside this one is made by --join DIR. The
 flags are for the first start.`,
+		Example: `  chanceryd dev --dir dev
+  chanceryd dev --dir dev-fast --fast`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return d.run(cmd.Context()) },
 	}
 	cmd.Flags().StringVar(&d.dir, "dir", "", "the directory that holds everything")

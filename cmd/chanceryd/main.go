@@ -18,6 +18,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"chancery/cmd/internal/manual"
 )
 
 // Exit statuses.
@@ -47,16 +49,31 @@ type hinted struct {
 
 func (h hinted) Unwrap() error { return h.error }
 
-func run(args []string, c clocks) int {
+func rootCommand(c clocks) *cobra.Command {
 	root := &cobra.Command{
-		Use: "chanceryd", Short: "The signing daemon",
+		Use: "chanceryd", Short: "Keep signing keys, sign with them, rotate them, and log it",
+		Long: `Keep signing keys in PKCS#11 tokens and in Vault Transit, sign with them for those
+who may have it, rotate them, publish them, and enter every act in a log.
+
+The exit status is 0 when it is done, 1 when it failed or something was found, and 2
+when the command was used wrongly. What there is to say goes to standard error, once it
+serves as JSON lines.`,
+		Example: `  chanceryd dev --dir dev
+  chanceryd check --config /etc/chancery/chancery.yaml
+  chanceryd serve --config /etc/chancery/chancery.yaml`,
 		SilenceErrors: true, SilenceUsage: true, Version: version(), Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return usageError{errors.Join(cmd.Help(), hinted{errors.New("a command is missing"), "chanceryd dev --dir DIR, to try it"})}
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(c), devCommand(c), checkCommand(), benchTokenCommand())
+	root.AddCommand(serveCommand(c), devCommand(c), checkCommand(), benchTokenCommand(), manual.Command("8", func(err error) error { return err }))
+	completions(root)
+	return root
+}
+
+func run(args []string, c clocks) int {
+	root := rootCommand(c)
 	root.SetArgs(args)
 	err := errors.Join(conceal(), forgetVault())
 	if err == nil {

@@ -27,6 +27,11 @@ func serveCommand(c clocks) *cobra.Command {
 	var verbose bool
 	cmd := &cobra.Command{
 		Use: "serve --config FILE", Short: "Serve as configured", Args: noArgs,
+		Long: `Open the keystores, the catalog and the log that the configuration names, and serve.
+It starts worker processes, which hold the PKCS#11 modules. SIGTERM has it finish
+what it was asked and end; SIGHUP has it read the configuration again, of which a
+faulty one changes nothing.`,
+		Example: `  chanceryd serve --config /etc/chancery/chancery.yaml`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := loadConfig(path)
 			if err != nil {

@@ -50,8 +50,10 @@ rotation/simulation   : keystore rotation
 cmd/internal/clock    :
 cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/crl signer/ca signer/jwt signer/limit signer/queue rotation
 cmd/internal/devpki   :
+cmd/internal/manual   :
+cmd/internal/manual/manualtest : cmd/internal/manual
 cmd/internal/telemetry:
-cmd/chancery          : keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation
+cmd/chancery          : cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `
@@ -70,7 +72,7 @@ github.com/jackc/pgx/v5/pgconn  : keystore/catalog
 database/sql                    : keystore/catalog
 github.com/klauspost/compress/zstd : keystore/audit
 go.yaml.in/yaml/v4              : cmd/internal/config
-github.com/spf13/cobra          : cmd/chancery cmd/chanceryd
+github.com/spf13/cobra          : cmd/chancery cmd/chanceryd cmd/internal/manual cmd/internal/manual/manualtest
 github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
 google.golang.org/grpc          : signer/api/chanceryv1 signer/rpc signer/client
 flag                            : cmd/chancery cmd/chanceryd
