@@ -44,10 +44,10 @@ type Stats struct {
 	Lines   int // principals that have one waiting
 
 	AtOnce     uint64 // went in without waiting
-	Waited     uint64 // went in when their turn came
+	Waited     uint64 // had their turn later
 	RefusedOwn uint64 // their principal had too many waiting
 	RefusedAll uint64 // all had, or it gave way to a principal who had less
-	Left       uint64 // ended while they waited
+	Left       uint64 // ended while they waited, or as their turn came
 }
 
 // New returns a Queue. weight returns a principal's weight, 1 to MaxWeight, and
@@ -122,6 +122,9 @@ func (q *Queue[K]) turn(ctx context.Context, r *request[K], err error) (Turn[K],
 	}
 	t := Turn[K]{q, r.of, r.cost}
 	if ctx.Err() != nil {
+		q.mu.Lock()
+		q.stats.Left++
+		q.mu.Unlock()
 		t.Leave()
 		return Turn[K]{}, left(ctx)
 	}
