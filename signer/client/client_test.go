@@ -305,3 +305,24 @@ func ExampleRetryAfter() {
 	fmt.Println(wait, later)
 	// Output: 5s true
 }
+
+// The daemon learns how long its caller waits.
+func TestADeadlineGoesAlong(t *testing.T) {
+	var said []string
+	d := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		said = append(said, r.Header.Get(api.RequestTimeout))
+		io.WriteString(w, "{}")
+	}, nil)
+	c := d.client(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	defer cancel()
+	for _, ctx := range []context.Context{t.Context(), ctx} {
+		if _, err := c.KeySets(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within, err := api.ParseTimeout(said[1])
+	if said[0] != "" || err != nil || within > time.Hour || within < 30*time.Minute {
+		t.Errorf("without a deadline %q, with an hour %q", said[0], said[1])
+	}
+}

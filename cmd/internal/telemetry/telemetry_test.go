@@ -17,12 +17,14 @@ func scrape(m *Metrics) string {
 func TestMetrics(t *testing.T) {
 	m := New("v1.2.3")
 	m.Gauge("chancery_ready", "1 if ready.", map[string]string{"keyset": "web"}, func() float64 { return 0.5 })
+	waited := m.Durations("chancery_wait_seconds", "Waited.", map[string]string{"keystore": "hsm"})
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
 			m.Request("POST /v1/sign/jwt", "ok", 2*time.Millisecond)
 			m.Request("POST /v1/sign/jwt", "forbidden", time.Minute)
 			m.HandshakeFailed()
+			waited(3 * time.Millisecond)
 			m.Reloaded(true)
 			m.Reloaded(false)
 			m.Step("key.activate")
@@ -39,6 +41,8 @@ func TestMetrics(t *testing.T) {
 		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.001"} 0`,
 		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.0025"} 8`,
 		`chancery_handshake_failures_total 8`,
+		`chancery_wait_seconds_bucket{keystore="hsm",le="0.0025"} 0`,
+		`chancery_wait_seconds_bucket{keystore="hsm",le="0.005"} 8`,
 		`chancery_reloads_total{outcome="ok"} 8`,
 		`chancery_reloads_total{outcome="failed"} 8`,
 		`chancery_lifecycle_steps_total{action="key.activate"} 8`,
