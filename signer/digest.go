@@ -44,18 +44,34 @@ func (s *Service) SignDigest(ctx context.Context, who policy.Caller, req api.Sig
 	if err != nil {
 		return api.SignDigestReply{}, s.fail(act, overdue(ctx, err, publicError))
 	}
-	if act.Use, err = s.take(v.KID); err != nil {
-		return api.SignDigestReply{}, s.fail(act, err)
-	}
-	act.ID, act.Outcome = keystore.NewKeyID().String(), keystore.OutcomeIntent
-	if _, err := s.Log.Act(ctx, act); err != nil {
-		return api.SignDigestReply{}, auditUnavailable(err)
-	}
-	sig, err := prepared.redeem(ctx, key)
+	sig, err := s.signDigest(ctx, &act, key, v, prepared)
 	if err != nil {
-		return api.SignDigestReply{}, s.abandonDigest(ctx, act, err)
+		return api.SignDigestReply{}, err
 	}
 	return s.releaseDigest(ctx, act, v, prepared.format, sig)
+}
+
+// signDigest takes a number, enters the intent and redeems p under key, the private
+// key of v, in its principal's turn. act gets the number and what joins its entries.
+// What it returns has been entered.
+func (s *Service) signDigest(ctx context.Context, act *keystore.Record, key keystore.Key, v *keystore.Version, p *preparedDigest) ([]byte, error) {
+	turn, err := s.await(ctx, p.grant.Principal(), key, v)
+	if err != nil {
+		return nil, s.noTurn(ctx, *act, err)
+	}
+	defer turn.leave()
+	if act.Use, err = s.take(v.KID); err != nil {
+		return nil, s.fail(*act, err)
+	}
+	act.ID, act.Outcome = keystore.NewKeyID().String(), keystore.OutcomeIntent
+	if _, err := s.Log.Act(ctx, *act); err != nil {
+		return nil, auditUnavailable(err)
+	}
+	sig, err := p.redeem(ctx, key)
+	if err != nil {
+		return nil, s.abandonDigest(ctx, *act, err)
+	}
+	return sig, nil
 }
 
 // abandonDigest closes an intent whose signature did not come. It goes on when the
@@ -115,6 +131,7 @@ func inFormat(alg keystore.Algorithm, format string, sig []byte) (out []byte, ha
 
 // A preparedDigest is a digest that may be signed, once.
 type preparedDigest struct {
+	grant  policy.Grant
 	digest []byte
 	format string
 }
@@ -124,7 +141,7 @@ func prepareDigest(grant policy.Grant, req api.SignDigestRequest, alg keystore.A
 	if !grant.Allows(policy.SignDigest) || grant.Target().KeySet != req.KeySet {
 		return nil, fmt.Errorf("%w: the grant is for something else", policy.ErrForbidden)
 	}
-	p := &preparedDigest{format: req.Format}
+	p := &preparedDigest{grant: grant, format: req.Format}
 	switch req.Format {
 	case "":
 		p.format = api.FormatDER

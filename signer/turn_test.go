@@ -110,6 +110,10 @@ func TestI6WhoIsLateCostsNothing(t *testing.T) {
 					}
 					return errors.Join(err, errUnsent)
 				},
+				"digest": func() error {
+					_, err := w.SignDigest(ctx, releaser, digestOf(keystore.ES256, "a release"))
+					return err
+				},
 				"CSR": func() error {
 					_, err := w.SignCSR(ctx, client, csrFor(t, "a.devices.test"), "")
 					return err

@@ -83,6 +83,11 @@ func (s *Server) answer(ctx context.Context, route string, call grpc.ServerStrea
 	if err != nil {
 		return nil, err
 	}
+	release, err := s.allow(who, route)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
 	var f frame
 	defer f.free()
 	if err := call.RecvMsg(&f); err != nil {
@@ -127,6 +132,19 @@ func (s *Server) admit(c *connection, route string) (policy.Caller, error) {
 		return policy.Caller{}, s.Service.Refuse(s.record(c, route), err)
 	}
 	return who, nil
+}
+
+// allow counts a request of who in (server.Config.Admit), until release, or enters and
+// returns why it is too much.
+func (s *Server) allow(who policy.Caller, route string) (release func(), err error) {
+	if s.Admit == nil {
+		return func() {}, nil
+	}
+	release, err = s.Admit(who)
+	if err != nil {
+		return nil, s.refuse(who, route, err)
+	}
+	return release, nil
 }
 
 // record is of a refusal before it is known who asks.

@@ -43,6 +43,8 @@ type house struct {
 	still    []byte                    // nil: signatures are real
 	hold     chan struct{}             // nil: signatures are not held up
 	held     chan struct{}             // one for each that is
+	full     atomic.Bool               // everybody asks for too much
+	inside   atomic.Int64              // admitted and not answered
 
 	mu       sync.Mutex // guards what follows
 	refused  []keystore.Record
@@ -86,7 +88,7 @@ func newHouse(t testing.TB, lim Limits, sizes server.Limits) *house {
 		t.Fatal(err)
 	}
 	h.server = New(server.Config{
-		Service: service, Gate: h.gate.Load, Limits: sizes, Log: slog.New(slog.DiscardHandler), Now: h.clock,
+		Service: service, Gate: h.gate.Load, Admit: h.allow, Limits: sizes, Log: slog.New(slog.DiscardHandler), Now: h.clock,
 		Observe: func(route, code string, _ time.Duration) {
 			h.mu.Lock()
 			defer h.mu.Unlock()
@@ -95,6 +97,15 @@ func newHouse(t testing.TB, lim Limits, sizes server.Limits) *house {
 	}, lim)
 	h.open(t, sizes)
 	return h
+}
+
+// allow is the limits of a house.
+func (h *house) allow(policy.Caller) (release func(), err error) {
+	if h.full.Load() {
+		return nil, api.Errorf(api.CodeOverloaded, "too much")
+	}
+	h.inside.Add(1)
+	return func() { h.inside.Add(-1) }, nil
 }
 
 // open opens the door until the test ends.

@@ -201,14 +201,25 @@ func (p *pipeline) sign(ctx context.Context, f *frame) (answer *pb.SignJWTStream
 }
 
 func (p *pipeline) result(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest) (*pb.SignJWTResult, string) {
-	req, err := jwtRequest(m)
-	if err != nil {
-		err = p.refuse(who, streamRoute, err)
-	} else if reply, failed := p.Service.SignJWT(ctx, who, req); failed == nil {
+	reply, err := p.reply(ctx, who, m)
+	if err == nil {
 		return &pb.SignJWTResult{Outcome: &pb.SignJWTResult_Reply{Reply: jwtResponse(&reply)}}, "ok"
-	} else {
-		err = failed
 	}
 	e := p.failed(ctx, streamRoute, err)
 	return problem(e.Problem()), string(e.Code)
+}
+
+// reply answers one request, which is too much as a call of its own would be: its
+// message is read by then, for the number that the refusal has.
+func (p *pipeline) reply(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest) (reply api.SignJWTReply, err error) {
+	release, err := p.allow(who, streamRoute)
+	if err != nil {
+		return reply, err
+	}
+	defer release()
+	req, err := jwtRequest(m)
+	if err != nil {
+		return reply, p.refuse(who, streamRoute, err)
+	}
+	return p.Service.SignJWT(ctx, who, req)
 }
