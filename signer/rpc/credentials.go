@@ -9,14 +9,17 @@ import (
 	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
+
+	"chancery/signer/server"
 )
 
 // A connection is what is known of one. It is gRPC's AuthInfo: whoever makes a call
 // on it is asked for anew, by its TLS state.
 type connection struct {
 	credentials.CommonAuthInfo
-	tls    tls.ConnectionState
-	client *tally
+	tls     tls.ConnectionState
+	visitor *server.Visitor
+	client  *tally
 }
 
 // AuthType implements credentials.AuthInfo.
@@ -52,7 +55,7 @@ func (l watched) Accept() (net.Conn, error) {
 			c.Close()
 			continue
 		}
-		return l.watch(conn, &connection{tls: state}), nil
+		return l.watch(conn, &connection{tls: state, visitor: server.VisitorOf(conn)}), nil
 	}
 }
 

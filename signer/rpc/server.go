@@ -131,5 +131,5 @@ func (s *Server) flooded(c *connection, why error) {
 
 // identify returns who makes a call on c now; see server.Gate.Identify.
 func (s *Server) identify(c *connection) (policy.Caller, error) {
-	return s.Gate().Identify(&c.tls, s.Now())
+	return c.visitor.Identify(s.Gate(), &c.tls, s.Now())
 }

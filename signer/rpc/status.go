@@ -48,6 +48,7 @@ var statuses = map[api.Code]codes.Code{
 	api.CodeBackendUnavailable:    codes.Unavailable,
 	api.CodeAuditUnavailable:      codes.Unavailable,
 	api.CodeLeaseExpired:          codes.Unavailable,
+	api.CodeRevocationUnknown:     codes.Unavailable,
 }
 
 // statusCode returns the gRPC status code that an api.Code is sent with.
