@@ -121,7 +121,7 @@ func (d *doors) Close(ctx context.Context) {
 // told so. Together they are less than the five seconds that are promised.
 const (
 	sweepEvery = time.Second
-	cutAfter   = 2 * time.Second
+	cutAfter   = 1500 * time.Millisecond
 )
 
 // sweep cuts connections that are condemned, until ctx ends.

@@ -240,3 +240,32 @@ func TestA17S21RevocationLists(t *testing.T) {
 		return nil
 	})
 }
+
+// TestA20AllowedUsers: a list of users that is put in force counts at once, on
+// connections that are open too, and for the listener it is given to alone.
+func TestA20AllowedUsers(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
+	kept, ended := d.http("issuer"), d.idle(d.pair("issuer"))
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"edge","claims":{}}`).want(t, "before", "")
+	allow := func(list string) string { return "  signing:\n    allow_uids: " + list + "\n" }
+	edit(t, d.configFile(), "  signing:\n", allow("[4294967294]"))
+	if e := d.reload(); e.Outcome != keystore.OutcomeDone {
+		t.Fatalf("the reload: %s %s", e.Outcome, e.Reason)
+	}
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"edge","claims":{}}`).want(t, "on its connection", api.CodeForbidden)
+	if r, err := send(t, d.http("issuer"), http.MethodGet, "/v1/keysets", nil); err == nil {
+		t.Errorf("a new connection: %d", r.status)
+	}
+	who := fmt.Sprintf("uid %d", os.Getuid())
+	d.wantHandshakeEntry(fmt.Sprintf("%s with gid %d may not connect", who, os.Getgid()), who)
+	if !ended() {
+		t.Error("an idle connection is open")
+	}
+	d.keySets() // the ops listener has no list
+	edit(t, d.configFile(), allow("[4294967294]"), allow(fmt.Sprintf("[%d]", os.Getuid())))
+	if e := d.reload(); e.Outcome != keystore.OutcomeDone {
+		t.Fatalf("the reload: %s %s", e.Outcome, e.Reason)
+	}
+	post(t, d.http("issuer"), "/v1/sign/jwt", `{"keyset":"edge","claims":{}}`).want(t, "when the list has us", "")
+}

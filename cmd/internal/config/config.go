@@ -309,10 +309,10 @@ func (c *Config) SmallestSkew() time.Duration {
 func (c *Config) Hash() string { return c.hash }
 
 // NeedsRestart returns a member whose value in next a reload cannot put in
-// force, or nothing. Policy, revocations, client anchors, certificates, limits of
-// principals, the keystores in which key sets have their next versions made, claims
-// profiles and whether short
-// windows and an unsynchronised clock are accepted can change while the daemon runs.
+// force, or nothing. Policy, revocations, client anchors, who may connect,
+// certificates, limits of principals, the keystores in which key sets have their
+// next versions made, claims profiles and whether short windows and an
+// unsynchronised clock are accepted can change while the daemon runs.
 func (c *Config) NeedsRestart(next *Config) string {
 	switch {
 	case c.Node != next.Node:
