@@ -24,7 +24,7 @@ func (d *Document) CheckRequest(method, path string, body []byte) error {
 // that the operation lists, a media type of that status, the headers it must have,
 // a body that fits the schema, and of a problem a code that stands beside the
 // status. What any path may be answered with, since it is none of the door's or the
-// caller is nobody, is told from 401, 403, 404 and 405.
+// caller is nobody, or too many, is told from 401, 403, 404, 405, 429 and 503.
 func (d *Document) CheckReply(method, path string, status int, h http.Header, body []byte) error {
 	response, at, err := d.response(method, path, status)
 	if err != nil {
@@ -64,7 +64,7 @@ func (d *Document) response(method, path string, status int) (map[string]any, st
 		return d.Resolve(op.at + "/responses/" + strconv.Itoa(status))
 	}
 	// It is no operation, or not one of the door that was asked.
-	for _, name := range []string{"Unauthorized", "Forbidden", "NotFound", "Otherwise"} {
+	for _, name := range []string{"Unauthorized", "Forbidden", "NotFound", "TooManyRequests", "ServiceUnavailable", "Otherwise"} {
 		response, at, err := d.Resolve("/components/responses/" + name)
 		if err != nil {
 			return nil, "", err
