@@ -22,7 +22,7 @@ const completeWithin = 500 * time.Millisecond
 // paths are the flags whose values are files or directories, or may be: the shell
 // completes those by itself.
 var paths = []string{
-	"ca", "cert", "checkpoint", "claims", "csr", "entry", "history", "jwks", "key", "node-dir", "once", "out", "peer", "resume", "svg",
+	"ca", "cert", "checkpoint", "claims", "cnf-certificate", "csr", "entry", "file", "history", "jwks", "key", "node-dir", "once", "out", "peer", "resume", "svg",
 	"transit-ca", "transit-token-file", "witness",
 }
 
@@ -56,6 +56,10 @@ func (a *app) valuesOf(c *cobra.Command, flag string) cobra.CompletionFunc {
 		return nil
 	case "audit export --format":
 		return oneOf("jsonl", "csv")
+	case "sign digest --format":
+		return oneOf("der", "raw")
+	case "sign jwt --profile":
+		return oneOf("jwt", "at+jwt", "id_token", "logout_token", "jwt_svid")
 	case "audit report --format":
 		return oneOf("text", "html", "json")
 	case "audit list --log", "audit export --log":
