@@ -3,6 +3,7 @@ module chancery
 go 1.26.4
 
 require (
+	cel.dev/cel-go v0.33.2
 	github.com/HdrHistogram/hdrhistogram-go v1.4.0
 	github.com/ThalesIgnite/crypto11 v1.2.5
 	github.com/c2sp/wycheproof v0.0.0-20260902155932-3fa63dd0344a
@@ -38,6 +39,14 @@ require (
 )
 
 require google.golang.org/grpc/cmd/protoc-gen-go-grpc v1.6.2 // indirect
+
+require (
+	cel.dev/expr v0.25.3 // indirect
+	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/exp v0.0.0-20240823005443-9b4947da3948 // indirect
+	google.golang.org/genproto/googleapis/api v0.0.0-20260817212433-ac3dfec99bb1 // indirect
+)
 
 require (
 	github.com/BurntSushi/toml v1.4.1-0.20240526193622-a339e1f7089c // indirect

@@ -69,7 +69,8 @@ const outcomeDeadline = 5 * time.Second
 // Idempotency-Key, or empty. Its errors are *api.Error.
 func (s *Service) SignCSR(ctx context.Context, who policy.Caller, req api.SignCSRRequest, idempotency string) (api.SignCSRReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignCSR, Authority: req.Authority, Profile: req.Profile}
-	grant, err := s.Policy().Authorize(who, policy.SignCSR, policy.Target{Authority: req.Authority, Profile: req.Profile})
+	rules := s.Policy()
+	grant, err := rules.AuthorizeRequest(who, policy.SignCSR, policy.Target{Authority: req.Authority, Profile: req.Profile}, s.csrRequest(rules, req))
 	if err != nil {
 		return api.SignCSRReply{}, s.refuse(act, err)
 	}

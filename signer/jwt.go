@@ -30,7 +30,8 @@ func (s *Service) SignJWT(ctx context.Context, who policy.Caller, req api.SignJW
 // signJWT is SignJWT with a key that keys opens.
 func (s *Service) signJWT(ctx context.Context, keys Keys, who policy.Caller, req api.SignJWTRequest) (api.SignJWTReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignJWT, KeySet: req.KeySet, Profile: req.Profile}
-	grant, err := s.Policy().Authorize(who, policy.SignJWT, policy.Target{KeySet: req.KeySet, Profile: req.Profile})
+	rules := s.Policy()
+	grant, err := rules.AuthorizeRequest(who, policy.SignJWT, policy.Target{KeySet: req.KeySet, Profile: req.Profile}, s.jwtRequest(rules, req))
 	if err != nil {
 		return api.SignJWTReply{}, s.refuse(act, err)
 	}

@@ -16,6 +16,10 @@ const (
 	CodeTTLTooLong            Code = "ttl_too_long"
 	CodeTypNotAllowed         Code = "typ_not_allowed"
 	CodeNameNotAllowed        Code = "name_not_allowed"
+	CodeClaimNotAllowed       Code = "claim_not_allowed"
+	CodeClaimMissing          Code = "claim_missing"
+	CodeAudienceNotAllowed    Code = "audience_not_allowed"
+	CodeScopeNotAllowed       Code = "scope_not_allowed"
 	CodeKeyRejected           Code = "key_rejected"
 	CodeCertificateExpired    Code = "certificate_expired"
 	CodeCertificateRevoked    Code = "certificate_revoked"
@@ -39,7 +43,8 @@ const (
 
 var statuses = map[Code]int{
 	CodeMalformed: 400, CodeClaimReserved: 400, CodeClaimInvalid: 400, CodeTTLTooLong: 400, CodeTypNotAllowed: 400,
-	CodeNameNotAllowed: 400, CodeKeyRejected: 400,
+	CodeNameNotAllowed: 400, CodeKeyRejected: 400, CodeClaimNotAllowed: 400, CodeClaimMissing: 400,
+	CodeAudienceNotAllowed: 400, CodeScopeNotAllowed: 400,
 	CodeCertificateExpired: 401, CodeCertificateRevoked: 401,
 	CodeForbidden: 403, CodeNotFound: 404, CodeMethodNotAllowed: 405,
 	CodeTooEarly: 409, CodeIdempotencyInProgress: 409, CodeConflict: 409,

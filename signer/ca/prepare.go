@@ -158,6 +158,9 @@ func validity(issuer *x509.Certificate, env Env, ttl time.Duration) (notBefore, 
 
 // checkNames returns nil if profile and grant allow every name, each once.
 func checkNames(grant policy.Grant, profile *Profile, names []string) error {
+	if !grant.AllowsCount(len(names)) {
+		return refuse(api.CodeNameNotAllowed, fmt.Sprintf("%d names are more than the policy allows", len(names)), nil)
+	}
 	seen := make(map[string]bool, len(names))
 	for i, name := range names {
 		if err := profile.allows(name); err != nil {

@@ -107,3 +107,6 @@ func (p *Profile) Name() string { return p.name }
 
 // MaxTTL returns the longest lifetime of a certificate.
 func (p *Profile) MaxTTL() time.Duration { return p.maxTTL }
+
+// DefaultTTL returns the lifetime of a certificate that is asked for without one.
+func (p *Profile) DefaultTTL() time.Duration { return p.defaultTTL }

@@ -47,6 +47,14 @@ func refuse(code api.Code, detail string, cause error) error {
 	return e
 }
 
+// Names returns the DNS names that a CSR in PEM asks for, as they were requested.
+// The rest of it is read as Prepare reads it, the signature is not checked. Its
+// errors are *api.Error.
+func Names(csr []byte) ([]string, error) {
+	_, names, err := readRequest(csr)
+	return names, err
+}
+
 // readRequest takes text to the point where only names, the key's numbers and
 // the signature are left to check. The names are as they were requested.
 func readRequest(text []byte) (csr *x509.CertificateRequest, names []string, err error) {

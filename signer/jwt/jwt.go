@@ -90,8 +90,9 @@ var ErrRedeemed = errors.New("the prepared token was redeemed before")
 
 // Prepare checks req against grant, which must be to sign a JWT with the same
 // key set and profile, and returns what is to be signed. Its errors are *api.Error
-// malformed, claim_reserved, claim_invalid, ttl_too_long, typ_not_allowed or
-// too_large, or wrap policy.ErrForbidden if the grant is for something else.
+// malformed, claim_reserved, claim_invalid, ttl_too_long, typ_not_allowed,
+// too_large, claim_not_allowed, claim_missing, audience_not_allowed or
+// scope_not_allowed, or wrap policy.ErrForbidden if the grant is for something else.
 func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 	if !grant.Allows(policy.SignJWT) || grant.Target().KeySet != req.KeySet {
 		return nil, fmt.Errorf("%w: the grant is not for a JWT by this key set", policy.ErrForbidden)
@@ -114,7 +115,7 @@ func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 	if err != nil {
 		return nil, err
 	}
-	theirs, err := checkClaims(req.Claims, newReading(env.Profile, bound.cnf))
+	theirs, err := checkClaims(grant, req.Claims, newReading(env.Profile, bound.cnf))
 	if err != nil {
 		return nil, err
 	}
@@ -156,25 +157,43 @@ func lifetime(grant policy.Grant, req Request, env Env) (int64, error) {
 type claims struct {
 	rest  []byte // the text after the first "{"
 	empty bool   // the object has no members
+
+	check policy.ClaimsCheck
 }
 
-func checkClaims(text []byte, wanted *reading) (claims, error) {
+func checkClaims(grant policy.Grant, text []byte, wanted *reading) (claims, error) {
 	c := claims{empty: true}
-	err := api.Object(text, api.ClaimsLimits, func(name, value []byte) error {
+	var err error
+	if c.check, err = grant.CheckClaims(len(text)); err != nil {
+		return claims{}, limited(inClaims(err))
+	}
+	err = api.Object(text, api.ClaimsLimits, func(name, value []byte) error {
 		c.empty = false
 		if r := reserved(name); r != "" {
 			return api.Errorf(api.CodeClaimReserved, "the claim %q is the signer's", r)
 		}
+		if err := c.check.Member(name, value); err != nil {
+			return err
+		}
 		return wanted.claim(name, value)
 	})
+	if err == nil {
+		err = c.check.Done()
+	}
 	if err != nil {
-		return claims{}, inClaims(err)
+		return claims{}, limited(inClaims(err))
 	}
 	if err := wanted.done(); err != nil {
 		return claims{}, err
 	}
 	c.rest = text[bytes.IndexByte(text, '{')+1:] // only white space can stand before it
 	return c, nil
+}
+
+// Object walks over claims as Prepare reads them: it is api.Object within
+// api.ClaimsLimits, and its errors say that they are about the claims.
+func Object(text []byte, each func(name, value []byte) error) error {
+	return inClaims(api.Object(text, api.ClaimsLimits, each))
 }
 
 // inClaims says of an error of api.Object that its offsets count from where the
@@ -185,6 +204,14 @@ func inClaims(err error) error {
 		return err
 	}
 	return api.Errorf(e.Code, "claims: %s", e.Detail)
+}
+
+// limited says of a limit of the policy what its code is.
+func limited(err error) error {
+	if r, ok := errors.AsType[*policy.Refusal](err); ok {
+		return api.Errorf(api.Code(r.Limit), "%s", r.Text)
+	}
+	return err
 }
 
 // reserved returns the claim of ours that name is, or is in another letter

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"cel.dev/cel-go/cel"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -23,7 +24,7 @@ const DefaultType = "JWT"
 
 // Config is a policy as it was written.
 //
-// Its JSON is what Hash is taken over.
+// Its JSON is what Hash is taken over, and what Text returns.
 type Config struct {
 	Anchors []Anchor `json:"anchors,omitempty"`
 	Rules   []Rule   `json:"rules,omitempty"`
@@ -56,6 +57,25 @@ type Rule struct {
 	Types       []string      `json:"types,omitempty"`       // for SignJWT under ProfileJWT: what typ may be; none: DefaultType alone
 	Names       []string      `json:"names,omitempty"`       // for SignCSR: DNS names, or ".b" for everything under b
 	CNF         CNF           `json:"cnf,omitempty"`         // for SignJWT: what a token is bound to; empty: as the profile says
+
+	Require Require `json:"require,omitzero"` // of the caller, beside the name
+	When    string  `json:"when,omitempty"`   // a CEL expression that has to be true as well
+
+	Audiences []string   `json:"audiences,omitempty"`  // for SignJWT: what aud may name, which must be there then
+	Scopes    []string   `json:"scopes,omitempty"`     // for SignJWT: what the claim scope may hold
+	Claims    ClaimRules `json:"claims,omitzero"`      // for SignJWT
+	MaxClaims int        `json:"max_claims,omitempty"` // for SignJWT: the most claims; 0: no such limit
+	MaxBytes  int        `json:"max_bytes,omitempty"`  // for SignJWT: the longest claims, as they were written
+	MaxNames  int        `json:"max_names,omitempty"`  // for SignCSR: the most names
+}
+
+// A rule is a Rule that was checked, made ready to decide.
+type rule struct {
+	Rule
+	expr    *expression // of When
+	kinds   []string    // the claims profiles it lists, if it is to sign JWTs
+	limited []limited
+	bounds  bool // it has limits on claims
 }
 
 // Revoked lists certificates that count no more, whatever they are signed by.
@@ -86,9 +106,9 @@ func New(cfg Config) (*Policy, error) {
 	sum := sha256.Sum256(canonical)
 	b := &builder{p: &Policy{
 		hash:           hex.EncodeToString(sum[:]),
+		text:           canonical,
 		anchors:        map[string]*Anchor{},
-		rules:          map[Principal][]*Rule{},
-		claims:         map[*Rule][]string{},
+		rules:          map[Principal][]*rule{},
 		revokedKeys:    map[[sha256.Size]byte]bool{},
 		revokedSerials: map[string]bool{},
 	}}
@@ -98,8 +118,10 @@ func New(cfg Config) (*Policy, error) {
 	names := map[string]bool{}
 	for i := range cfg.Rules {
 		path := fmt.Sprintf("rules[%d]", i)
-		b.rule(path, &cfg.Rules[i])
-		b.profiles(cfg, path, &cfg.Rules[i])
+		r := &rule{Rule: cfg.Rules[i]}
+		b.p.all = append(b.p.all, r)
+		b.rule(path, r)
+		b.profiles(cfg, path, r)
 		b.check(!names[cfg.Rules[i].Name], path+".name", "%q is the name of another rule", cfg.Rules[i].Name)
 		names[cfg.Rules[i].Name] = true
 	}
@@ -115,6 +137,7 @@ func New(cfg Config) (*Policy, error) {
 type builder struct {
 	p      *Policy
 	faults []error
+	env    *cel.Env // of expressions; nil until there is one
 }
 
 func (b *builder) check(ok bool, path, format string, args ...any) {
@@ -155,7 +178,7 @@ func checkTrustDomain(s string) error {
 	return err
 }
 
-func (b *builder) rule(path string, r *Rule) {
+func (b *builder) rule(path string, r *rule) {
 	b.check(isName(r.Name), path+".name", "%q: a name has 1 to 64 letters, digits and -._", r.Name)
 	b.check(len(r.Principals) > 0, path+".principals", "a rule without principals allows nothing")
 	b.each(path+".principals", r.Principals, func(s string) error { return b.principal(r, s) })
@@ -177,10 +200,13 @@ func (b *builder) rule(path string, r *Rule) {
 	} else {
 		b.check(r.MaxTTL == 0, path+".max_ttl", "only a rule to sign has this limit")
 	}
+	b.require(path+".require", &r.Require)
+	b.limits(path, r, jwt, csr)
+	b.when(path+".when", r)
 }
 
 // principal reads one principal of r and gives r to it.
-func (b *builder) principal(r *Rule, s string) error {
+func (b *builder) principal(r *rule, s string) error {
 	who, err := ParsePrincipal(s)
 	if err != nil {
 		return err
@@ -218,22 +244,34 @@ func (b *builder) revoked(r Revoked) {
 	})
 }
 
-// roles checks that no principal holds conflicting roles.
+// roles checks that no principal holds conflicting roles, and neither does a key
+// by which a caller is known under several names. What a rule requires beside the
+// name changes nothing: it is still the same principal.
 func (b *builder) roles() {
 	everyone := slices.SortedFunc(maps.Keys(b.p.rules), func(x, y Principal) int {
 		return strings.Compare(x.String(), y.String())
 	})
 	for _, who := range everyone {
-		rules := b.p.rules[who]
-		var signs, operates, audits bool
-		for _, r := range rules {
-			signs = signs || slices.ContainsFunc(r.Actions, Action.signs)
-			operates = operates || slices.ContainsFunc(r.Actions, Action.operates)
-			audits = audits || slices.Contains(r.Actions, ReadAudit)
-		}
-		b.check(!signs || !operates, "rules", "%s would both sign and operate (hint: give each role a certificate of its own)", who)
-		b.check(!signs || !audits, "rules", "%s would both sign and read the log (hint: give each role a certificate of its own)", who)
+		b.role(who.String(), b.p.rules[who])
 	}
+	if len(b.faults) > 0 {
+		return // it may be the same again
+	}
+	keys := sameKey(b.p.all)
+	for _, pin := range slices.Sorted(maps.Keys(keys)) {
+		b.role("whoever holds the key "+pin, keys[pin])
+	}
+}
+
+func (b *builder) role(who string, rules []*rule) {
+	var signs, operates, audits bool
+	for _, r := range rules {
+		signs = signs || slices.ContainsFunc(r.Actions, Action.signs)
+		operates = operates || slices.ContainsFunc(r.Actions, Action.operates)
+		audits = audits || slices.Contains(r.Actions, ReadAudit)
+	}
+	b.check(!signs || !operates, "rules", "%s would both sign and operate (hint: give each role a certificate of its own)", who)
+	b.check(!signs || !audits, "rules", "%s would both sign and read the log (hint: give each role a certificate of its own)", who)
 }
 
 func checkTarget(s string) error {

@@ -7,7 +7,7 @@
 //
 //	p, err := policy.New(cfg)                              // every fault at once
 //	who, err := p.Identify("dev", cert)                    // exactly one name
-//	grant, err := p.Authorize(who, policy.SignJWT, policy.Target{KeySet: "web"})
+//	grant, err := p.AuthorizeRequest(who, policy.SignJWT, policy.Target{KeySet: "web"}, request)
 //	grant.Target().Profile                                 // "jwt": which kind of token it is for
 //	grant.AllowsType("at+jwt")                             // the limits of the rule that decided
 //
@@ -21,6 +21,29 @@
 // The first rule, in the order of the configuration, whose principals, actions
 // and targets fit decides, and its limits are the grant's: a later, wider rule
 // does not widen it. Unknown and forbidden names are refused alike.
+//
+// A rule may ask for more before it fits: for facts of the caller, such as a Unix
+// user or one of some keys, and for a condition in CEL, the Common Expression
+// Language, over caller, target and request. Without the fact, or where the
+// condition is false, the rule does not fit, and the next one is looked at. What a
+// rule limits (lifetime, type, audience, scopes, claims, names) is looked at only
+// in the rule that fits, and refuses.
+//
+// A condition reads these, and no clock:
+//
+//	action                                   "jwt.sign"
+//	principal.anchor .kind .value            strings
+//	unix.uid unix.gid                        ints; the rule does not fit a caller without
+//	keyset, authority, profile               strings; empty where the action has none
+//	ttl                                      int, seconds, the default filled in
+//	typ, claims                              of a JWT: a string, a map
+//	names                                    of a CSR: a list of strings
+//
+// It must be of type bool and read only what every action of its rule has. What it
+// may cost is bounded, by an estimate when the policy is made and at every
+// evaluation (MaxCost). Where it cannot be evaluated, because a claim it reads is
+// not there (ask has(claims.x) first), a number does not fit exactly, or it costs
+// too much, the request is refused, and no other rule is looked at.
 package policy
 
 import (
@@ -85,9 +108,10 @@ type Target struct {
 // concurrently.
 type Policy struct {
 	hash    string
+	text    []byte
 	anchors map[string]*Anchor
-	rules   map[Principal][]*Rule // in the order of the configuration
-	claims  map[*Rule][]string    // the claims profiles that a rule to sign JWTs lists
+	all     []*rule               // in the order of the configuration
+	rules   map[Principal][]*rule // likewise
 
 	revokedKeys    map[[sha256.Size]byte]bool
 	revokedSerials map[string]bool
@@ -97,13 +121,43 @@ type Policy struct {
 // made from. Entries of the log name the policy by it.
 func (p *Policy) Hash() string { return p.hash }
 
-// Authorize returns who's grant to do action to target, or an error wrapping
-// ErrForbidden. It is asked for every request.
+// Text returns what Hash is taken over: the configuration as JSON. It is not to
+// be changed.
+func (p *Policy) Text() []byte { return p.text }
+
+// HasExpressions reports whether any rule has one, so that requests are worth
+// describing.
+func (p *Policy) HasExpressions() bool {
+	return slices.ContainsFunc(p.all, func(r *rule) bool { return r.expr != nil })
+}
+
+// Authorize is AuthorizeRequest where nothing of the request is known: rules
+// whose expressions read of it refuse.
 func (p *Policy) Authorize(who Caller, action Action, target Target) (Grant, error) {
+	return p.AuthorizeRequest(who, action, target, Request{})
+}
+
+// AuthorizeRequest returns who's grant to do action to target, or an error
+// wrapping ErrForbidden. It is asked for every request, and reads of req only what
+// the expression of a rule reads that fits otherwise. An expression that cannot be
+// evaluated refuses, whatever rules come after it; the error then wraps the cause,
+// which may be an error of req's functions.
+func (p *Policy) AuthorizeRequest(who Caller, action Action, target Target, req Request) (Grant, error) {
 	for _, r := range p.rules[who.Principal] {
-		if t, ok := p.profiled(r, action, target); ok && r.fits(action, t) {
-			return Grant{rule: r, who: who, action: action, target: t, policy: p.hash}, nil
+		target, ok := r.profiled(action, target)
+		if !ok || !r.fits(action, target) || r.Require.misses(factsOf(who)) != "" {
+			continue
 		}
+		if r.expr != nil {
+			ok, err := r.expr.holds(who.Principal, factsOf(who), action, target, req)
+			if err != nil {
+				return Grant{}, fmt.Errorf("%w: rule %s: when: %w", ErrForbidden, r.Name, err)
+			}
+			if !ok {
+				continue
+			}
+		}
+		return Grant{rule: r, who: who, action: action, target: target, policy: p.hash}, nil
 	}
 	return Grant{}, fmt.Errorf("%w: no rule of %s fits %s of this", ErrForbidden, who, action)
 }
@@ -139,7 +193,7 @@ func (p *Policy) Revoked(cert *x509.Certificate) bool {
 // A Grant is leave to do one action to one target. Only Authorize makes one
 // that allows anything; the zero Grant allows nothing.
 type Grant struct {
-	rule   *Rule
+	rule   *rule
 	who    Caller
 	action Action
 	target Target

@@ -43,7 +43,7 @@ func (g Grant) CNF() CNF {
 }
 
 // profiles checks what r says of profiles, and finds which of them are of claims.
-func (b *builder) profiles(cfg Config, path string, r *Rule) {
+func (b *builder) profiles(cfg Config, path string, r *rule) {
 	jwt, csr := slices.Contains(r.Actions, SignJWT), slices.Contains(r.Actions, SignCSR)
 	b.check(!csr || len(r.Profiles) > 0, path+".profiles", "%s needs at least one", SignCSR)
 	b.check(jwt || csr || len(r.Profiles) == 0, path+".profiles", "no action of the rule uses this")
@@ -59,7 +59,7 @@ func (b *builder) profiles(cfg Config, path string, r *Rule) {
 	}
 	plain := len(claims) == 0 || names(claims, ProfileJWT)
 	b.check(plain || len(r.Types) == 0, path+".types", "no profile of the rule takes its type from here: only %s does", ProfileJWT)
-	b.p.claims[r] = claims
+	r.kinds = claims
 }
 
 func (c Config) isClaimsProfile(name string) bool {
@@ -79,11 +79,11 @@ func checkProfile(s string) error {
 // whether r lets it have that. The profile that is not named is the only one that r
 // lists, or the plain one. A rule that lists none lets a JWT have the plain one
 // alone.
-func (p *Policy) profiled(r *Rule, action Action, target Target) (Target, bool) {
+func (r *rule) profiled(action Action, target Target) (Target, bool) {
 	if action != SignJWT {
 		return target, true
 	}
-	listed := p.claims[r]
+	listed := r.kinds
 	if target.Profile == "" {
 		target.Profile = ProfileJWT
 		if len(listed) == 1 && listed[0] != Any {
