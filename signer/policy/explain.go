@@ -120,11 +120,8 @@ func (r *rule) misfit(q Question) (part, text string, err error) {
 		part, name := r.untargeted(q)
 		return part, fmt.Sprintf("%q is not among them", name), nil
 	}
-	switch list := r.Require.misses(f); list {
-	case "uids", "gids":
-		return "require." + list, "the caller's is not among them, or not known: the connection is not by a Unix socket", nil
-	case "pins":
-		return "require.pins", "the caller's key is not among them", nil
+	if list := r.Require.misses(f); list != "" {
+		return "require." + list, f.lacks(list), nil
 	}
 	if r.expr == nil {
 		return "", "", nil

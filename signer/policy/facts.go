@@ -52,6 +52,19 @@ func (q *Require) misses(f facts) string {
 	return ""
 }
 
+// lacks says in words why a list of a rule does not hold the caller's fact.
+func (f facts) lacks(list string) string {
+	switch {
+	case list == "pins":
+		return "the caller's key is not among them"
+	case f.unix == nil:
+		return "the connection is not by a Unix socket"
+	case list == "uids":
+		return fmt.Sprintf("user %d is not among them", f.unix.UID)
+	}
+	return fmt.Sprintf("group %d is not among them", f.unix.GID)
+}
+
 func (b *builder) require(path string, q *Require) {
 	b.given(path+".uids", q.UIDs == nil, len(q.UIDs))
 	b.given(path+".gids", q.GIDs == nil, len(q.GIDs))

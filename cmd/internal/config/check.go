@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 	"chancery/rotation"
 	"chancery/signer/ca"
@@ -245,7 +246,7 @@ func (c *Config) profileFaults(f *findings, path string, err error) {
 			f.errorf(path, "", "%v", e)
 			continue
 		}
-		if f.unread[path+"."+fault.Path] {
+		if f.Unread[path+"."+fault.Path] {
 			continue // said already
 		}
 		member, _, _ := strings.Cut(fault.Path, "[")
@@ -309,9 +310,7 @@ func (k checker) authorities() {
 // policy asks package policy, and then whether what the rules name exists.
 func (k checker) policy() {
 	if _, err := policy.New(k.PolicyConfig()); err != nil {
-		for _, e := range split(err) {
-			k.policyFault(e)
-		}
+		policyfile.Faults(k.Findings, err)
 	}
 	for i, r := range k.Rules {
 		path := fmt.Sprintf("policy[%d]", i)
@@ -321,39 +320,8 @@ func (k checker) policy() {
 	}
 }
 
-// policyFault says at our member what package policy found at its own.
-func (k checker) policyFault(err error) {
-	fault, ok := errors.AsType[*policy.Fault](err)
-	if !ok {
-		k.errorf("policy", "", "%v", err)
-		return
-	}
-	path := strings.Replace(fault.Path, "rules", "policy", 1)
-	path = strings.Replace(path, "anchors", "clients", 1)
-	if strings.HasPrefix(path, "policy") && strings.HasSuffix(path, "].name") {
-		path = strings.TrimSuffix(path, "name") + "rule"
-	}
-	if k.unread[path] {
-		return // said already
-	}
-	parent := path[:max(0, strings.LastIndexAny(path, "."))]
-	required := []string{"rule", "name", "principals", "actions"}
-	if slices.Contains(required, strings.TrimPrefix(path, parent+".")) && !k.has(path) {
-		return // missing: said already
-	}
-	text, hint := splitHint(fault.Text)
-	if strings.HasSuffix(path, "].max_ttl") && !k.has(path) {
-		text = "max_ttl is missing: a rule to sign has a limit"
-	}
-	k.errorf(path, hint, "%s", text)
-}
-
 func exist[V any](k checker, path, what string, names []string, known map[string]V) {
-	for i, n := range names {
-		if _, ok := known[n]; !ok && n != policy.Any && n != "" {
-			k.errorf(fmt.Sprintf("%s[%d]", path, i), suggest(n, sorted(known)), "there is no %s %.40q", what, n)
-		}
-	}
+	policyfile.Exist(k.Findings, path, what, names, known)
 }
 
 // limits compares what rules allow with what rotation counts on: a token that

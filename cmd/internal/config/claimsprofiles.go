@@ -1,60 +1,24 @@
 package config
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 	"chancery/signer/jwt"
 	"chancery/signer/policy"
 )
 
 // A ClaimsProfile is a claims profile as it was written.
-type ClaimsProfile struct {
-	Kind         string              `yaml:"kind"`
-	Typ          string              `yaml:"typ"`
-	Required     []string            `yaml:"required"`
-	Forbidden    []string            `yaml:"forbidden"`
-	Audiences    []string            `yaml:"audiences"`
-	Claims       map[string]jwt.Form `yaml:"claims"`
-	TrustDomains []string            `yaml:"trust_domains"`
-	Lifetime     time.Duration       `yaml:"lifetime"`
-	CNF          policy.CNF          `yaml:"cnf"`
-}
-
-// config returns the profile as package jwt takes it.
-func (p ClaimsProfile) config(name string) jwt.ProfileConfig {
-	return jwt.ProfileConfig{
-		Name: name, Kind: p.Kind, Typ: p.Typ, Required: p.Required, Forbidden: p.Forbidden, Audiences: p.Audiences,
-		Claims: p.Claims, TrustDomains: p.TrustDomains, Lifetime: p.Lifetime, CNF: p.CNF,
-	}
-}
+type ClaimsProfile = policyfile.ClaimsProfile
 
 // ClaimsProfile returns a claims profile that is built in or declared, and whether
 // there is one. The plain one is nil.
 func (c *Config) ClaimsProfile(name string) (*jwt.Profile, bool) {
 	p, ok := c.profiles[name]
 	return p, ok
-}
-
-// claimsProfilesWritten returns the declared profiles as the policy's hash takes them.
-func (c *Config) claimsProfilesWritten() map[string]json.RawMessage {
-	var written map[string]json.RawMessage
-	for name, p := range c.ClaimsProfiles {
-		text, err := json.Marshal(p.config(name))
-		if err != nil { // texts and numbers always have a form in JSON
-			panic(err)
-		}
-		if written == nil {
-			written = make(map[string]json.RawMessage)
-		}
-		written[name] = text
-	}
-	return written
 }
 
 // fillClaimsProfiles checks the claims profiles and keeps them, checked, with those
@@ -64,35 +28,13 @@ func (c *Config) fillClaimsProfiles(f *findings) {
 	c.profiles[policy.ProfileJWT] = nil
 	for _, n := range sorted(c.ClaimsProfiles) {
 		path := join("claims_profiles", n)
-		p, err := jwt.NewProfile(c.ClaimsProfiles[n].config(n))
+		p, err := jwt.NewProfile(c.ClaimsProfiles[n].Config(n))
 		if err == nil {
 			c.profiles[n] = p
 			continue
 		}
-		for _, e := range split(err) {
-			c.claimsFault(f, path, e)
-		}
+		policyfile.ClaimsFaults(f.Findings, path, err)
 	}
-}
-
-// claimsFault says at our member what package jwt found at its own.
-func (c *Config) claimsFault(f *findings, path string, err error) {
-	fault, ok := errors.AsType[*jwt.Fault](err)
-	if !ok {
-		f.errorf(path, "", "%v", err)
-		return
-	}
-	at := path
-	if claim, ok := strings.CutPrefix(fault.Path, "claims."); ok {
-		at = join(path+".claims", claim)
-	} else if fault.Path != "" && fault.Path != "name" {
-		at = path + "." + fault.Path
-	}
-	if f.unread[at] {
-		return // said already
-	}
-	text, hint := splitHint(fault.Text)
-	f.errorf(at, hint, "%s", text)
 }
 
 // claimsProfiles checks what the file says of claims profiles beside themselves.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 	"chancery/rotation"
 	"chancery/signer/ca"
@@ -215,18 +216,7 @@ type Profile struct {
 }
 
 // A Rule is one rule of the policy.
-type Rule struct {
-	Name        string          `yaml:"rule,required"`
-	Principals  []string        `yaml:"principals,required"`
-	Actions     []policy.Action `yaml:"actions,required"`
-	KeySets     []string        `yaml:"keysets"`
-	Authorities []string        `yaml:"authorities"`
-	Profiles    []string        `yaml:"profiles"`
-	MaxTTL      time.Duration   `yaml:"max_ttl"`
-	Types       []string        `yaml:"types"`
-	Names       []string        `yaml:"names"`
-	CNF         policy.CNF      `yaml:"cnf"`
-}
+type Rule = policyfile.Rule
 
 // PolicyConfig returns the policy as package policy takes it.
 func (c *Config) PolicyConfig() policy.Config {
@@ -238,7 +228,7 @@ func (c *Config) PolicyConfig() policy.Config {
 		p.Rules = append(p.Rules, policy.Rule(r))
 	}
 	p.Revoked = policy.Revoked(c.Revoked)
-	p.ClaimsProfiles = c.claimsProfilesWritten()
+	p.ClaimsProfiles = policyfile.Written(c.ClaimsProfiles)
 	return p
 }
 

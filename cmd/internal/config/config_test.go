@@ -10,8 +10,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"chancery/cmd/internal/config/document"
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/cmd/internal/devpki"
 	"chancery/keystore"
+	"chancery/signer/policy"
 )
 
 var update = flag.Bool("update", false, "write what the findings are now into testdata")
@@ -195,6 +198,17 @@ func TestOneMistake(t *testing.T) {
 		{"a foreign trust domain", "spiffe://chancery.dev/ca", "spiffe://example.org/ca", "the anchor does not speak for this name"},
 		{"an unknown action", "actions: [csr.sign]", "actions: [csr.sing]", "policy[1].actions[0]"},
 		{"an unknown type of certificate", "usages: [server, client]", "usages: [server, code]", "profiles.tls.usages[1]"},
+		{"an expression that is none", "  - rule: ca\n", "  - rule: ca\n    when: ttl <\n", "error: policy[1].when: Syntax error"},
+		{"an expression over several lines", "  - rule: ca\n", "  - rule: ca\n    when: |\n      ttl < 60 &&\n      typ == 'JWT'\n", "policy[1].when: the expression reads typ, which csr.sign does not have"},
+		{"a good expression", "  - rule: ca\n", "  - rule: ca\n    when: >\n      ttl < 60 &&\n      names.size() == 1\n    require: {uids: [1000, 4294967294], gids: [0]}\n    max_names: 3\n", ""},
+		{"an expensive expression", "  - rule: ca\n", "  - rule: ca\n    when: names.all(a, names.all(b, names.all(c, a == b)))\n", "policy[1].when: the expression is estimated to cost up to"},
+		{"a list of users with nobody in it", "  - rule: ca\n", "  - rule: ca\n    require: {uids: []}\n", "policy[1].require.uids: the list is empty"},
+		{"a user by name", "  - rule: ca\n", "  - rule: ca\n    require: {uids: [root]}\n", `policy[1].require.uids[0]: want a whole number, not "root"`},
+		{"another fact", "  - rule: ca\n", "  - rule: ca\n    require: {uid: [0]}\n", "policy[1].require.uid: there is no such member (hint: did you mean uids?)"},
+		{"limits of the wrong action", "  - rule: ca\n", "  - rule: ca\n    audiences: [a]\n", "policy[1].audiences: only a rule for jwt.sign has this limit"},
+		{"good limits", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    audiences: [a]\n    scopes: [read]\n    claims: {required: [sub], forbidden: [admin], forced: {tenant: a, level: 3, ok: true}}\n    max_claims: 5\n    max_bytes: 1000\n", ""},
+		{"a forced claim that is no scalar", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    claims: {forced: {n: 1.5}}\n", `policy[0].claims.forced.n: want text, a whole number, true or false, not "1.5"`},
+		{"a forced claim of ours", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    claims: {forced: {iss: me}}\n", "policy[0].claims.forced.iss: \"iss\": the claim is the signer's own"},
 		{"control characters", "common_name: Chancery", `common_name: "a\e[31m" # `, "it holds a control character"},
 		{"an anchor", "node: dev", "node: &n dev", "error: node: anchors and aliases are not used here"},
 		{"a tag", "node: dev", "node: !!str dev", "error: node: tags are not used here"},
@@ -299,7 +313,7 @@ func TestNoFile(t *testing.T) {
 	if cfg != nil || len(findings) != 1 || !Failed(findings) {
 		t.Errorf("%v, findings %v", cfg, findings)
 	}
-	put(t, filepath.Join(t.TempDir(), "big"), strings.Repeat("#", maxFile+1), 0o600)
+	put(t, filepath.Join(t.TempDir(), "big"), strings.Repeat("#", document.MaxFile+1), 0o600)
 }
 
 func TestExpiry(t *testing.T) {
@@ -332,8 +346,8 @@ func TestPosition(t *testing.T) {
 		"keysets.web.max_age": {3, 3}, "keysets.web.algorithms": {6, 17}, "keysets.web.algorithms[1]": {7, 7},
 		"policy[0].rule": {9, 11}, "policy[0].max_ttl": {9, 5}, "listeners.ops": {1, 1},
 	} {
-		if at := locate(cfg.positions, path); at != (position{want[0], want[1]}) {
-			t.Errorf("%s at %d:%d, want %d:%d", path, at.line, at.column, want[0], want[1])
+		if at := locate(cfg.positions, path); at != (position{Line: want[0], Column: want[1]}) {
+			t.Errorf("%s at %d:%d, want %d:%d", path, at.Line, at.Column, want[0], want[1])
 		}
 	}
 	f := cfg.At("keysets.web.algorithm", Warning, "the token lacks it", "")
@@ -387,7 +401,7 @@ func TestNeedsRestart(t *testing.T) {
 func TestParseDuration(t *testing.T) {
 	for s, want := range map[string]time.Duration{
 		"30d": 720 * time.Hour, "1d12h": 36 * time.Hour, "90s": 90 * time.Second, "1h30m": 90 * time.Minute, "250ms": 250 * time.Millisecond,
-		"18250d": maxDuration,
+		"18250d": 50 * 365 * 24 * time.Hour,
 	} {
 		if got, err := ParseDuration(s); got != want || err != nil {
 			t.Errorf("%s is %v, %v", s, got, err)
@@ -442,10 +456,10 @@ func FuzzLoad(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		found := &findings{file: path, positions: map[string]position{"": {1, 1}}}
+		found := &findings{document.New(path)}
 		c := found.decode([]byte(text))
 		if c == nil {
-			if !Failed(found.list) {
+			if !Failed(found.List) {
 				t.Fatal("no configuration, and no error")
 			}
 			return
@@ -453,7 +467,7 @@ func FuzzLoad(f *testing.F) {
 		c.fill(found, dir)
 		check(c, found, time.Now())
 		lines := strings.Count(text, "\n") + strings.Count(text, "\r") + strings.Count(text, "\u0085") + strings.Count(text, "\u2028") + strings.Count(text, "\u2029") + 1
-		for _, x := range found.sorted() {
+		for _, x := range found.Sorted() {
 			if x.Line < 1 || x.Column < 1 || x.Line > lines+1 || strings.ContainsAny(x.String(), "\n\x1b") {
 				t.Fatalf("finding %q at %d:%d of %d lines", x, x.Line, x.Column, lines)
 			}
@@ -486,5 +500,25 @@ func TestAnUnsynchronisedClockIsAcceptedOnRequestOnly(t *testing.T) {
 		if cfg.AcceptUnsynchronisedClock != want {
 			t.Errorf("%q: %v", line, cfg.AcceptUnsynchronisedClock)
 		}
+	}
+}
+
+// The policy part read alone is the same policy, under the same hash.
+func TestThePolicyPartAloneIsTheSamePolicy(t *testing.T) {
+	dir := world(t)
+	text := strings.Replace(devText(t, dir, false), "serials: []", "serials: [\"0a\"]", 1)
+	text = strings.Replace(text, "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    audiences: [a]\n    require: {uids: [5]}\n    when: ttl < 60\n    claims: {forced: {n: 3}}\n", 1)
+	text = strings.Replace(text, "actions: [jwt.sign, keysets.read]", "actions: [jwt.sign]", 1)
+	cfg, findings := loadText(t, dir, text)
+	if Failed(findings) {
+		t.Fatal(findings)
+	}
+	whole, err := policy.New(cfg.PolicyConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, findings := policyfile.Load(filepath.Join(dir, "config.yaml"))
+	if part == nil || part.Policy.Hash() != whole.Hash() {
+		t.Errorf("%v, %v", part, findings)
 	}
 }

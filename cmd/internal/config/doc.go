@@ -1,5 +1,5 @@
-// Package config reads the configuration of chanceryd. It is the only place
-// that knows YAML, and it says everything that is wrong at once, each finding
+// Package config reads the configuration of chanceryd. YAML is read by its package
+// document, the policy's rules by its package policyfile. It says everything that is wrong at once, each finding
 // with file, line, column and a hint.
 //
 //	cfg, findings := config.Load("/etc/chancery/config.yaml")
@@ -141,6 +141,14 @@
 //	    types: [JWT, at+jwt]      # of the profile jwt; absent: JWT alone
 //	    cnf: caller | named | required | forbidden   # of jwt.sign; absent: as the profile says, for jwt the caller
 //	    names: [DNS NAME or .SUFFIX]
+//	    max_names: 10             # of a certificate
+//	    require: {uids: [1000], gids: [100], pins: [SHA-256]} # each list must hold the caller's: at the Unix socket, of the key
+//	    when: EXPRESSION          # CEL, see package policy; may have several lines
+//	    audiences: [TEXT]         # what aud may name, which must be there then
+//	    scopes: [TEXT]            # what the claim scope may hold
+//	    claims: {required: [NAME], forbidden: [NAME], forced: {NAME: text, whole number, true or false}}
+//	    max_claims: 20            # beside iss, iat, nbf, exp and jti
+//	    max_bytes: 2048           # of the claims as they were written
 //	accept_short_windows: false   # true: no warning about windows below what verifiers cache
 //	accept_unsynchronised_clock: false # true: ready though nothing is known to keep the wall clock right
 //

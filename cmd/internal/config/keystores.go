@@ -274,7 +274,7 @@ func (k checker) transitFault(path string, err error) {
 	pair := fault.Path == "certificate" || fault.Path == "auth.method"
 	required := []string{"addresses", "auth.method"}
 	switch {
-	case k.unread[at], pair && (k.unread[path+".certificate"] || k.unread[path+".key"]):
+	case k.Unread[at], pair && (k.Unread[path+".certificate"] || k.Unread[path+".key"]):
 	case slices.Contains(required, fault.Path) && !k.has(at):
 	default:
 		k.errorf(at, fault.Hint, "%s", fault.Text)

@@ -160,14 +160,14 @@ func (k checker) allowance(path string, a Allowance) {
 	k.between(path+".concurrent", a.Concurrent, 1, 1_000_000)
 	k.between(path+".weight", a.Weight, 1, queue.MaxWeight)
 	k.between(path+".quota.signatures", a.Quota.Signatures, 1, 1<<31-1)
-	if per := a.Quota.Per; per != 0 && per != limit.Hour && per != limit.Day && !k.unread[path+".quota.per"] {
+	if per := a.Quota.Per; per != 0 && per != limit.Hour && per != limit.Day && !k.Unread[path+".quota.per"] {
 		k.errorf(path+".quota.per", "1h, or 24h", "%v is neither an hour nor a day", per)
 	}
 }
 
 // between checks a number that was said.
 func (k checker) between(path string, n, least, most int) {
-	if k.has(path) && !k.unread[path] && (n < least || n > most) {
+	if k.has(path) && !k.Unread[path] && (n < least || n > most) {
 		k.errorf(path, "", "%d: want %d to %d", n, least, most)
 	}
 }

@@ -7,9 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"time"
 
+	"chancery/cmd/internal/config/document"
 	"chancery/keystore"
 )
 
@@ -20,27 +20,27 @@ import (
 func Load(path string) (*Config, []Finding) { return load(path, time.Now()) }
 
 func load(path string, now time.Time) (*Config, []Finding) {
-	f := &findings{file: path, positions: map[string]position{"": {1, 1}}}
+	f := &findings{document.New(path)}
 	abs, err := filepath.Abs(path)
 	if err != nil {
-		f.add(position{}, "", Error, "", "%v", err)
-		return nil, f.list
+		f.Add(position{}, "", Error, "", "%v", err)
+		return nil, f.List
 	}
 	text, err := read(abs)
 	if err != nil {
-		f.add(position{}, "", Error, "", "%v", reason(err))
-		return nil, f.list
+		f.Add(position{}, "", Error, "", "%v", reason(err))
+		return nil, f.List
 	}
 	if err := checkTrusted(abs); err != nil {
-		f.add(position{}, "", Error, "chown root and chmod go-w the file and its directory", "%v", err)
+		f.Add(position{}, "", Error, "chown root and chmod go-w the file and its directory", "%v", err)
 	}
 	c := f.decode(text)
 	if c == nil {
-		return nil, f.sorted()
+		return nil, f.Sorted()
 	}
 	c.fill(f, filepath.Dir(abs))
 	check(c, f, now)
-	return c, f.sorted()
+	return c, f.Sorted()
 }
 
 func read(path string) ([]byte, error) {
@@ -49,25 +49,19 @@ func read(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err == nil && len(text) > maxFile {
-		err = fmt.Errorf("it is larger than %d bytes", maxFile)
+	text, err := io.ReadAll(io.LimitReader(file, document.MaxFile+1))
+	if err == nil && len(text) > document.MaxFile {
+		err = fmt.Errorf("it is larger than %d bytes", document.MaxFile)
 	}
 	return text, err
 }
 
 // decode turns text into a Config of what was written, or nil.
 func (f *findings) decode(text []byte) *Config {
-	root := f.parse(text)
-	if root == nil {
-		return nil
-	}
 	sum := sha256.Sum256(text)
-	c := &Config{file: f.file, hash: hex.EncodeToString(sum[:]), positions: f.positions}
-	decoder{f}.value(root, "", reflect.ValueOf(c).Elem())
-	f.unread = make(map[string]bool)
-	for _, x := range f.list {
-		f.unread[x.Path] = true
+	c := &Config{file: f.File, hash: hex.EncodeToString(sum[:]), positions: f.Positions}
+	if !f.Decode(text, c) {
+		return nil
 	}
 	return c
 }

@@ -48,12 +48,14 @@ signer/client         : signer/api signer/api/chanceryv1
 rotation              : keystore keystore/audit
 rotation/simulation   : keystore rotation
 cmd/internal/clock    :
-cmd/internal/config   : keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/crl signer/ca signer/jwt signer/limit signer/queue rotation
+cmd/internal/config   : cmd/internal/config/document cmd/internal/config/policyfile keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/crl signer/ca signer/jwt signer/limit signer/queue rotation
+cmd/internal/config/document :
+cmd/internal/config/policyfile : cmd/internal/config/document signer/policy signer/jwt signer/ca
 cmd/internal/devpki   :
 cmd/internal/manual   :
 cmd/internal/manual/manualtest : cmd/internal/manual
 cmd/internal/telemetry:
-cmd/chancery          : cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client rotation rotation/simulation
+cmd/chancery          : cmd/internal/config/policyfile cmd/internal/config/document cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client signer/jwt signer/policy rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `
@@ -71,7 +73,8 @@ github.com/jackc/pgx/v5/stdlib  : keystore/catalog
 github.com/jackc/pgx/v5/pgconn  : keystore/catalog
 database/sql                    : keystore/catalog
 github.com/klauspost/compress/zstd : keystore/audit
-go.yaml.in/yaml/v4              : cmd/internal/config
+go.yaml.in/yaml/v4              : cmd/internal/config/document
+cel.dev/cel-go/cel              : signer/policy
 github.com/spf13/cobra          : cmd/chancery cmd/chanceryd cmd/internal/manual cmd/internal/manual/manualtest
 github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
 google.golang.org/grpc          : signer/api/chanceryv1 signer/rpc signer/client

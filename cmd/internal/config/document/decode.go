@@ -1,4 +1,4 @@
-package config
+package document
 
 import (
 	"errors"
@@ -14,31 +14,49 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// maxFile is the largest configuration, in bytes.
-const maxFile = 1 << 20
+// MaxFile is the largest file that is read, in bytes.
+const MaxFile = 1 << 20
 
 // parse returns the one document of text, or nil after a finding.
-func (f *findings) parse(text []byte) *yaml.Node {
+func (f *Findings) parse(text []byte) *yaml.Node {
 	var doc yaml.Node
 	err := yaml.Load(text, &doc)
 	if err == nil && doc.Kind == yaml.DocumentNode && len(doc.Content) == 1 {
 		return doc.Content[0]
 	}
-	message, hint, at := "it is not one YAML document", "", position{1, 1}
+	message, hint, at := "it is not one YAML document", "", Position{1, 1}
 	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
 		message = strings.TrimPrefix(e.Message, "yaml: ")
 		if e.Mark.Line > 0 {
-			at = position{e.Mark.Line, max(1, e.Mark.Column)}
+			at = Position{e.Mark.Line, max(1, e.Mark.Column)}
 			hint = "YAML indents with spaces; quote text that holds `: ` or begins with a sign"
 		}
 	}
-	f.add(at, "", Error, hint, "%s", message)
+	f.Add(at, "", Error, hint, "%s", message)
 	return nil
 }
 
-// decoder walks a document along the types of Config and notes where each
+// Decode reads text, one YAML document, into the struct that into points to, and
+// reports whether there was one. Its fields are named by their yaml tags, or their
+// json tags where they have none of these: "name,required" must be there,
+// "name,lines" may have line ends in its text, and a field with the tag ",rest"
+// lets the struct have members that it has no fields for, which are not looked at.
+func (f *Findings) Decode(text []byte, into any) bool {
+	root := f.parse(text)
+	if root == nil {
+		return false
+	}
+	decoder{f}.value(root, "", reflect.ValueOf(into).Elem())
+	f.Unread = make(map[string]bool)
+	for _, x := range f.List {
+		f.Unread[x.Path] = true
+	}
+	return true
+}
+
+// decoder walks a document along the types of a struct and notes where each
 // member stands. It goes on after every finding.
-type decoder struct{ *findings }
+type decoder struct{ *Findings }
 
 var durationType = reflect.TypeFor[time.Duration]()
 
@@ -49,6 +67,8 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 	switch {
 	case into.Type() == durationType:
 		d.duration(n, path, into)
+	case into.Type() == jsonType:
+		d.json(n, path, into)
 	case into.Kind() == reflect.Pointer: // to a structure that may be absent
 		into.Set(reflect.New(into.Type().Elem()))
 		d.value(n, path, into.Elem())
@@ -64,8 +84,14 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 			return
 		}
 		into.SetBool(n.Value == "true")
-	case into.Kind() == reflect.Int:
-		v, err := strconv.ParseInt(n.Value, 10, 32)
+	case into.Kind() == reflect.Interface:
+		d.scalar(n, path, into)
+	case into.Kind() == reflect.Int || into.Kind() == reflect.Int64:
+		bits := 32
+		if into.Kind() == reflect.Int64 {
+			bits = 64
+		}
+		v, err := strconv.ParseInt(n.Value, 10, bits)
 		if err != nil || n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || strconv.FormatInt(v, 10) != n.Value {
 			d.wrong(n, path, "a whole number")
 			return
@@ -85,14 +111,14 @@ func (d decoder) value(n *yaml.Node, path string, into reflect.Value) {
 
 // plain refuses what would make the file say the same thing twice, or nothing.
 func (d decoder) plain(n *yaml.Node, path string) bool {
-	at := position{n.Line, n.Column}
+	at := Position{n.Line, n.Column}
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
-		d.add(at, path, Error, "write the value out", "anchors and aliases are not used here")
+		d.Add(at, path, Error, "write the value out", "anchors and aliases are not used here")
 	case n.Style&yaml.TaggedStyle != 0:
-		d.add(at, path, Error, "remove the tag", "tags are not used here")
+		d.Add(at, path, Error, "remove the tag", "tags are not used here")
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null":
-		d.add(at, path, Error, "give it a value, or remove it", "it has no value")
+		d.Add(at, path, Error, "give it a value, or remove it", "it has no value")
 	default:
 		return true
 	}
@@ -104,7 +130,7 @@ func (d decoder) wrong(n *yaml.Node, path, want string) {
 	if n.Kind == yaml.ScalarNode {
 		kind = fmt.Sprintf("%.40q", n.Value)
 	}
-	d.add(position{n.Line, n.Column}, path, Error, "", "want %s, not %s", want, kind)
+	d.Add(Position{n.Line, n.Column}, path, Error, "", "want %s, not %s", want, kind)
 }
 
 func (d decoder) text(n *yaml.Node, path string, into reflect.Value) {
@@ -113,16 +139,16 @@ func (d decoder) text(n *yaml.Node, path string, into reflect.Value) {
 		return
 	}
 	if n.ShortTag() != "!!str" {
-		d.add(position{n.Line, n.Column}, path, Error, fmt.Sprintf("write %.40q, in quotes", n.Value),
+		d.Add(Position{n.Line, n.Column}, path, Error, fmt.Sprintf("write %.40q, in quotes", n.Value),
 			"want text, and YAML reads %.40q as %s", n.Value, n.ShortTag())
 		return
 	}
 	if n.Value == "" {
-		d.add(position{n.Line, n.Column}, path, Error, "give it a value, or remove it", "it is empty")
+		d.Add(Position{n.Line, n.Column}, path, Error, "give it a value, or remove it", "it is empty")
 		return
 	}
 	if strings.ContainsFunc(n.Value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-		d.add(position{n.Line, n.Column}, path, Error, "", "it holds a control character")
+		d.Add(Position{n.Line, n.Column}, path, Error, "", "it holds a control character")
 		return
 	}
 	into.SetString(n.Value)
@@ -135,7 +161,7 @@ func (d decoder) duration(n *yaml.Node, path string, into reflect.Value) {
 	}
 	v, err := ParseDuration(n.Value)
 	if err != nil {
-		d.add(position{n.Line, n.Column}, path, Error, "30d, 12h, 1h30m, 90s or 250ms", "%.40q: %v", n.Value, err)
+		d.Add(Position{n.Line, n.Column}, path, Error, "30d, 12h, 1h30m, 90s or 250ms", "%.40q: %v", n.Value, err)
 		return
 	}
 	into.SetInt(int64(v))
@@ -192,7 +218,7 @@ func (d decoder) sequence(n *yaml.Node, path string, into reflect.Value) {
 	into.Set(reflect.MakeSlice(into.Type(), len(n.Content), len(n.Content)))
 	for i, item := range n.Content {
 		at := fmt.Sprintf("%s[%d]", path, i)
-		d.positions[at] = position{item.Line, item.Column}
+		d.Positions[at] = Position{item.Line, item.Column}
 		d.value(item, at, into.Index(i))
 	}
 }
@@ -202,15 +228,15 @@ func (d decoder) members(n *yaml.Node, path string, each func(name string, key, 
 	first := make(map[string]*yaml.Node)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
-		at := position{key.Line, key.Column}
+		at := Position{key.Line, key.Column}
 		if key.Kind != yaml.ScalarNode || key.Anchor != "" || key.Style&yaml.TaggedStyle != 0 || key.ShortTag() == "!!merge" {
-			d.add(at, path, Error, "write the members out", "a member's name is plain text")
+			d.Add(at, path, Error, "write the members out", "a member's name is plain text")
 			continue
 		}
 		name := key.Value
-		member := join(path, name)
+		member := Join(path, name)
 		if before := first[name]; before != nil {
-			d.add(at, member, Error, "remove one of them", "it is there twice: first on line %d", before.Line)
+			d.Add(at, member, Error, "remove one of them", "it is there twice: first on line %d", before.Line)
 			continue
 		}
 		first[name] = key
@@ -218,8 +244,8 @@ func (d decoder) members(n *yaml.Node, path string, each func(name string, key, 
 	}
 }
 
-// join appends a member's name to a path; a name that is not plain is quoted.
-func join(path, name string) string {
+// Join appends a member's name to a path; a name that is not plain is quoted.
+func Join(path, name string) string {
 	if !plainName.MatchString(name) {
 		name = fmt.Sprintf("%.40q", name)
 	}
@@ -234,9 +260,9 @@ var plainName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 // note keeps where a member stands: a scalar or a list on its line at its
 // value, anything else at its name.
 func (d decoder) note(path string, key, value *yaml.Node) {
-	d.positions[path] = position{key.Line, key.Column}
+	d.Positions[path] = Position{key.Line, key.Column}
 	if value.Kind == yaml.ScalarNode || value.Kind == yaml.SequenceNode && value.Style&yaml.FlowStyle != 0 {
-		d.positions[path] = position{value.Line, value.Column}
+		d.Positions[path] = Position{value.Line, value.Column}
 	}
 }
 
@@ -259,46 +285,70 @@ func (d decoder) structure(n *yaml.Node, path string, into reflect.Value) {
 		d.wrong(n, path, "a mapping")
 		return
 	}
-	fields, required := fieldsOf(into)
+	fields, required, lines, rest := fieldsOf(into)
 	seen := make(map[string]bool)
 	d.members(n, path, func(name string, key, value *yaml.Node, member string) {
 		field, ok := fields[name]
+		if !ok && rest {
+			return
+		}
 		if !ok {
-			d.add(position{key.Line, key.Column}, member, Error, suggest(name, slices.Sorted(maps.Keys(fields))), "there is no such member")
+			d.Add(Position{key.Line, key.Column}, member, Error, Suggest(name, slices.Sorted(maps.Keys(fields))), "there is no such member")
 			return
 		}
 		seen[name] = true
 		d.note(member, key, value)
+		if lines[name] && value.Kind == yaml.ScalarNode {
+			value.Value = strings.TrimRight(value.Value, "\n")
+			d.lines(value, member, field)
+			return
+		}
 		d.value(value, member, field)
 	})
 	for _, name := range required {
 		if !seen[name] {
-			at := locate(d.positions, path)
-			d.add(at, path, Error, "", "%s is missing", name)
+			at := Locate(d.Positions, path)
+			d.Add(at, path, Error, "", "%s is missing", name)
 		}
 	}
 }
 
-// fieldsOf returns the fields of a struct by their names in the file, and the
-// names of those that must be there.
-func fieldsOf(v reflect.Value) (fields map[string]reflect.Value, required []string) {
-	fields = make(map[string]reflect.Value)
+// lines is value for text that may have several lines.
+func (d decoder) lines(n *yaml.Node, path string, into reflect.Value) {
+	whole := n.Value
+	n.Value = strings.ReplaceAll(whole, "\n", " ")
+	d.value(n, path, into)
+	if into.String() != "" {
+		into.SetString(whole)
+	}
+}
+
+// fieldsOf returns the fields of a struct by their names in the file, the names of
+// those that must be there and of those that may have several lines, and whether
+// there may be others.
+func fieldsOf(v reflect.Value) (fields map[string]reflect.Value, required []string, lines map[string]bool, rest bool) {
+	fields, lines = make(map[string]reflect.Value), make(map[string]bool)
 	for i := range v.NumField() {
-		tag := v.Type().Field(i).Tag.Get("yaml")
+		tag, ok := v.Type().Field(i).Tag.Lookup("yaml")
+		if !ok {
+			tag = v.Type().Field(i).Tag.Get("json")
+		}
 		name, option, _ := strings.Cut(tag, ",")
+		rest = rest || ok && name == "" && option == "rest"
 		if name == "" || name == "-" {
 			continue
 		}
 		fields[name] = v.Field(i)
+		lines[name] = option == "lines"
 		if option == "required" {
 			required = append(required, name)
 		}
 	}
-	return fields, required
+	return fields, required, lines, rest
 }
 
-// suggest returns a hint for a name that is none of known.
-func suggest(name string, known []string) string {
+// Suggest returns a hint for a name that is none of known.
+func Suggest(name string, known []string) string {
 	best, distance := "", 3
 	for _, k := range known {
 		if n := edits(name, k); n < distance {
