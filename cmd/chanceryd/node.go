@@ -201,6 +201,9 @@ func (n *node) introduce(ctx context.Context) error {
 	if err := n.gates.load(cfg, n.now, n.revocations.refused); err != nil {
 		return err
 	}
+	if err := keepPolicy(cfg, n.gates.policy()); err != nil { // before a door is open
+		return err
+	}
 	var forget func(context.Context, string, keystore.Fact) error
 	if n.leases.shared {
 		forget = n.forgetNode

@@ -77,7 +77,13 @@ func (n *node) tryReload(ctx context.Context, path string) error {
 	if onlyRevokes(before, cfg) && slices.Equal(n.gates.current.Load().keys, next.keys) {
 		n.putInForce(cfg, next)
 		n.owed.owe("reload "+rec.Policy, rec)
+		if err := keepPolicy(cfg, next.policy); err != nil {
+			n.log.Error("the text of the policy is not kept; the next start tries again", "policy", rec.Policy, "err", err)
+		}
 		return nil
+	}
+	if err := keepPolicy(cfg, next.policy); err != nil {
+		return err
 	}
 	if err := n.refuseOurOwn(ctx, cfg); err != nil {
 		return err
