@@ -1,6 +1,7 @@
 package config
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -124,5 +125,26 @@ func TestWhichLimitsNeedARestart(t *testing.T) {
 	next, _ := loadText(t, dir, strings.Replace(good, "    server_name: localhost\n", "    server_name: localhost\n    limits: {idle: 1s}\n", 1))
 	if got := before.NeedsRestart(next); got != "listeners" {
 		t.Errorf("a listener's limits: %q", got)
+	}
+}
+
+// The limits that README shows load, for principals there are.
+func TestTheLimitsInREADMELoad(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(readme), "```yaml\nlimits:\n")
+	block, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("README shows no limits")
+	}
+	dir := world(t)
+	cfg, findings := loadText(t, dir, strings.Replace(devText(t, dir, false), "\nclients:\n", "\nlimits:\n"+block+"\nclients:\n", 1))
+	if len(findings) > 0 {
+		t.Fatal(findings)
+	}
+	if l := cfg.LimitConfig(); len(l.Principals) != 2 || l.Default.Concurrent != limit.DefaultConcurrent || l.Default.Quota.Signatures != limit.DefaultSignatures || l.Default.Quota.Per != limit.DefaultPer {
+		t.Errorf("%+v; the default is what it is without", l)
 	}
 }
