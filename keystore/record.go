@@ -46,7 +46,7 @@ const (
 	ActSignCSR         Action = "csr.sign"
 	ActSignDigest      Action = "digest.sign"
 	ActHandshake       Action = "tls.handshake"
-	ActRequest         Action = "request" // a refused request that named no other action
+	ActRequest         Action = "request"       // a refused request that named no other action
 	ActQuota           Action = "quota.reached" // a principal has had as many signatures as raise an alert
 	ActRead            Action = "read"
 	ActReadAudit       Action = "audit.read"
