@@ -166,16 +166,28 @@ func TestCurlAndOpenSSL(t *testing.T) {
 	}
 	t.Logf("curl without a certificate: %s", out) // the alert, or that it could write no more
 	d.wantHandshakeEntry("no client certificate", "")
+}
+
+// A35: TLS 1.3 alone, so without renegotiation, and none but its good suites.
+func TestA35OldTLSIsRefused(t *testing.T) {
+	t.Parallel()
+	d := startDev(t, tempDir(t))
 	_, port, err := net.SplitHostPort(strings.TrimPrefix(d.endpoints.API, "https://"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, version := range []string{"-tls1_2", "-tls1_1"} { // A35
-		cmd := exec.Command("openssl", "s_client", "-connect", "127.0.0.1:"+port, version, "-cipher", "ALL:@SECLEVEL=0",
-			"-cert", d.cert("issuer"), "-key", d.key("issuer"))
-		out, err := cmd.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "alert number 70") && !strings.Contains(string(out), "alert protocol version") {
-			t.Errorf("A35: openssl %s: %v: %s", version, err, out)
+	for _, c := range []struct {
+		name, alert string
+		args        []string
+	}{
+		{"TLS 1.2", "alert number 70", []string{"-tls1_2", "-cipher", "ALL:@SECLEVEL=0"}},
+		{"TLS 1.1", "alert number 70", []string{"-tls1_1", "-cipher", "ALL:@SECLEVEL=0"}},
+		{"a suite with a short tag", "alert number 40", []string{"-tls1_3", "-ciphersuites", "TLS_AES_128_CCM_8_SHA256"}},
+	} {
+		args := append([]string{"s_client", "-connect", "127.0.0.1:" + port, "-cert", d.cert("issuer"), "-key", d.key("issuer")}, c.args...)
+		out, err := exec.Command("openssl", args...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), c.alert) {
+			t.Errorf("%s: %v: %s", c.name, err, out)
 		}
 	}
 }
