@@ -181,6 +181,7 @@ func ruleInWords(v policy.RuleView) string {
 // explainFlags is a question as it is typed.
 type explainFlags struct {
 	config   string
+	text     string
 	uid, gid int64
 	claims   string
 	ttl      time.Duration
@@ -200,6 +201,7 @@ func (a *app) policyExplainCommand() *cobra.Command {
 		Args: noArgs,
 	}
 	c.Flags().StringVar(&f.config, "config", "", "the daemon's configuration (default: that of --dir)")
+	c.Flags().StringVar(&f.text, "policy", "", "in its place the text of a policy, as it is kept beside the log: DIR/audit/policy/HASH.json")
 	c.Flags().StringVar(&f.As, "as", "", "who asks: ANCHOR:KIND:VALUE, as the log writes it")
 	c.Flags().StringVar((*string)(&f.Action), "action", "", "what for: jwt.sign, csr.sign, keyset.rotate, ...")
 	c.Flags().StringVar(&f.KeySet, "keyset", "", "of which key set")
@@ -226,11 +228,11 @@ func (a *app) policyExplainCommand() *cobra.Command {
 }
 
 func (a *app) policyExplain(f explainFlags) error {
-	if f.config == "" && a.dir != "" {
+	if f.config == "" && f.text == "" && a.dir != "" {
 		f.config = filepath.Join(a.dir, "config.yaml")
 	}
-	if f.config == "" {
-		return usagef("policy explain: --config is missing")
+	if (f.config == "") == (f.text == "") {
+		return usagef("policy explain: want either --config or --policy")
 	}
 	f.TTL = f.ttl
 	if f.claims != "" {
@@ -248,7 +250,7 @@ func (a *app) policyExplain(f explainFlags) error {
 		}
 		return usagef("policy explain: %s", strings.Join(texts, "; "))
 	}
-	p, err := a.loadPolicy(f.config)
+	p, err := a.explained(f)
 	if err != nil {
 		return err
 	}
@@ -262,6 +264,14 @@ func (a *app) policyExplain(f explainFlags) error {
 		return errFound
 	}
 	return err
+}
+
+// explained returns the policy that is to be explained.
+func (a *app) explained(f explainFlags) (*policyfile.Part, error) {
+	if f.text != "" {
+		return policyfile.LoadText(f.text)
+	}
+	return a.loadPolicy(f.config)
 }
 
 func (a *app) printExplanation(x policy.Explanation) {

@@ -206,9 +206,9 @@ func TestOneMistake(t *testing.T) {
 		{"a user by name", "  - rule: ca\n", "  - rule: ca\n    require: {uids: [root]}\n", `policy[1].require.uids[0]: want a whole number, not "root"`},
 		{"another fact", "  - rule: ca\n", "  - rule: ca\n    require: {uid: [0]}\n", "policy[1].require.uid: there is no such member (hint: did you mean uids?)"},
 		{"limits of the wrong action", "  - rule: ca\n", "  - rule: ca\n    audiences: [a]\n", "policy[1].audiences: only a rule for jwt.sign has this limit"},
-		{"good limits", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    audiences: [a]\n    scopes: [read]\n    claims: {required: [sub], forbidden: [admin], forced: {tenant: a, level: 3, ok: true}}\n    max_claims: 5\n    max_bytes: 1000\n", ""},
-		{"a forced claim that is no scalar", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    claims: {forced: {n: 1.5}}\n", `policy[0].claims.forced.n: want text, a whole number, true or false, not "1.5"`},
-		{"a forced claim of ours", "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    claims: {forced: {iss: me}}\n", "policy[0].claims.forced.iss: \"iss\": the claim is the signer's own"},
+		{"good limits", "actions: [jwt.sign, keysets.read]\n", "actions: [jwt.sign, keysets.read]\n    audiences: [a]\n    scopes: [read]\n    claims: {required: [sub], forbidden: [admin], forced: {tenant: a, level: 3, ok: true}}\n    max_claims: 5\n    max_bytes: 1000\n", ""},
+		{"a forced claim that is no scalar", "actions: [jwt.sign, keysets.read]\n", "actions: [jwt.sign, keysets.read]\n    claims: {forced: {n: 1.5}}\n", `policy[0].claims.forced.n: want text, a whole number, true or false, not "1.5"`},
+		{"a forced claim of ours", "actions: [jwt.sign, keysets.read]\n", "actions: [jwt.sign, keysets.read]\n    claims: {forced: {iss: me}}\n", "policy[0].claims.forced.iss: \"iss\": the claim is the signer's own"},
 		{"control characters", "common_name: Chancery", `common_name: "a\e[31m" # `, "it holds a control character"},
 		{"an anchor", "node: dev", "node: &n dev", "error: node: anchors and aliases are not used here"},
 		{"a tag", "node: dev", "node: !!str dev", "error: node: tags are not used here"},
@@ -507,8 +507,9 @@ func TestAnUnsynchronisedClockIsAcceptedOnRequestOnly(t *testing.T) {
 func TestThePolicyPartAloneIsTheSamePolicy(t *testing.T) {
 	dir := world(t)
 	text := strings.Replace(devText(t, dir, false), "serials: []", "serials: [\"0a\"]", 1)
-	text = strings.Replace(text, "types: [JWT, at+jwt]\n", "types: [JWT, at+jwt]\n    audiences: [a]\n    require: {uids: [5]}\n    when: ttl < 60\n    claims: {forced: {n: 3}}\n", 1)
+	text = strings.Replace(text, "actions: [jwt.sign, keysets.read]\n", "actions: [jwt.sign, keysets.read]\n    audiences: [a]\n    require: {uids: [5]}\n    when: ttl < 60\n    claims: {forced: {n: 3}}\n", 1)
 	text = strings.Replace(text, "actions: [jwt.sign, keysets.read]", "actions: [jwt.sign]", 1)
+	text += "claims_profiles:\n  partner: {kind: at+jwt, lifetime: 5m, audiences: [a]}\n"
 	cfg, findings := loadText(t, dir, text)
 	if Failed(findings) {
 		t.Fatal(findings)

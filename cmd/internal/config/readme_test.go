@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"chancery/cmd/internal/config/policyfile"
 )
 
 // The keystore that README shows loads, in place of the development token's.
@@ -142,5 +144,50 @@ func TestTheAuditSectionInREADMELoads(t *testing.T) {
 	}
 	if a := cfg.Audit; a.KeepActs == 0 || a.Witnesses == nil || len(a.Anchors) != 3 {
 		t.Errorf("%+v", a)
+	}
+}
+
+// The rule that README shows loads, and its cases hold of the development policy.
+func TestThePolicyInREADMELoads(t *testing.T) {
+	readme, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(begin string) string {
+		_, rest, ok := strings.Cut(string(readme), "```yaml\n"+begin)
+		text, _, closed := strings.Cut(rest, "```")
+		if !ok || !closed {
+			t.Fatalf("README has no %q", begin)
+		}
+		return begin + text
+	}
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	clients := "clients: [{name: ci, spiffe: [example.com]}]\n"
+	if p, findings := policyfile.Load(write("rule.yaml", clients+block("policy:\n"))); p == nil {
+		t.Error(findings)
+	}
+	write("dev/config.yaml", devText(t, world(t), false))
+	cases, findings := policyfile.LoadCases(write("cases.yaml", block("config: dev/config.yaml\n")))
+	if cases == nil {
+		t.Fatal(findings)
+	}
+	p, findings := policyfile.Load(cases.Config)
+	if p == nil {
+		t.Fatal(findings)
+	}
+	for _, r := range cases.Run(p) {
+		if !r.Passed {
+			t.Errorf("%+v", r)
+		}
 	}
 }

@@ -29,6 +29,7 @@
 package policyfile
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"io"
@@ -111,6 +112,20 @@ func Load(path string) (*Part, []document.Finding) {
 		return nil, f.List
 	}
 	return parse(f, text)
+}
+
+// LoadText reads the text of a policy at path, as it is kept beside the log. What
+// a configuration says of lifetimes is not in it.
+func LoadText(path string) (*Part, error) {
+	text, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Read(bytes.TrimSuffix(text, []byte("\n"))) // which an editor may have added
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &Part{Policy: p, profiles: jwt.BuiltIns()}, nil
 }
 
 func parse(f *document.Findings, text []byte) (*Part, []document.Finding) {
