@@ -19,7 +19,7 @@ func TestTextsOfPoliciesStandBesideTheLog(t *testing.T) {
 	logs := filepath.Join(d.dir, "audit")
 	c := d.client("issuer")
 	d.sign(c, "web", `{}`)
-	edit(t, d.configFile(), "actions: [jwt.sign, keysets.read]", "actions: [jwt.sign]\n    audiences: [api]\n    when: |\n      has(claims.sub) &&\n      claims.sub != 'root'")
+	edit(t, d.configFile(), "actions: [jwt.sign, keysets.read]", "actions: [jwt.sign]\n    audiences: [api]\n    scopes: [read]\n    claims: {forbidden: [admin]}\n    when: |\n      has(claims.sub) &&\n      claims.sub != 'root'")
 	changed := d.reload()
 	if changed.Outcome != keystore.OutcomeDone {
 		t.Fatalf("the reload: %+v", changed)
@@ -27,6 +27,8 @@ func TestTextsOfPoliciesStandBesideTheLog(t *testing.T) {
 	kept := d.http("issuer")
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"a","aud":"api"}}`).want(t, "within every limit", "")
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"a","aud":"b"}}`).want(t, "another audience", api.CodeAudienceNotAllowed)
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"a","aud":"api","scope":"read write"}}`).want(t, "another scope", api.CodeScopeNotAllowed)
+	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"a","aud":"api","Admin":true}}`).want(t, "a forbidden claim", api.CodeClaimNotAllowed)
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"a"}}`).want(t, "no audience", api.CodeClaimMissing)
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":"root","aud":"api"}}`).want(t, "the condition is false", api.CodeForbidden)
 	post(t, kept, "/v1/sign/jwt", `{"keyset":"web","claims":{"sub":7,"aud":"api","aud":"b"}}`).want(t, "malformed", api.CodeMalformed)
