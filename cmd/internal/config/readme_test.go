@@ -173,7 +173,7 @@ func TestThePolicyInREADMELoads(t *testing.T) {
 		return path
 	}
 	clients := "clients: [{name: ci, spiffe: [example.com]}]\n"
-	if p, findings := policyfile.Load(write("rule.yaml", clients+block("policy:\n"))); p == nil {
+	if p, findings := policyfile.Load(write("rule.yaml", clients+block("policy:\n  - rule: billing\n"))); p == nil {
 		t.Error(findings)
 	}
 	write("dev/config.yaml", devText(t, world(t), false))
