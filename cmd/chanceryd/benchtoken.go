@@ -21,10 +21,13 @@ import (
 type tokenRate struct {
 	Layer     string  `json:"layer"` // "raw": by nobody's help; "worker", "provider": as the daemon does, verified
 	Algorithm string  `json:"algorithm"`
+	Workers   int     `json:"workers,omitempty"` // processes; of the layer "worker"
 	Callers   int     `json:"callers"`
 	Rate      float64 `json:"rate"` // signatures per second
 	P50       float64 `json:"p50_us"`
 	P99       float64 `json:"p99_us"`
+
+	count int // signatures
 }
 
 func benchTokenCommand() *cobra.Command {
@@ -32,8 +35,8 @@ func benchTokenCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "bench-token [--json]", Short: "Measure what a token or a Vault signs, for chancery bench", Args: noArgs,
 		Long: `Makes a throw-away SoftHSM token with keys of its own and measures signatures
-per second: raw, in this process on the token object, and through a worker,
-each verified. With --transit it measures a Vault, in whose mount it makes keys
+per second: raw, in this process on the token object, and through one worker and
+through as many as the daemon has, each verified. With --transit it measures a Vault, in whose mount it makes keys
 and destroys them: raw, by direct calls, one for each signature, and through the
 provider. No key of a running daemon is used.`,
 		Example: `  chanceryd bench-token --callers 1,16 --algorithms ES256
@@ -48,11 +51,15 @@ provider. No key of a running daemon is used.`,
 				return err
 			}
 			if b.json {
-				return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"results": results})
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(tokenReport{results, b.measured})
 			}
 			for _, r := range results {
-				fmt.Fprintf(cmd.OutOrStdout(), "%-8s %-6s %3d callers %10.0f/s  p50 %8.0f µs  p99 %8.0f µs\n",
-					r.Layer, r.Algorithm, r.Callers, r.Rate, r.P50, r.P99)
+				fmt.Fprintf(cmd.OutOrStdout(), "%-9s %-6s %3d callers %10.0f/s  p50 %8.0f µs  p99 %8.0f µs\n",
+					r.name(), r.Algorithm, r.Callers, r.Rate, r.P50, r.P99)
+			}
+			for _, p := range b.measured {
+				fmt.Fprintf(cmd.OutOrStdout(), "%-6s %3d at a time: CPU of a worker %.1f µs, of a verification %.1f µs, of an entry %.1f µs\n",
+					p.Algorithm, p.Concurrency, p.Sign, p.Verify, p.Log)
 			}
 			return nil
 		},
@@ -62,7 +69,14 @@ provider. No key of a running daemon is used.`,
 	cmd.Flags().DurationVar(&b.duration, "duration", time.Second, "how long each measurement takes")
 	cmd.Flags().StringSliceVar(&b.algorithms, "algorithms", []string{"ES256", "RS256", "EdDSA"}, "what to sign with")
 	cmd.Flags().IntSliceVar(&b.callers, "callers", []int{1, 16, 64}, "how many sign at once through the worker")
+	cmd.Flags().IntSliceVar(&b.parts, "parts", nil, "measure also the CPU time of the parts of a token, with so many at a time")
+	cmd.Flags().StringVar(&b.disk, "disk", "", "a directory on the disk of the log, for --parts (default: that of temporary files)")
 	return cmd
+}
+
+type tokenReport struct {
+	Results []tokenRate `json:"results"`
+	Parts   []tokenPart `json:"parts,omitempty"`
 }
 
 type tokenBench struct {
@@ -70,7 +84,19 @@ type tokenBench struct {
 	duration   time.Duration
 	algorithms []string
 	callers    []int
+	parts      []int
+	disk       string
 	vault      devVault // zero: a token
+
+	measured []tokenPart
+}
+
+// name is the layer and, of workers, how many there were.
+func (r tokenRate) name() string {
+	if r.Workers > 0 {
+		return fmt.Sprintf("%s ×%d", r.Layer, r.Workers)
+	}
+	return r.Layer
 }
 
 // rawCallers are how many goroutines sign raw; the best of them is the token's
@@ -91,13 +117,30 @@ func (b *tokenBench) run(ctx context.Context) ([]tokenRate, error) {
 		Name: "bench", Module: token.Module, URI: token.URI(), Env: token.Env(),
 		StateDir: filepath.Join(dir, "state"), Log: newLogger(false),
 	}
+	refs, err := b.keys(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	var results []tokenRate
+	for _, workers := range []int{1, pkcs11.DefaultWorkers} {
+		cfg.Workers = workers
+		rates, err := b.workers(ctx, cfg, refs)
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, rates...)
+	}
+	raw, err := b.raw(cfg, refs)
+	return append(raw, results...), err
+}
+
+// keys makes a key for each algorithm.
+func (b *tokenBench) keys(ctx context.Context, cfg pkcs11.Config) (refs []keystore.KeyRef, err error) {
 	provider, err := pkcs11.Open(cfg)
 	if err != nil {
 		return nil, err
 	}
 	defer provider.Close()
-	var results []tokenRate
-	var refs []keystore.KeyRef
 	for _, name := range b.algorithms {
 		alg, err := keystore.ParseAlgorithm(name)
 		if err != nil {
@@ -108,15 +151,40 @@ func (b *tokenBench) run(ctx context.Context) ([]tokenRate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("making a key for %s: %w", alg, err)
 		}
-		ref := keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki}
+		refs = append(refs, keystore.KeyRef{ID: id, Algorithm: alg, SPKI: spki})
+	}
+	return refs, nil
+}
+
+// workers measures with cfg.Workers of them and, with as many as the daemon has,
+// the parts of a token.
+func (b *tokenBench) workers(ctx context.Context, cfg pkcs11.Config, refs []keystore.KeyRef) (results []tokenRate, err error) {
+	provider, err := pkcs11.Open(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer provider.Close()
+	for _, ref := range refs {
 		rates, err := b.worker(ctx, provider, ref)
 		if err != nil {
 			return nil, err
 		}
-		results, refs = append(results, rates...), append(refs, ref)
+		for i := range rates {
+			rates[i].Workers = cfg.Workers
+		}
+		results = append(results, rates...)
+		if cfg.Workers != pkcs11.DefaultWorkers {
+			continue
+		}
+		for _, n := range b.parts {
+			p, err := b.part(ctx, provider, ref, n)
+			if err != nil {
+				return nil, fmt.Errorf("measuring the parts of a token by %s, %d at a time: %w", ref.Algorithm, n, err)
+			}
+			b.measured = append(b.measured, p)
+		}
 	}
-	raw, err := b.raw(cfg, refs)
-	return append(raw, results...), err
+	return results, nil
 }
 
 // message is as long as a JWT's signing input usually is.
@@ -199,5 +267,5 @@ func (b *tokenBench) measure(n int, do func(caller int) error) (tokenRate, error
 			return tokenRate{}, err
 		}
 	}
-	return tokenRate{Callers: n, Rate: float64(len(all)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99)}, nil
+	return tokenRate{Callers: n, count: len(all), Rate: float64(len(all)) / elapsed.Seconds(), P50: at(0.5), P99: at(0.99)}, nil
 }

@@ -67,7 +67,7 @@ serves as JSON lines.`,
 		},
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serveCommand(c), devCommand(c), checkCommand(), benchTokenCommand(), manual.Command("8", func(err error) error { return err }))
+	root.AddCommand(serveCommand(c), devCommand(c), checkCommand(), benchTokenCommand(), benchFloorCommand(), manual.Command("8", func(err error) error { return err }))
 	completions(root)
 	return root
 }
