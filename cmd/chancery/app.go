@@ -141,7 +141,7 @@ func (a *app) root() *cobra.Command {
 		a.signCommand(), a.verifyCommand(),
 		a.keysCommand(), a.tokenCommand(), a.clockCommand(), a.nodesCommand(),
 		a.rotationCommand(), a.suspendCommand(), a.resumeCommand(), a.compromiseCommand(),
-		a.auditCommand(), a.policyCommand(), a.benchCommand(), a.openAPICommand(), a.versionCommand(),
+		a.auditCommand(), a.policyCommand(), a.benchCommand(), a.benchPeerCommand(), a.openAPICommand(), a.versionCommand(),
 		manual.Command("1", func(err error) error { return failure{err} }),
 	)
 	root.InitDefaultHelpCmd()

@@ -6,8 +6,6 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"errors"
-	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -90,22 +88,3 @@ func monthBegan(ctx context.Context, dir string) error {
 }
 
 func indexOf(data []byte, text string) int { return bytes.Index(data, []byte(text)) }
-
-// fakeBenchToken stands in for chanceryd bench-token.
-func fakeBenchToken() {
-	if len(os.Args) < 2 || os.Args[1] != "bench-token" {
-		fmt.Fprintln(os.Stderr, "unknown command")
-		os.Exit(2)
-	}
-	fs := flag.NewFlagSet("bench-token", flag.ExitOnError)
-	fs.Bool("json", false, "")
-	algorithms := fs.String("algorithms", "", "")
-	fs.String("callers", "", "")
-	fs.Duration("duration", 0, "")
-	if err := fs.Parse(os.Args[2:]); err != nil {
-		os.Exit(2)
-	}
-	fmt.Printf(`{"results":[{"layer":"raw","algorithm":%q,"callers":1,"rate":8000,"p50_us":110,"p99_us":200},`+
-		`{"layer":"raw","algorithm":%q,"callers":2,"rate":10000,"p50_us":180,"p99_us":300},`+
-		`{"layer":"worker","algorithm":%q,"callers":1,"rate":5000,"p50_us":190,"p99_us":400}]}`, *algorithms, *algorithms, *algorithms)
-}

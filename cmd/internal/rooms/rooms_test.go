@@ -52,10 +52,11 @@ cmd/internal/config   : cmd/internal/config/document cmd/internal/config/policyf
 cmd/internal/config/document :
 cmd/internal/config/policyfile : cmd/internal/config/document signer/policy signer/jwt signer/ca
 cmd/internal/devpki   :
+cmd/internal/load     :
 cmd/internal/manual   :
 cmd/internal/manual/manualtest : cmd/internal/manual
 cmd/internal/telemetry:
-cmd/chancery          : cmd/internal/config/policyfile cmd/internal/config/document cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client signer/jwt signer/policy rotation rotation/simulation
+cmd/chancery          : cmd/internal/load cmd/internal/config/policyfile cmd/internal/config/document cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client signer/jwt signer/policy rotation rotation/simulation
 cmd/chanceryd         : *
 scripts/faulttable    :
 `
