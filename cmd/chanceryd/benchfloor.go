@@ -28,6 +28,7 @@ import (
 	"chancery/signer"
 	"chancery/signer/api"
 	"chancery/signer/policy"
+	"chancery/signer/rpc"
 	"chancery/signer/server"
 )
 
@@ -152,7 +153,7 @@ func (f *floor) serve(ctx context.Context, d time.Duration) (floorReady, error) 
 	if err != nil {
 		return floorReady{}, err
 	}
-	gate, err := server.NewGate(cert, []server.Anchor{{Name: "dev", CA: root}}, f.policy, []string{"http/1.1"}, time.Now)
+	gate, err := server.NewGate(cert, []server.Anchor{{Name: "dev", CA: root}}, f.policy, []string{"http/1.1", "h2"}, time.Now)
 	if err != nil {
 		return floorReady{}, err
 	}
@@ -170,7 +171,7 @@ func (f *floor) serve(ctx context.Context, d time.Duration) (floorReady, error) 
 		Service: f.service, Gate: func() *server.Gate { return gate }, Log: f.doors.log, Entries: idleDaemon{}, Now: time.Now,
 		Observe: func(string, string, time.Duration) {},
 	}
-	f.doors.guard(server.Signing(guarded), server.Limits{}, gate.TLS, func(string, error) {}, socket)
+	f.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), server.Limits{}, gate.TLS, func(string, error) {}, socket)
 	return ready, nil
 }
 
