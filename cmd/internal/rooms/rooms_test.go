@@ -58,6 +58,7 @@ cmd/internal/manual/manualtest : cmd/internal/manual
 cmd/internal/telemetry:
 cmd/chancery          : cmd/internal/load cmd/internal/config/policyfile cmd/internal/config/document cmd/internal/manual keystore keystore/audit keystore/audit/review keystore/audit/witness signer/api signer/client signer/jwt signer/policy rotation rotation/simulation
 cmd/chanceryd         : *
+scripts/benchrun      :
 scripts/faulttable    :
 `
 
@@ -79,7 +80,7 @@ cel.dev/cel-go/cel              : signer/policy
 github.com/spf13/cobra          : cmd/chancery cmd/chanceryd cmd/internal/manual cmd/internal/manual/manualtest
 github.com/prometheus/client_golang/prometheus : cmd/internal/telemetry
 google.golang.org/grpc          : signer/api/chanceryv1 signer/rpc signer/client
-flag                            : cmd/chancery cmd/chanceryd
+flag                            : cmd/chancery cmd/chanceryd scripts/benchrun
 `
 
 const module = "chancery"
