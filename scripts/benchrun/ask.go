@@ -70,7 +70,7 @@ func (b *bencher) ask(ctx context.Context, s side) (sample, error) {
 
 // chanceryBench runs the command and reads what it prints.
 func (b *bencher) chanceryBench(ctx context.Context, args ...string) (all samples, err error) {
-	cmd := exec.CommandContext(ctx, b.chancery, append(args, "--json")...)
+	cmd := exec.CommandContext(ctx, b.chancery, append([]string{"--json"}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

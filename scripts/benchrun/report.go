@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -106,7 +107,20 @@ func (r row) cells() []string {
 	if r.Met != "" {
 		c[5] = r.Met
 	}
+	if r.doubtful() {
+		c[5] += ", within the noise"
+	}
 	return c
+}
+
+// doubtful reports whether the noise is larger than the distance to the limit that
+// was reached, or missed: another run might say otherwise.
+func (r row) doubtful() bool {
+	limit := r.Bar
+	if r.Met == "goal" {
+		limit = r.Goal
+	}
+	return r.Met != "" && math.Abs(r.Got.Median/limit-1) < r.Got.Noise
 }
 
 var heads = []string{"figure", "bar", "goal", "measured", "rounds, noise", "met"}
