@@ -16,13 +16,18 @@ import (
 
 // A sample is what chancery bench --json says of one run: the members that are used.
 type sample struct {
-	Layer   string  `json:"layer"`
-	Rate    float64 `json:"rate"`
-	P50     float64 `json:"p50_us"`
-	P99     float64 `json:"p99_us"`
-	OfBound float64 `json:"of_bound"`
-	Refused int64   `json:"refused"`
-	PSS     *struct {
+	Layer    string  `json:"layer"`
+	Rate     float64 `json:"rate"`
+	P50      float64 `json:"p50_us"`
+	P99      float64 `json:"p99_us"`
+	OfBound  float64 `json:"of_bound"`
+	Refused  int64   `json:"refused"`
+	Requests int64   `json:"requests"`
+	CPU      *struct {
+		Daemon  float64 `json:"daemon_us"`
+		Workers float64 `json:"workers_us"`
+	} `json:"cpu"`
+	PSS *struct {
 		Daemon  int64 `json:"daemon_kb"`
 		Workers int64 `json:"workers_kb"`
 	} `json:"pss"`

@@ -32,6 +32,7 @@ func main() {
 	flag.StringVar(&b.noNoisy, "no-noisy", "", "why there is no second client")
 	flag.IntVar(&b.rounds, "rounds", 6, "how often each side is measured; even")
 	flag.DurationVar(&b.duration, "duration", 3*time.Second, "how long each time")
+	flag.Int64Var(&b.soak, "soak", 0, "so many requests, over which memory is not to grow")
 	flag.StringVar(&out, "json", "", "a file for everything that was seen")
 	flag.StringVar(&readme, "write", "", "the README whose table is replaced")
 	flag.Parse()

@@ -16,6 +16,7 @@ type bencher struct {
 	noSampled, noVault, noNoisy string
 	rounds                      int
 	duration                    time.Duration
+	soak                        int64 // requests; 0: none
 	say                         func(format string, args ...any)
 	memory                      []float64 // PSS at 64 callers, MB
 	memoryErr                   error
@@ -37,11 +38,11 @@ func (b *bencher) measure(ctx context.Context) report {
 	grpc := func(dir, set string, n int) side { return b.daemon("chancery", dir, "grpc", set, n, true) }
 	batches := func(dir string) side { return b.daemon("chancery", dir, "grpc-batch", "web", batchCallers, true) }
 	vaultBatch := b.peer("transit", "es256", "ES256", batchCallers, batch)
-	p99 := func(s sample) float64 { return s.P99 }
 
 	r.contest(ctx, b, "ES256 by gRPC : Transit, 16 callers, all verified", more(1.7, 2.2), grpc(b.all, "web", few), b.peer("transit", "es256", "ES256", few, 0))
 	at64 := r.contest(ctx, b, "ES256 by gRPC : Transit, 64 callers, all verified", more(2.5, 3.5), grpc(b.all, "web", many), b.peer("transit", "es256", "ES256", many, 0))
-	r.again("p99 of both at 64 callers", less(1.0/3, 1.0/3), at64, p99)
+	r.again("p99 of both at 64 callers", less(1.0/3, 1.0/3), "µs", at64, p99)
+	r.again("CPU time of the servers for a token, 64 callers", wanted{}, "µs", at64, cpu)
 	r.remember(b, at64)
 	r.contest(ctx, b, "ES256 by gRPC : Transit, 16 callers, sampled", more(2.3, 3), grpc(b.sampled, "web", few), b.peer("transit", "es256", "ES256", few, 0))
 	r.contest(ctx, b, "ES256 by gRPC : Transit, 64 callers, sampled", more(3.5, 5), grpc(b.sampled, "web", many), b.peer("transit", "es256", "ES256", many, 0))
@@ -54,7 +55,7 @@ func (b *bencher) measure(ctx context.Context) report {
 	r.share(ctx, b, "share of the CPU bound, batches of 64", more(0.65, 0.8), "grpc-batch", batchCallers)
 	r.pss(b)
 	r.starts(ctx, b)
-	r.Rows = append(r.Rows, row{Figure: "growth over 10^7 requests", Why: "scripts/soak sees to it"})
+	r.growth(ctx, b)
 	r.noisy(ctx, b)
 	r.slow(ctx, b)
 
@@ -99,17 +100,27 @@ func values(all []sample, pick func(sample) float64) []float64 {
 }
 
 func rate(s sample) float64 { return s.Rate }
+func p99(s sample) float64  { return s.P99 }
+
+// cpu is what a server used for each token; 0: nobody can read it.
+func cpu(s sample) float64 {
+	if s.CPU == nil {
+		return 0
+	}
+	return s.CPU.Daemon + s.CPU.Workers
+}
 
 // contest adds the row of the rates of two sides.
 func (r *report) contest(ctx context.Context, b *bencher, figure string, w wanted, one, two side) rounds {
 	all := b.alternate(ctx, figure, one, two)
-	r.again(figure, w, all, rate)
+	r.again(figure, w, "/s", all, rate)
 	return all
 }
 
-// again adds a row of rounds that were measured already.
-func (r *report) again(figure string, w wanted, all rounds, pick func(sample) float64) {
-	w.unit = "×"
+// again adds a row of rounds that were measured already; each is the unit of what is
+// picked.
+func (r *report) again(figure string, w wanted, each string, all rounds, pick func(sample) float64) {
+	w.unit, w.each = "×", each
 	if all.err != nil {
 		r.add(figure, w, ratio{}, all.err)
 		return
@@ -118,7 +129,7 @@ func (r *report) again(figure string, w wanted, all rounds, pick func(sample) fl
 	r.add(figure, w, got, err)
 	if err == nil {
 		r.Rows[len(r.Rows)-1].P50 = []float64{median(values(all.a, func(s sample) float64 { return s.P50 })), median(values(all.b, func(s sample) float64 { return s.P50 }))}
-		r.Rows[len(r.Rows)-1].P99 = []float64{median(values(all.a, func(s sample) float64 { return s.P99 })), median(values(all.b, func(s sample) float64 { return s.P99 }))}
+		r.Rows[len(r.Rows)-1].P99 = []float64{median(values(all.a, func(s sample) float64 { return s.P99 })), median(values(all.b, p99))}
 	}
 }
 
@@ -127,12 +138,14 @@ func (r *report) remember(b *bencher, all rounds) {
 	b.memoryErr = all.err
 	for _, s := range all.a {
 		if s.PSS == nil {
-			b.memoryErr = errors.New("smaps_rollup of the daemon cannot be read: run as root, or as its user")
+			b.memoryErr = errUnread
 			return
 		}
 		b.memory = append(b.memory, float64(s.PSS.Daemon+s.PSS.Workers)/1000)
 	}
 }
+
+var errUnread = errors.New("smaps_rollup of the daemon cannot be read: run as root, or as its user")
 
 // alone adds a row of values that are no ratio.
 func (r *report) alone(figure string, w wanted, got []float64, err error) {
@@ -210,6 +223,41 @@ func (r *report) starts(ctx context.Context, b *bencher) {
 	r.alone(figure, wanted{bar: 150, goal: 80, less: true, unit: "ms"}, got, failed)
 }
 
+// growth asks until so many requests are answered, and compares the memory then with
+// that after the first stretch, in which everything has been used once.
+func (r *report) growth(ctx context.Context, b *bencher) {
+	figure := fmt.Sprintf("memory after %d requests : after %d runs", b.soak, settled)
+	w := less(1.1, 1.05)
+	w.unit, w.each = "×", "MB"
+	if b.soak == 0 {
+		r.add("growth of memory over 10^7 requests", w, ratio{}, errors.New("scripts/bench --soak measures it"))
+		return
+	}
+	b.say("%s", figure)
+	s := b.daemon("chancery", b.all, "grpc", "web", many, true)
+	var early, late float64
+	for done, n := int64(0), 0; done < b.soak; n++ {
+		got, err := b.ask(ctx, s)
+		if err == nil && (got.PSS == nil || got.Requests == 0) {
+			err = errUnread
+		}
+		if err != nil {
+			r.add(figure, w, ratio{}, err)
+			return
+		}
+		done += got.Requests
+		late = float64(got.PSS.Daemon+got.PSS.Workers) / 1000
+		if n == settled || early == 0 {
+			early = late
+		}
+	}
+	got, err := compare([]float64{late}, []float64{early})
+	r.add(figure, w, got, err)
+}
+
+// settled is the run after which memory is compared.
+const settled = 20
+
 // noisy watches one client that asks a hundred times a second, alone and while
 // another asks fifty times as often. Requests arrive at fixed moments.
 func (r *report) noisy(ctx context.Context, b *bencher) {
@@ -241,7 +289,7 @@ func (r *report) noisy(ctx context.Context, b *bencher) {
 		}
 		all.a, all.b = append(all.a, beside), append(all.b, quiet)
 	}
-	r.again(figure, w, all, func(s sample) float64 { return s.P99 })
+	r.again(figure, w, "µs", all, p99)
 }
 
 // paced asks by gRPC so many times a second.
@@ -281,7 +329,7 @@ func (r *report) slow(ctx context.Context, b *bencher) {
 	beside.args = append(append([]string(nil), plain.args...), "--slow", fmt.Sprint(slowClients))
 	all := b.alternate(ctx, figure, beside, plain)
 	w := less(1.1, 1.05)
-	r.again(figure, w, all, func(s sample) float64 { return s.P99 })
+	r.again(figure, w, "µs", all, p99)
 	b.descriptors(ctx, r, beside)
 }
 

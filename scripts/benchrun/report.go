@@ -16,6 +16,7 @@ type wanted struct {
 	bar, goal float64
 	less      bool
 	unit      string // ×, share, MB, ms, files
+	each      string // ×: the unit of what is compared: /s, µs, MB
 }
 
 func more(bar, goal float64) wanted { return wanted{bar: bar, goal: goal} }
@@ -28,6 +29,7 @@ type row struct {
 	Bar    float64   `json:"bar,omitempty"`
 	Goal   float64   `json:"goal,omitempty"`
 	Less   bool      `json:"less,omitempty"` // less is better
+	Each   string    `json:"each,omitempty"` // the unit of what is compared
 	Got    *ratio    `json:"measured,omitempty"`
 	P50    []float64 `json:"p50_us,omitempty"` // medians of both sides
 	P99    []float64 `json:"p99_us,omitempty"`
@@ -46,7 +48,7 @@ type report struct {
 
 // add adds a row. With an error there is no number in it.
 func (r *report) add(figure string, w wanted, got ratio, err error) {
-	one := row{Figure: figure, Unit: w.unit, Bar: w.bar, Goal: w.goal, Less: w.less}
+	one := row{Figure: figure, Unit: w.unit, Bar: w.bar, Goal: w.goal, Less: w.less, Each: w.each}
 	if err != nil {
 		one.Why = strings.TrimSpace(err.Error())
 		if one.Why == "" {
@@ -85,6 +87,19 @@ func show(v float64, unit string) string {
 	return fmt.Sprintf("%.0f %s", v, unit)
 }
 
+// value writes what is compared, to three digits.
+func value(v float64, unit string) string {
+	switch {
+	case unit == "µs" && v >= 1000:
+		return fmt.Sprintf("%.3g ms", v/1000)
+	case unit == "/s" && v >= 1000:
+		return fmt.Sprintf("%.3gk/s", v/1000)
+	case unit == "/s":
+		return fmt.Sprintf("%.3g/s", v)
+	}
+	return fmt.Sprintf("%.3g %s", v, unit)
+}
+
 func (r row) limit(v float64) string {
 	if r.Bar == 0 {
 		return "-"
@@ -97,18 +112,21 @@ func (r row) limit(v float64) string {
 
 // cells are the row as it is printed.
 func (r row) cells() []string {
-	c := []string{r.Figure, r.limit(r.Bar), r.limit(r.Goal), "-", "-", "-"}
+	c := []string{r.Figure, r.limit(r.Bar), r.limit(r.Goal), "-", "-", "-", "-"}
 	if r.Got == nil {
-		c[3], c[5] = "not measured", r.Why
+		c[3], c[6] = "not measured", r.Why
 		return c
 	}
 	c[3] = show(r.Got.Median, r.Unit)
-	c[4] = fmt.Sprintf("%s to %s, ± %.0f %%", show(r.Got.Low, r.Unit), show(r.Got.High, r.Unit), 100*r.Got.Noise)
+	if r.Each != "" {
+		c[4] = value(median(r.Got.A), r.Each) + " : " + value(median(r.Got.B), r.Each)
+	}
+	c[5] = fmt.Sprintf("%s to %s, ± %.0f %%", show(r.Got.Low, r.Unit), show(r.Got.High, r.Unit), 100*r.Got.Noise)
 	if r.Met != "" {
-		c[5] = r.Met
+		c[6] = r.Met
 	}
 	if r.doubtful() {
-		c[5] += ", within the noise"
+		c[6] += ", within the noise"
 	}
 	return c
 }
@@ -123,7 +141,7 @@ func (r row) doubtful() bool {
 	return r.Met != "" && math.Abs(r.Got.Median/limit-1) < r.Got.Noise
 }
 
-var heads = []string{"figure", "bar", "goal", "measured", "rounds, noise", "met"}
+var heads = []string{"figure", "bar", "goal", "measured", "medians", "rounds, noise", "met"}
 
 // text is the table for a terminal.
 func (r report) text() string {
