@@ -133,7 +133,7 @@ func (f benchFlags) check() error {
 			return usagef("bench: --layers %s: there are %s", l, strings.Join(benchLayers, ", "))
 		}
 	}
-	if _, ok := load.Verified(f.verify); !ok {
+	if _, ok := load.Verified(f.verify, ""); !ok {
 		return usagef("bench: --verify %s: all or sampled", f.verify)
 	}
 	if _, err := f.mixes(); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -129,10 +130,14 @@ func (b *bench) benchToken(ctx context.Context, parts bool) (below belowReport, 
 // explained adds what a command wrote to standard error last.
 func explained(what string, err error) error {
 	if e, ok := errors.AsType[*exec.ExitError](err); ok {
-		lines := strings.Split(strings.TrimSpace(string(e.Stderr)), "\n")
-		return fmt.Errorf("%s: %w: %s", what, err, lines[len(lines)-1])
+		return fmt.Errorf("%s: %w: %s", what, err, lastLine(e.Stderr))
 	}
 	return fmt.Errorf("%s: %w", what, err)
+}
+
+func lastLine(text []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lines[len(lines)-1]
 }
 
 func list(numbers []int) string {
@@ -220,6 +225,8 @@ func startFloor(ctx context.Context, daemon string) (f *floorProcess, err error)
 	if err != nil {
 		return nil, err
 	}
+	var said bytes.Buffer
+	f.cmd.Stderr = &said
 	if err := f.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -229,7 +236,7 @@ func startFloor(ctx context.Context, daemon string) (f *floorProcess, err error)
 	}
 	if err != nil {
 		f.stop()
-		return nil, fmt.Errorf("chanceryd bench-floor: %w", err)
+		return nil, fmt.Errorf("chanceryd bench-floor: %w: %s", err, lastLine(said.Bytes()))
 	}
 	return f, nil
 }

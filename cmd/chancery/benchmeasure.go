@@ -175,7 +175,7 @@ func rateOf(t load.Tally, took time.Duration) float64 { return float64(t.Tokens)
 
 // bind sets what the processors allow, where all parts are known.
 func (b *bench) bind(m *measurement) {
-	share, _ := load.Verified(b.verify)
+	share, _ := load.Verified(b.verify, m.Algorithm)
 	for _, p := range b.report.Parts {
 		if p.Algorithm != m.Algorithm || p.RPC != protocol(m.Layer) || p.Concurrency != concurrency(m.Callers, m.Batch) {
 			continue

@@ -147,12 +147,12 @@ func benchRow(m measurement) []string {
 
 // printParts says how the bounds come about.
 func (a *app) printParts(r benchReport) {
-	verified, _ := load.Verified(r.Verify)
 	said := map[string]bool{}
 	for _, m := range r.Results {
 		if m.Bound == 0 {
 			continue
 		}
+		verified, _ := load.Verified(r.Verify, m.Algorithm)
 		for _, p := range r.Parts {
 			if p.Algorithm != m.Algorithm || p.RPC != protocol(m.Layer) || p.Concurrency != concurrency(m.Callers, m.Batch) {
 				continue

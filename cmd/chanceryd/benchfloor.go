@@ -137,6 +137,7 @@ func idleService(p *policy.Policy) (*signer.Service, error) {
 		Settings: func(name string) (signer.Settings, bool) {
 			return signer.Settings{Issuer: "https://localhost:8443/issuers/" + name, DefaultTTL: 5 * time.Minute, MaxTTL: time.Hour, Skew: time.Minute}, true
 		},
+		Digests:   func(string) bool { return false },
 		Authority: func(string) (signer.Authority, bool) { return signer.Authority{}, false },
 		Keys:      idle, Log: idle, Horizons: idle, Certificates: idle, Rotations: idle, Tokens: idle, Clock: idle, Nodes: idleNodes{},
 	})

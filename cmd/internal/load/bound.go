@@ -1,6 +1,9 @@
 package load
 
-import "errors"
+import (
+	"errors"
+	"strings"
+)
 
 // Parts is the CPU time of the parts of one token, each measured by itself, in
 // microseconds.
@@ -37,13 +40,13 @@ func (p Parts) Bound(cores, batch int, verified float64) (float64, error) {
 	return float64(cores) * 1e6 / cost, nil
 }
 
-// Verified is the share of signatures that a daemon verifies in a mode: "all", or
-// "sampled", which is one of sixteen.
-func Verified(mode string) (share float64, ok bool) {
-	switch mode {
-	case "all":
+// Verified is the share of the signatures of an algorithm that a daemon verifies in
+// a mode: "all", or "sampled", which is one of sixteen but for RSA.
+func Verified(mode, algorithm string) (share float64, ok bool) {
+	switch {
+	case mode == "all", mode == "sampled" && (strings.HasPrefix(algorithm, "RS") || strings.HasPrefix(algorithm, "PS")):
 		return 1, true
-	case "sampled":
+	case mode == "sampled":
 		return 1.0 / 16, true
 	}
 	return 0, false

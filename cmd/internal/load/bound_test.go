@@ -45,12 +45,17 @@ func TestThereIsNoBoundWithoutAPart(t *testing.T) {
 }
 
 func TestModesOfVerifying(t *testing.T) {
-	for mode, want := range map[string]float64{"all": 1, "sampled": 1.0 / 16} {
-		if got, ok := Verified(mode); !ok || got != want {
-			t.Errorf("%s: %v, %v", mode, got, ok)
+	for _, c := range []struct {
+		mode, algorithm string
+		want            float64
+	}{
+		{"all", "ES256", 1}, {"sampled", "ES256", 1.0 / 16}, {"sampled", "EdDSA", 1.0 / 16}, {"sampled", "RS256", 1}, {"sampled", "PS256", 1},
+	} {
+		if got, ok := Verified(c.mode, c.algorithm); !ok || got != c.want {
+			t.Errorf("%s, %s: %v, %v; want %v", c.mode, c.algorithm, got, ok, c.want)
 		}
 	}
-	if _, ok := Verified("none"); ok {
+	if _, ok := Verified("none", "ES256"); ok {
 		t.Error("none is no mode of a daemon")
 	}
 }
