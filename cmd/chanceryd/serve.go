@@ -142,7 +142,7 @@ func (n *node) openDoors(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
-	n.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), guarded.Limits, n.gates.signing, n.refusedHandshake("signing"), signing...)
+	n.doors.guard(server.Signing(guarded), rpc.New(guarded, grpcLimits(cfg.Listeners.Signing.Limits.GRPC)), guarded.Limits, n.gates.signing, n.refusedHandshake("signing"), signing...)
 	n.doors.guard(server.Ops(ops), nil, ops.Limits, n.gates.ops, n.refusedHandshake("ops"), operating...)
 	n.doors.open(n.public, doorLimits(cfg.Listeners.Public.Limits), public, n.publicTLS())
 	n.admin = server.Admin(n.checks(), n.metrics.Handler())

@@ -11,6 +11,7 @@ import (
 	"chancery/signer"
 	"chancery/signer/limit"
 	"chancery/signer/queue"
+	"chancery/signer/rpc"
 	"chancery/signer/server"
 )
 
@@ -78,6 +79,13 @@ func doorLimits(l config.DoorLimits) server.Limits {
 		Handshake: l.Handshake, ReadHeader: l.ReadHeader, Read: l.Read, Write: l.Write, Idle: l.Idle,
 		Connections: l.Connections, PerPeer: l.PerPeer, HeaderBytes: l.HeaderBytes,
 		MaxBody: int64(l.Body), MaxBatchBody: int64(l.BatchBody), RequestTimeout: l.RequestTimeout,
+	}
+}
+
+// grpcLimits returns what is configured of a listener as package rpc takes it.
+func grpcLimits(l config.GRPCLimits) rpc.Limits {
+	return rpc.Limits{
+		Streams: uint32(l.Streams), PerClient: int64(l.PerClient), Calls: int64(l.Calls), InFlight: l.InFlight, Resets: l.Resets,
 	}
 }
 

@@ -74,6 +74,12 @@
 //	      body: 65536             # of one request, in bytes
 //	      batch_body: 1048576
 //	      request_timeout: 10s    # the work for one request; a caller's Request-Timeout may be shorter
+//	      grpc:                   # the signing listener only
+//	        streams: 256          # calls open on one connection, 256 at most
+//	        per_client: 1024      # calls open by one client certificate
+//	        calls: 4096           # calls open in all
+//	        in_flight: 64         # requests of one SignJWTStream being worked on
+//	        resets: 1000          # calls that one connection resets in 10 s; one more closes it
 //	clients:                      # trust anchors of client certificates, and the names each speaks for
 //	  - {name: NAME, ca: FILE, spiffe: [TRUST DOMAIN], dns: [NAME or .SUFFIX], uri: [SCHEME://HOST], pins: [SHA-256],
 //	     crl: [FILE],             # revocation lists, PEM or DER: of the anchor and of all who issue below it; absent: not asked for

@@ -24,6 +24,7 @@ type DoorLimits struct {
 	Body           int           `yaml:"body"`
 	BatchBody      int           `yaml:"batch_body"`
 	RequestTimeout time.Duration `yaml:"request_timeout"`
+	GRPC           GRPCLimits    `yaml:"grpc"` // of the signing listener only
 }
 
 // Limits bound what principals may ask for.
@@ -174,7 +175,9 @@ func (k checker) between(path string, n, least, most int) {
 
 // door checks the limits of a listener.
 func (k checker) door(path string, l DoorLimits) {
+	speaks := path == "listeners.signing"
 	path += ".limits"
+	k.grpc(path+".grpc", l.GRPC, speaks)
 	k.between(path+".connections", l.Connections, 1, 1_000_000)
 	k.between(path+".per_peer", l.PerPeer, 1, 1_000_000)
 	k.between(path+".header_bytes", l.HeaderBytes, 4<<10, 1<<20)
