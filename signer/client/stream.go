@@ -18,9 +18,6 @@ import (
 // daemon works on of one stream.
 const inFlight = 64
 
-// attempts is how often a request is sent that the daemon does not begin.
-const attempts = 5
-
 // errUnbegun: the daemon ended the stream in order, and had not begun the request.
 var errUnbegun = errors.New("the daemon ended the stream before it began the request")
 
@@ -54,14 +51,14 @@ func (s *Stream) Sign(ctx context.Context, req api.SignJWTRequest) (*api.SignJWT
 	case <-ctx.Done():
 		return nil, fmt.Errorf("waiting for room on the stream: %w", context.Cause(ctx))
 	}
-	for again := attempts; ; again-- {
+	for {
 		l, err := s.current()
 		if err != nil {
 			return nil, err
 		}
 		result, err := l.ask(ctx, jwtMessage(req))
-		if errors.Is(err, errUnbegun) && ctx.Err() == nil && again > 1 {
-			continue // it may be sent again
+		if errors.Is(err, errUnbegun) && ctx.Err() == nil {
+			continue // it may be sent again, for as long as there is time
 		}
 		if err != nil {
 			return nil, err
