@@ -150,7 +150,9 @@ var formats = map[string]pb.SignatureFormat{
 }
 
 func jwtMessage(req api.SignJWTRequest) *pb.SignJWTRequest {
-	return &pb.SignJWTRequest{Keyset: req.KeySet, Claims: req.Claims, Ttl: req.TTL, Typ: req.Typ}
+	return &pb.SignJWTRequest{
+		Keyset: req.KeySet, Claims: req.Claims, Ttl: req.TTL, Typ: req.Typ, Profile: req.Profile, CnfCertificate: req.CNFCertificate,
+	}
 }
 
 func jwtReply(m *pb.SignJWTResponse) *api.SignJWTReply {
