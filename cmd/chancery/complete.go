@@ -14,6 +14,7 @@ import (
 	"chancery/keystore"
 	"chancery/keystore/audit"
 	"chancery/signer/api"
+	"chancery/signer/policy"
 )
 
 // completeWithin is how long a shell waits for a daemon's names at most.
@@ -64,6 +65,16 @@ func (a *app) valuesOf(c *cobra.Command, flag string) cobra.CompletionFunc {
 		return oneOf("text", "html", "json")
 	case "audit list --log", "audit export --log":
 		return oneOf("lifecycle", "acts")
+	case "policy explain --action":
+		var actions []string
+		for _, action := range policy.Actions() {
+			actions = append(actions, string(action))
+		}
+		return oneOf(actions...)
+	case "policy explain --as":
+		return cobra.NoFileCompletions // a principal, and no role of --dir
+	case "policy explain --config", "policy explain --policy":
+		return nil
 	case "rotation simulate --purpose":
 		return oneOf("jwt", "ca")
 	case "rotation simulate --replicas":

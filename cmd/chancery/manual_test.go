@@ -54,6 +54,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"chancery", "--as", ""}, roles},
 		{[]string{"chancery", "audit", "report", "--format", ""}, []string{"html", "json", "text"}},
 		{[]string{"chancery", "sign", "digest", "--format", ""}, []string{"der", "raw"}},
+		{[]string{"chancery", "policy", "explain", "--action", "key.s"}, []string{"key.suspend"}},
+		{[]string{"chancery", "policy", "explain", "--as", ""}, nil},
 		{[]string{"chancery", "audit", "list", "--action", "key.act"}, []string{"key.activate"}},
 		{[]string{"chancery", "audit", "list", "--code", "idem"}, []string{"idempotency_in_progress", "idempotency_mismatch"}},
 		{[]string{"chancery", "--dir", dir, "resume", ""}, []string{"web"}},

@@ -16,8 +16,12 @@ import (
 )
 
 func (a *app) policyCommand() *cobra.Command {
-	return group("policy", "Check, test and explain a policy, without a daemon",
+	c := group("policy", "Check, test and explain a policy, without a daemon",
 		a.policyCheckCommand(), a.policyTestCommand(), a.policyExplainCommand())
+	c.Long = "The policy of a daemon is a part of its configuration: rules, of which the first that\n" +
+		"fits decides. These commands read that file, or a text of a policy that is kept beside\n" +
+		"the log, and nothing else: neither a daemon nor the files that it names are needed."
+	return c
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {
