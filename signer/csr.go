@@ -189,11 +189,14 @@ func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSR
 // certificate redeems p under key, the private key of v, in its principal's turn.
 // act gets the number of the use. What it returns has been entered.
 func (s *Service) certificate(ctx context.Context, act *keystore.Record, key keystore.Key, v *keystore.Version, p *ca.Prepared) ([]byte, error) {
-	turn, err := s.await(ctx, p.Grant().Principal(), key, v)
+	turn, err := s.await(ctx, p.Grant().Principal(), v.Keystore, costOf(v.Algorithm))
 	if err != nil {
 		return nil, s.noTurn(ctx, *act, err)
 	}
-	defer turn.leave()
+	defer turn.Leave()
+	if err := s.count(ctx, p.Grant().Principal()); err != nil {
+		return nil, s.noTurn(ctx, *act, err)
+	}
 	if act.Use, err = s.take(v.KID); err != nil {
 		return nil, s.fail(*act, err)
 	}

@@ -55,11 +55,14 @@ func (s *Service) SignDigest(ctx context.Context, who policy.Caller, req api.Sig
 // key of v, in its principal's turn. act gets the number and what joins its entries.
 // What it returns has been entered.
 func (s *Service) signDigest(ctx context.Context, act *keystore.Record, key keystore.Key, v *keystore.Version, p *preparedDigest) ([]byte, error) {
-	turn, err := s.await(ctx, p.grant.Principal(), key, v)
+	turn, err := s.await(ctx, p.grant.Principal(), v.Keystore, costOf(v.Algorithm))
 	if err != nil {
 		return nil, s.noTurn(ctx, *act, err)
 	}
-	defer turn.leave()
+	defer turn.Leave()
+	if err := s.count(ctx, p.grant.Principal()); err != nil {
+		return nil, s.noTurn(ctx, *act, err)
+	}
 	if act.Use, err = s.take(v.KID); err != nil {
 		return nil, s.fail(*act, err)
 	}

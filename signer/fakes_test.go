@@ -253,6 +253,19 @@ func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, erro
 	return audit.Receipt{Entry: fmt.Sprintf("log#%d", len(l.entries)-1)}, nil
 }
 
+func (l *fakeLog) Start(r keystore.Record) audit.Pending {
+	receipt, err := l.Act(context.Background(), r)
+	return entered{receipt, err}
+}
+
+// entered is an act that is in the log already, or is not going to be.
+type entered struct {
+	receipt audit.Receipt
+	err     error
+}
+
+func (e entered) Wait(context.Context) (audit.Receipt, error) { return e.receipt, e.err }
+
 func (l *fakeLog) Take(kid keystore.KID) (int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

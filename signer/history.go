@@ -38,30 +38,28 @@ func (s *Service) SignHistory(ctx context.Context, keyset string, keys []byte) (
 	if err != nil {
 		return SignedHistory{}, publicError(err)
 	}
-	act := keystore.Record{
+	d := &draft{s: s, prepared: prepared, act: keystore.Record{
 		Principal: "chancery", Action: keystore.ActSignHistory, KeySet: keyset, KID: v.KID, Version: v.Number, State: v.State.String(),
 		Request: s.digest([]byte(keyset), keys), Detail: map[string]string{"typ": prepared.Typ()},
-	}
+	}}
 	key, err := open(ctx, s.Keys, set, v)
 	if err != nil {
-		return SignedHistory{}, s.fail(act, overdue(ctx, err, publicError))
+		return SignedHistory{}, s.fail(d.act, overdue(ctx, err, publicError))
 	}
-	token, use, err := s.sign(ctx, key, v, prepared)
-	act.Use = use
+	sig, err := s.sign(ctx, d, key, v)
 	if err != nil {
-		return SignedHistory{}, s.fail(act, overdue(ctx, err, publicError))
+		return SignedHistory{}, d.failed(ctx, err)
 	}
-	act.Outcome = keystore.OutcomeDone
-	receipt, err := s.Log.Act(ctx, act)
+	receipt, err := d.record(ctx)
 	if err != nil {
-		return SignedHistory{}, auditUnavailable(err) // what is not entered is not released
+		return SignedHistory{}, err // what is not entered is not released
 	}
-	act.Use = 0 // closed by its entry
+	d.act.Use = 0 // closed by its entry
 	switch _, again, err := s.signing(keyset, keystore.PurposeJWT); {
 	case err != nil:
-		return SignedHistory{}, s.refuse(act, err) // so that the log says that it never left
+		return SignedHistory{}, s.refuse(d.act, err) // so that the log says that it never left
 	case again.KID != v.KID:
-		return SignedHistory{}, s.refuse(act, unavailable(errOvertaken))
+		return SignedHistory{}, s.refuse(d.act, unavailable(errOvertaken))
 	}
-	return SignedHistory{Token: token, KID: v.KID, Entry: receipt.Entry}, nil
+	return SignedHistory{Token: d.token(sig), KID: v.KID, Entry: receipt.Entry}, nil
 }

@@ -99,6 +99,9 @@ type Log interface {
 	GiveBack(kid keystore.KID, use int64) bool
 	// Act enters an act; when it returns without error the entry is durable.
 	Act(ctx context.Context, r keystore.Record) (audit.Receipt, error)
+	// Start begins to enter an act, for who can do something else meanwhile. It does
+	// not wait.
+	Start(r keystore.Record) audit.Pending
 	// Refuse enters a refusal within its budget. It does not wait.
 	Refuse(r keystore.Record)
 	// Health returns nil, or why nothing can be entered now.

@@ -70,45 +70,13 @@ func tooMuch(err error) *api.Error {
 	return e
 }
 
-// A turn is leave to ask a key, until it is left.
-type turn struct {
-	own  queue.Turn[policy.Principal]
-	lane chan struct{} // of a batch; nil: none
-	seat *seat         // of a batch, in which the turn is that of several; nil: none
-}
+// errUnsent: the time of a request was over before its key was asked.
+var errUnsent = errors.New("the key was not asked to sign")
 
-func (t turn) leave() {
-	t.own.Leave()
-	if t.lane != nil {
-		<-t.lane
-	}
-	if t.seat != nil {
-		t.seat.entered = false
-		t.seat.leave()
-	}
-}
-
-// await waits for who's turn at the key of v, and counts the signature. A request
-// that does not come so far has cost neither a signature nor a number: its error
-// wraps errUnsent, and errNoTurn where too much was asked for.
-func (s *Service) await(ctx context.Context, who policy.Principal, key keystore.Key, v *keystore.Version) (t turn, err error) {
-	if k, ok := key.(seatedKey); ok {
-		t, err = k.enter(ctx)
-	} else {
-		t.own, err = s.enter(ctx, who, v.Keystore, costOf(v.Algorithm))
-	}
-	if err != nil {
-		return turn{}, err
-	}
-	if err := s.count(ctx, who); err != nil {
-		t.leave()
-		return turn{}, err
-	}
-	return t, nil
-}
-
-// enter waits in the queue before a keystore.
-func (s *Service) enter(ctx context.Context, who policy.Principal, keystore string, cost int) (queue.Turn[policy.Principal], error) {
+// await waits for who's turn in the queue before a keystore. A request that does not
+// come so far has cost neither a signature nor a number: its error wraps errUnsent,
+// and errNoTurn where too much was asked for.
+func (s *Service) await(ctx context.Context, who policy.Principal, keystore string, cost int) (queue.Turn[policy.Principal], error) {
 	var q *Queue
 	if s.Queue != nil {
 		q = s.Queue(keystore)

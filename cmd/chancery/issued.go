@@ -74,6 +74,13 @@ type matched struct {
 	why   string
 }
 
+// takesBack reports whether an entry with that outcome says that what one before it
+// calls done was not released: the version had stopped signing, or there was no
+// signature when the entry, which is written while the key computes, was there.
+func takesBack(o keystore.Outcome) bool {
+	return o == keystore.OutcomeRefused || o == keystore.OutcomeFailed || o == keystore.OutcomeUnknown
+}
+
 // judge says which of entries, those with its jti or serial in the order of
 // time, made i.
 func judge(i *issued, entries []audit.Located) matched {
@@ -90,7 +97,7 @@ func judge(i *issued, entries []audit.Located) matched {
 		case i.differs(&at.Entry) != "":
 			other = cmp.Or(other, at)
 			continue
-		case (i.token || i.digest != "") && outcome == keystore.OutcomeRefused && first[keystore.OutcomeDone] != nil:
+		case (i.token || i.digest != "") && takesBack(outcome) && first[keystore.OutcomeDone] != nil:
 			withdrawn = cmp.Or(withdrawn, at) // a certificate may be asked for again, and refused
 		}
 		first[outcome] = cmp.Or(first[outcome], at)

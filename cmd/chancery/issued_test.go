@@ -38,6 +38,8 @@ func TestWhichEntryMadeIt(t *testing.T) {
 		"a token that was made":             {token, []of{mine(done)}, matchMade, 0},
 		"asked again, and refused":          {token, []of{mine(refused), mine(done)}, matchMade, 1},
 		"made, and not released":            {token, []of{mine(done), mine(refused)}, matchWithdrawn, 0},
+		"entered, and then not made":        {token, []of{mine(done), mine(failed)}, matchWithdrawn, 0},
+		"entered, and then not known":       {token, []of{mine(done), mine(unknown)}, matchWithdrawn, 0},
 		"a signature that failed":           {token, []of{mine(failed)}, matchWithdrawn, 0},
 		"refused":                           {token, []of{mine(refused)}, matchWithdrawn, 0},
 		"unknown":                           {token, []of{mine(unknown)}, matchUnknown, 0},

@@ -144,7 +144,7 @@ func (h *hearing) judgeEntries(ctx context.Context, r *rolls, life *audit.KeyLif
 				v.Told += ", behind no checkpoint yet"
 			}
 			for _, later := range found[i+1:] {
-				if later.Entry.Outcome == keystore.OutcomeRefused {
+				if takesBack(later.Entry.Outcome) {
 					v.Told += ", and not released by " + later.Name()
 				}
 			}

@@ -256,6 +256,10 @@ func (idleDaemon) Take(keystore.KID) (int64, error)                            {
 func (idleDaemon) GiveBack(keystore.KID, int64) bool                           { return true }
 func (idleDaemon) Refuse(keystore.Record)                                      {}
 func (idleDaemon) Health() error                                               { return nil }
+func (d idleDaemon) Start(keystore.Record) audit.Pending                       { return d }
+func (d idleDaemon) Wait(ctx context.Context) (audit.Receipt, error) {
+	return d.Act(ctx, keystore.Record{})
+}
 func (idleDaemon) Act(context.Context, keystore.Record) (audit.Receipt, error) {
 	return audit.Receipt{Entry: "localhost:8443/audit/floor/acts/2026-01#1000000"}, nil
 }

@@ -351,7 +351,7 @@ func (l *Log) Act(ctx context.Context, rec keystore.Record) (Receipt, error) {
 // A Pending is an act that is on its way into the log.
 type Pending interface {
 	// Wait returns when the act is on stable storage. Its errors are those of Act. It
-	// is to be called exactly once.
+	// is to be called once at most; an act that nobody waits for is entered as well.
 	Wait(ctx context.Context) (Receipt, error)
 }
 

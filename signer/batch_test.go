@@ -153,37 +153,6 @@ func TestABatchIsOneCallOfEachVersion(t *testing.T) {
 	}
 }
 
-// Where a set rotates while its requests are prepared, each version has a call.
-func TestVersionsOfOneSetAreGatheredApart(t *testing.T) {
-	w := newWorld(t)
-	h := gathers(w, "web")
-	old := w.sets["web"].Versions[0]
-	w.successor(t, "web")()
-	set, next := w.sets["web"], w.sets["web"].Versions[1]
-	g := newGathering(h, 5)
-	var wg sync.WaitGroup
-	for i := range 5 {
-		wg.Go(func() {
-			at := &seat{gathering: g}
-			defer at.leave()
-			v, message := []*keystore.Version{&old, &next}[i%2], fmt.Appendf(nil, "e%d.e", i)
-			key, err := at.Open(t.Context(), set, v)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			sig, err := key.Sign(t.Context(), message)
-			if err != nil || keystore.Verify(v.Algorithm, w.keys[v.KID].Public(), message, sig) != nil {
-				t.Errorf("message %d: %v", i, err)
-			}
-		})
-	}
-	g.send(t.Context())
-	wg.Wait()
-	h.called(t, old.KID, 0, 3)
-	h.called(t, next.KID, 0, 2)
-}
-
 // An error is the result of the message at whose place it stands.
 func TestAnErrorInABatchIsOneRequests(t *testing.T) {
 	for _, c := range []struct {
@@ -254,8 +223,8 @@ func TestAnAnswerThatDoesNotFitTheBatch(t *testing.T) {
 }
 
 // What was signed by a version that no longer signs is signed anew by its
-// successor, each request by itself, and still not too many at a time.
-func TestABatchOvertakenIsSignedAnewAlone(t *testing.T) {
+// successor, together again.
+func TestABatchOvertakenIsSignedAnew(t *testing.T) {
 	w := newWorld(t)
 	h := gathers(w, "web")
 	old := w.active("web")
@@ -265,7 +234,6 @@ func TestABatchOvertakenIsSignedAnewAlone(t *testing.T) {
 		once.Do(rotate)
 		return nil
 	}
-	h.sign = func() { time.Sleep(time.Millisecond) }
 	reply, err := w.SignJWTBatch(t.Context(), issuer, requests(100, "web"))
 	if err != nil {
 		t.Fatal(err)
@@ -276,9 +244,9 @@ func TestABatchOvertakenIsSignedAnewAlone(t *testing.T) {
 		}
 	}
 	h.called(t, old, 0, 100)
-	h.called(t, w.active("web"), 100)
-	if h.most > batchLanes || len(w.log.entries) != 200 {
-		t.Errorf("%d at a time, %d entries", h.most, len(w.log.entries))
+	h.called(t, w.active("web"), 0, 100)
+	if len(w.log.entries) != 200 {
+		t.Errorf("%d entries", len(w.log.entries))
 	}
 }
 
@@ -340,8 +308,8 @@ func (s stalled) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.Tim
 	return s.Horizons.RaiseHorizon(ctx, kid, to)
 }
 
-// Requests whose time ends while they wait for others in their batch were never
-// signed, and are on record as such.
+// Requests whose time ends before their key is asked were never signed, and are on
+// record as such; those of another key set have not waited for them.
 func TestABatchWhoseTimeEnds(t *testing.T) {
 	for _, c := range []struct {
 		what string
@@ -355,7 +323,7 @@ func TestABatchWhoseTimeEnds(t *testing.T) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
 			return ctx, cancel
-		}, api.CodeBackendUnavailable},
+		}, api.CodeLeaseExpired},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
@@ -369,126 +337,150 @@ func TestABatchWhoseTimeEnds(t *testing.T) {
 				t.Errorf("%s: %v after %v", c.what, err, took)
 			}
 			for i, r := range reply.Results {
-				if r.Reply != nil || r.Problem == nil || i%2 == 0 && r.Problem.Code != c.code {
+				if i%2 == 0 {
+					w.released(t, i, r)
+				} else if r.Reply != nil || r.Problem == nil || r.Problem.Code != c.code {
 					t.Errorf("%s: result %d: %+v", c.what, i, r.Problem)
 				}
 			}
-			h.called(t, w.active("web"), 0)
-			for _, r := range w.log.refused {
-				if r.KeySet == "web" && r.Outcome != keystore.OutcomeFailed {
-					t.Errorf("%s: the log has %+v", c.what, r)
-				}
+			h.called(t, w.active("web"), 0, 5)
+			h.called(t, w.active("edge"), 0)
+			if len(w.log.refused) != 5 {
+				t.Errorf("%s: the log has %+v", c.what, w.log.refused)
 			}
 			w.usesClosed(t, c.what)
 		})
 	}
 }
 
-// One of a batch that gives up takes its message along, and keeps no other
-// waiting.
-func TestASeatGivenUpWhileWaiting(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		h := gathers(w, "web")
-		g := newGathering(h, 3)
-		var errs [2]error
-		var wg sync.WaitGroup
-		for i := range errs {
-			wg.Go(func() {
-				ctx, cancel := context.WithCancel(t.Context())
-				defer cancel()
-				if i == 0 {
-					time.AfterFunc(time.Second, cancel)
-				}
-				_, errs[i] = g.signOne(ctx, w)
-			})
-		}
-		last := &seat{gathering: g}
-		wg.Go(func() { g.send(t.Context()) })
-		time.Sleep(time.Minute)
-		h.called(t, w.active("web"), 0)
-		last.leave()
-		wg.Wait()
-		if !errors.Is(errs[0], errUnsent) || !errors.Is(errs[0], context.Canceled) || errs[1] != nil {
-			t.Errorf("%v", errs)
-		}
-		h.called(t, w.active("web"), 0, 1)
-	})
+// A telling key says that it was asked, and signs only then.
+type tellingKey struct {
+	seenBatch
+	err error // instead of a signature; nil: none
 }
 
-// Who gives up after the messages are out does not know what becomes of his.
-func TestASeatGivenUpDuringTheCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		h := gathers(w, "web")
-		h.answer = func([][]byte) ([][]byte, []error) {
-			time.Sleep(time.Minute)
-			return nil, nil
-		}
-		g := newGathering(h, 1)
-		var wg sync.WaitGroup
-		defer wg.Wait()
-		wg.Go(func() { g.send(t.Context()) })
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-		defer cancel()
-		_, err := g.signOne(ctx, w)
-		if errors.Is(err, errUnsent) || !errors.Is(err, keystore.ErrUnavailable) || !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("%v", err)
-		}
-	})
+func (k tellingKey) SignAsked(ctx context.Context, message []byte, asked func()) ([]byte, error) {
+	asked()
+	k.h.w.did("sign")
+	if k.err != nil {
+		return nil, k.err
+	}
+	return k.SoftKey.Sign(ctx, message)
 }
 
-// signOne brings a message to a seat of its own, for the set web of w.
-func (g *gathering) signOne(ctx context.Context, w *world) ([]byte, error) {
-	at := &seat{gathering: g}
-	defer at.leave()
-	set := w.sets["web"]
-	v, _ := set.Active()
-	key, err := at.Open(ctx, set, v)
+func (k tellingKey) SignBatchAsked(ctx context.Context, messages [][]byte, asked func(int)) ([][]byte, []error) {
+	sigs, errs := make([][]byte, len(messages)), make([]error, len(messages))
+	var all sync.WaitGroup
+	for i, m := range messages {
+		all.Go(func() { sigs[i], errs[i] = k.SignAsked(ctx, m, func() { asked(i) }) })
+	}
+	all.Wait()
+	return sigs, errs
+}
+
+// tellingKeys are a world's, each as it is made.
+type tellingKeys struct {
+	*hall
+	err error
+}
+
+func (k tellingKeys) Open(ctx context.Context, set *keystore.KeySet, v *keystore.Version) (keystore.Key, error) {
+	key, err := k.hall.Open(ctx, set, v)
 	if err != nil {
 		return nil, err
 	}
-	return key.Sign(ctx, []byte("e.e"))
+	return tellingKey{key.(seenBatch), k.err}, nil
 }
 
-// However a request ends, the others go on.
-func TestNoEndOfARequestHoldsItsBatch(t *testing.T) {
-	for what, end := range map[string]func(at *seat){
-		"returned":       func(*seat) {},
-		"panicked":       func(*seat) { panic("x") },
-		"left by itself": func(at *seat) { at.leave() },
-		"opened and no more": func(at *seat) {
-			at.Open(context.Background(), &keystore.KeySet{}, &keystore.Version{})
-		},
-		"panicked in a lane": func(at *seat) {
-			at.alone(context.Background(), lane{opening: true}, func() error { panic("x") })
-		},
-	} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t)
-			h := gathers(w, "web")
-			h.w.keys[""] = h.w.keys[w.active("web")]
-			const broken = batchLanes + 1 // a lane that was kept would be missed
-			g := newGathering(h, broken+2)
-			var wg sync.WaitGroup
-			for range broken {
-				wg.Go(func() {
-					at := &seat{gathering: g}
-					defer func() { recover() }()
-					defer at.leave()
-					end(at)
-				})
-			}
-			for range 2 {
-				wg.Go(func() {
-					if sig, err := g.signOne(t.Context(), w); err != nil || sig == nil {
-						t.Errorf("%s: %v", what, err)
-					}
-				})
-			}
-			g.send(t.Context())
-			wg.Wait()
-			h.called(t, w.active("web"), 0, 2)
-		})
+// I1: the entry of a token is begun when its key was asked and not before; and the
+// reply waits for both, whichever comes first.
+func TestI1TheEntryIsWrittenWhileTheKeySigns(t *testing.T) {
+	w := newWorld(t)
+	w.Keys = tellingKeys{hall: gathers(w, "web")}
+	if _, err := w.SignJWT(t.Context(), issuer, ask("web")); err != nil {
+		t.Fatal(err)
 	}
+	w.traced(t, "health", "view", "raise", "act done", "sign", "view")
+	reply, err := w.SignJWTBatch(t.Context(), issuer, requests(20, "web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries := map[string]bool{}
+	for i, r := range reply.Results {
+		w.released(t, i, r)
+		entries[r.Reply.Entry] = true
+	}
+	if len(entries) != 20 || len(w.log.entries) != 21 {
+		t.Errorf("%d entries are named, of %d", len(entries), len(w.log.entries))
+	}
+	w.usesClosed(t, "told")
+}
+
+// A token whose entry was begun and that was not made after all has one more entry,
+// which says so; nothing is released, and its number is closed once.
+func TestAnEntryOfATokenThatWasNotMade(t *testing.T) {
+	for _, c := range []struct {
+		err     error
+		code    api.Code
+		outcome keystore.Outcome
+	}{
+		{keystore.ErrUnavailable, api.CodeBackendUnavailable, keystore.OutcomeUnknown},
+		{keystore.ErrSignature, api.CodeSignatureInvalid, keystore.OutcomeFailed},
+	} {
+		w := newWorld(t)
+		w.Keys = tellingKeys{hall: gathers(w, "web"), err: c.err}
+		_, err := w.SignJWT(t.Context(), issuer, ask("web"))
+		wants(t, c.err.Error(), err, c.code)
+		reply, err := w.SignJWTBatch(t.Context(), issuer, requests(3, "web"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range reply.Results {
+			if r.Reply != nil || r.Problem == nil || r.Problem.Code != c.code {
+				t.Errorf("%v: result %d: %+v", c.err, i, r)
+			}
+		}
+		if len(w.log.entries) != 4 || len(w.log.refused) != 4 {
+			t.Fatalf("%v: %d entries, %d of failures", c.err, len(w.log.entries), len(w.log.refused))
+		}
+		of := map[string]bool{}
+		for _, e := range w.log.entries {
+			of[e.JTI] = true
+		}
+		for _, r := range w.log.refused {
+			if r.Outcome != c.outcome || r.Use != 0 || !of[r.JTI] || r.Code != string(c.code) {
+				t.Errorf("%v: the log has %+v", c.err, r)
+			}
+		}
+		w.usesClosed(t, c.err.Error())
+	}
+}
+
+// A panic in the work on a batch is the batch's: the daemon goes on.
+func TestAPanicInABatchIsInternal(t *testing.T) {
+	w := newWorld(t)
+	h := gathers(w, "web")
+	h.answer = func([][]byte) ([][]byte, []error) { panic("of a test") }
+	reply, err := w.SignJWTBatch(t.Context(), issuer, requests(4, "web", "edge"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range reply.Results {
+		if i%2 == 1 {
+			w.released(t, i, r)
+		} else if r.Reply != nil || r.Problem == nil || r.Problem.Code != api.CodeInternal {
+			t.Errorf("result %d: %+v", i, r)
+		}
+	}
+	h.several["web"], h.sign = false, func() { panic("of a test") }
+	reply, err = w.SignJWTBatch(t.Context(), issuer, requests(4, "web"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range reply.Results {
+		if r.Reply != nil || r.Problem == nil || r.Problem.Code != api.CodeInternal {
+			t.Errorf("one by one, result %d: %+v", i, r)
+		}
+	}
+	w.usesClosed(t, "a panic")
 }
