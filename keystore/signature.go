@@ -5,10 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"encoding/asn1"
-	"errors"
 	"fmt"
-	"math/big"
 )
 
 // Digest returns what a signature by alg covers: the hash of message, or for
@@ -46,9 +43,8 @@ func VerifyDigest(alg Algorithm, pub crypto.PublicKey, digest, sig []byte) error
 	ok := false
 	switch k := pub.(type) {
 	case *ecdsa.PublicKey:
-		half := len(sig) / 2
-		r, s := new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:])
-		ok = ecdsa.Verify(k, digest, r, s)
+		var space [maxDER]byte
+		ok = ecdsa.VerifyASN1(k, digest, appendDER(space[:0], sig)) // which looks at the ranges of r and s
 	case *rsa.PublicKey:
 		var err error
 		if alg.IsPSS() {
@@ -66,6 +62,50 @@ func VerifyDigest(alg Algorithm, pub crypto.PublicKey, digest, sig []byte) error
 	return nil
 }
 
+// maxJOSE is the longest ECDSA signature in JOSE form, which is ES512's.
+const maxJOSE = 2 * 66
+
+// maxDER is the longest ECDSA-Sig-Value: a SEQUENCE of two integers of 521 bits.
+const maxDER = 3 + 2*(2+66)
+
+// appendDER appends the DER of ECDSA-Sig-Value (RFC 3279 Section 2.2.3) to b, for a
+// signature in JOSE form of at most maxJOSE bytes.
+func appendDER(b, sig []byte) []byte {
+	r, s := magnitude(sig[:len(sig)/2]), magnitude(sig[len(sig)/2:])
+	const sequence, integer = 0x30, 0x02
+	n := 2 + sign(r) + len(r) + 2 + sign(s) + len(s)
+	b = append(b, sequence)
+	if n > 127 {
+		b = append(b, 0x81) // the length is in the next byte
+	}
+	b = append(b, byte(n))
+	for _, x := range [...][]byte{r, s} {
+		b = append(b, integer, byte(sign(x)+len(x)))
+		if sign(x) == 1 {
+			b = append(b, 0)
+		}
+		b = append(b, x...)
+	}
+	return b
+}
+
+// magnitude returns a big-endian integer without the zeros before it, but for one if
+// it is zero.
+func magnitude(x []byte) []byte {
+	for len(x) > 1 && x[0] == 0 {
+		x = x[1:]
+	}
+	return x
+}
+
+// sign returns how many zero bytes keep the DER of x from being a negative integer.
+func sign(x []byte) int {
+	if len(x) > 0 && x[0] >= 0x80 {
+		return 1
+	}
+	return 0
+}
+
 // SignatureASN1 turns a signature in JOSE form into the form X.509 uses: for
 // ECDSA the DER of ECDSA-Sig-Value (RFC 3279 Section 2.2.3), otherwise the same
 // bytes.
@@ -73,11 +113,8 @@ func SignatureASN1(alg Algorithm, sig []byte) ([]byte, error) {
 	if alg.Curve() == nil {
 		return sig, nil
 	}
-	if len(sig) == 0 || len(sig)%2 != 0 {
-		return nil, errors.New("an ECDSA signature in JOSE form has an even number of bytes")
+	if len(sig) == 0 || len(sig)%2 != 0 || len(sig) > maxJOSE {
+		return nil, fmt.Errorf("an ECDSA signature in JOSE form has an even number of bytes up to %d, not %d", maxJOSE, len(sig))
 	}
-	half := len(sig) / 2
-	return asn1.Marshal(struct{ R, S *big.Int }{
-		new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:]),
-	})
+	return appendDER(make([]byte, 0, maxDER), sig), nil
 }

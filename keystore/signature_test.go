@@ -8,9 +8,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/asn1"
 	"errors"
 	"math/big"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"chancery/keystore"
 	"chancery/keystore/keystoretest"
@@ -205,5 +208,23 @@ func TestDigest(t *testing.T) {
 		if h := alg.Hash(); h == 0 && !bytes.Equal(got, message) || h != 0 && len(got) != h.Size() {
 			t.Errorf("%s digests to %d bytes", alg, len(got))
 		}
+	}
+}
+
+// The DER written without big numbers is the one that encoding/asn1 writes.
+func TestSignatureASN1IsTheShortestDER(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		half := rapid.IntRange(1, 66).Draw(t, "width")
+		sig := rapid.SliceOfN(rapid.OneOf(rapid.Just(byte(0)), rapid.Byte()), 2*half, 2*half).Draw(t, "signature")
+		want, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := keystore.SignatureASN1(keystore.ES512, sig); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("%x becomes %x, %v; want %x", sig, got, err, want)
+		}
+	})
+	if _, err := keystore.SignatureASN1(keystore.ES512, make([]byte, 134)); err == nil {
+		t.Error("a signature longer than any is taken")
 	}
 }
