@@ -352,9 +352,10 @@ func TestA29A34Doors(t *testing.T) {
 	post(t, atSigning, "/v1/sign/csr", csr).want(t, "an operator's CSR", api.CodeForbidden)
 	post(t, atOps, "/v1/sign/jwt", jwt).want(t, "a JWT at the ops door", api.CodeNotFound)
 	for _, who := range []string{"issuer", "ca", "operator"} {
-		for _, path := range []string{"/v1/sign/digest", "/v1/sign", "/v1/sign/raw", "/v1/sign/jws", "/v1/keysets/web/compromise"} {
+		for _, path := range []string{"/v1/sign", "/v1/sign/raw", "/v1/sign/jws", "/v1/keysets/web/compromise"} {
 			post(t, d.http(who), path, `{"keyset":"web","digest":"`+strings.Repeat("A", 43)+`"}`).want(t, path, api.CodeNotFound)
 		}
+		post(t, d.http(who), "/v1/sign/digest", `{"keyset":"web","digest":"`+strings.Repeat("A", 43)+`="}`).want(t, "a digest by a key for tokens", api.CodeForbidden)
 	}
 	for _, c := range []struct{ method, path string }{{"GET", "/v1/sign/jwt"}, {"DELETE", "/v1/keysets/web"}, {"PUT", "/v1/sign/csr"}} {
 		r, err := send(t, d.http("issuer"), c.method, c.path, nil)

@@ -27,6 +27,10 @@ var openAPIDocument = sync.OnceValues(apitest.Load)
 // fitsDocument fails the test unless an answer is what the OpenAPI document says.
 func fitsDocument(t *testing.T, method, path string, r result) {
 	t.Helper()
+	plain := strings.HasPrefix(r.header.Get("Content-Type"), "text/plain")
+	if plain && (r.status == http.StatusBadRequest || r.status == http.StatusRequestHeaderFieldsTooLarge) {
+		return // it came to no handler, as the document says in its introduction
+	}
 	d, err := openAPIDocument()
 	if err == nil {
 		err = d.CheckReply(method, path, r.status, r.header, r.body)
