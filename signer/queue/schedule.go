@@ -9,10 +9,10 @@ import (
 const (
 	// DefaultWindow is for a keystore with two workers: see WindowPerWorker.
 	DefaultWindow = 2 * WindowPerWorker
-	// WindowPerWorker is enough to keep one worker of a keystore busy: it has
-	// sixteen requests at hand, and as many are on their way in, or have their
-	// signatures verified.
-	WindowPerWorker = 32
+	// WindowPerWorker is as many as one worker of a keystore has at hand: half of them
+	// in hand, half on their way. With more, those inside only wait for each other, in
+	// a line that knows no shares; with fewer a worker now and then has nothing to do.
+	WindowPerWorker = 16
 	// DefaultWaiting is how many requests wait before a keystore in all.
 	DefaultWaiting = 2048
 	// DefaultEach is how many of them may be one principal's: what a keystore that
