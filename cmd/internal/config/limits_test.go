@@ -20,7 +20,7 @@ func TestLimits(t *testing.T) {
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 64}); got != want {
+	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 32}); got != want {
 		t.Errorf("where nothing is said: %+v", got)
 	}
 	const issuer, ca = "dev:spiffe:spiffe://chancery.dev/issuer", "dev:spiffe:spiffe://chancery.dev/ca"
