@@ -258,14 +258,6 @@ func (l *fakeLog) Start(r keystore.Record) audit.Pending {
 	return entered{receipt, err}
 }
 
-// entered is an act that is in the log already, or is not going to be.
-type entered struct {
-	receipt audit.Receipt
-	err     error
-}
-
-func (e entered) Wait(context.Context) (audit.Receipt, error) { return e.receipt, e.err }
-
 func (l *fakeLog) Take(kid keystore.KID) (int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,10 +1,12 @@
 package signer
 
 import (
+	"context"
 	"errors"
 	"testing"
 
 	"chancery/keystore"
+	"chancery/keystore/audit"
 	"chancery/signer/api"
 )
 
@@ -97,3 +99,11 @@ func TestUsesOfTokensThatCannotBeEntered(t *testing.T) {
 		t.Errorf("refused %+v, counted %+v", w.log.refused, w.log.counted)
 	}
 }
+
+// entered is an act that is in the log already, or is not going to be.
+type entered struct {
+	receipt audit.Receipt
+	err     error
+}
+
+func (e entered) Wait(context.Context) (audit.Receipt, error) { return e.receipt, e.err }

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -187,39 +186,6 @@ func (k *key) ask(ctx context.Context, g *generation, at *place, message []byte,
 		return nil, err
 	}
 	return sig, nil
-}
-
-// check is verify for a signature that a caller gets, all of them or a sample. One
-// that is no member of the sample has the length of a signature.
-func (k *key) check(message, sig []byte) error {
-	if k.sampled && len(sig) == k.size && rand.Uint32N(sampleOf) != 0 {
-		return nil
-	}
-	return k.verify(message, sig)
-}
-
-// verify returns an error wrapping keystore.ErrSignature if sig is not the key's
-// signature of message.
-func (k *key) verify(message, sig []byte) (err error) {
-	if k.purpose == keystore.PurposeDigest {
-		err = keystore.VerifyDigest(k.ref.Algorithm, k.public, message, sig)
-	} else {
-		err = keystore.Verify(k.ref.Algorithm, k.public, message, sig)
-	}
-	if err != nil {
-		return fmt.Errorf("key %s: %w", k.ref.ID, err)
-	}
-	return nil
-}
-
-// condemn ends the generation that made a wrong signature.
-func (k *key) condemn(ctx context.Context, g *generation, err error) {
-	k.p.cfg.Log.ErrorContext(ctx, "a signature does not verify and was not released",
-		"keystore", k.p.cfg.Name, "key", k.ref.ID.String(), "err", err)
-	if k.doubt.failed(k.p.cfg.Now, err, 2) {
-		g.expected.Store(true)
-	}
-	g.end(err)
 }
 
 // holdOnce makes g hold the key, though many may want that now.

@@ -47,25 +47,6 @@ type Config struct {
 	pause time.Duration // zero: servedPause
 }
 
-// Verify is which signatures are verified under the public key before their
-// callers get them.
-type Verify string
-
-const (
-	// VerifyAll: every one.
-	VerifyAll Verify = "all"
-	// VerifySampled: one of sampleOf, chosen at random, of the signatures by ECDSA
-	// and Ed25519 keys of purpose jwt; all others, and every challenge. It gives up
-	// that a wrong signature never leaves: a device that computes wrongly is noticed
-	// after some signatures, its tokens are refused by those who verify them, and by a
-	// wrong Ed25519 signature beside a right one of the same message anybody can
-	// compute the key. RSA signatures, by which anybody could as well, are quickly
-	// verified.
-	VerifySampled Verify = "sampled"
-
-	sampleOf = 16
-)
-
 // Deadlines are how long a worker may take before it is killed, from when it is
 // asked: what waits in the daemon for its turn has its caller's context only.
 // Zero values stand for the defaults. A caller's context ends only that
