@@ -230,6 +230,7 @@ func (g *group) cover(ctx context.Context, v *keystore.Version) {
 // much as they do, and then records and releases.
 func (g *group) together(ctx context.Context, key keystore.BatchSigner, v *keystore.Version) {
 	g.sign(ctx, key, v)
+	g.s.Log.Hurry()
 	var overtaken []member
 	g.each(func(m *member) error {
 		receipt, err := m.record(ctx)

@@ -18,6 +18,7 @@ type idleLog struct{}
 func (idleLog) Act(context.Context, keystore.Record) (audit.Receipt, error) {
 	return audit.Receipt{Entry: "localhost/audit/dev/acts/2026-03#1"}, nil
 }
+func (idleLog) Hurry()                                {}
 func (l idleLog) Start(keystore.Record) audit.Pending { return l }
 func (l idleLog) Wait(ctx context.Context) (audit.Receipt, error) {
 	return l.Act(ctx, keystore.Record{})

@@ -253,6 +253,8 @@ func (l *fakeLog) Act(_ context.Context, r keystore.Record) (audit.Receipt, erro
 	return audit.Receipt{Entry: fmt.Sprintf("log#%d", len(l.entries)-1)}, nil
 }
 
+func (l *fakeLog) Hurry() {}
+
 func (l *fakeLog) Start(r keystore.Record) audit.Pending {
 	receipt, err := l.Act(context.Background(), r)
 	return entered{receipt, err}

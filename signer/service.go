@@ -102,6 +102,8 @@ type Log interface {
 	// Start begins to enter an act, for who can do something else meanwhile. It does
 	// not wait.
 	Start(r keystore.Record) audit.Pending
+	// Hurry has what was started written now, because nothing else is left to do.
+	Hurry()
 	// Refuse enters a refusal within its budget. It does not wait.
 	Refuse(r keystore.Record)
 	// Health returns nil, or why nothing can be entered now.

@@ -256,6 +256,7 @@ func (idleDaemon) Take(keystore.KID) (int64, error)                            {
 func (idleDaemon) GiveBack(keystore.KID, int64) bool                           { return true }
 func (idleDaemon) Refuse(keystore.Record)                                      {}
 func (idleDaemon) Health() error                                               { return nil }
+func (idleDaemon) Hurry()                                                      {}
 func (d idleDaemon) Start(keystore.Record) audit.Pending                       { return d }
 func (d idleDaemon) Wait(ctx context.Context) (audit.Receipt, error) {
 	return d.Act(ctx, keystore.Record{})

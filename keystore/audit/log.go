@@ -57,9 +57,10 @@ type Config struct {
 	// longer ago is removed, never one of the newest two. 0: for ever.
 	KeepActs time.Duration
 
-	disk disk                    // nil: the real one
-	idle bool                    // closed months wait for tendOnce, which tests call
-	step func(name string) error // between the steps of tendOnce; nil: nothing
+	disk  disk                    // nil: the real one
+	pause time.Duration           // see crowd; 0: crowdPause
+	idle  bool                    // closed months wait for tendOnce, which tests call
+	step  func(name string) error // between the steps of tendOnce; nil: nothing
 }
 
 const (
@@ -103,6 +104,9 @@ func (c *Config) check() error {
 	}
 	if c.disk == nil {
 		c.disk = osDisk{}
+	}
+	if c.pause == 0 {
+		c.pause = crowdPause
 	}
 	c.Refusals = c.Refusals.orDefault()
 	return nil
@@ -346,25 +350,6 @@ func isMonth(s string) bool {
 // wrapping keystore.ErrUncertain if ctx ended while it was being written.
 func (l *Log) Act(ctx context.Context, rec keystore.Record) (Receipt, error) {
 	return l.acts.enter(ctx, l.newRequest(&rec))
-}
-
-// A Pending is an act that is on its way into the log.
-type Pending interface {
-	// Wait returns when the act is on stable storage. Its errors are those of Act. It
-	// is to be called once at most; an act that nobody waits for is entered as well.
-	Wait(ctx context.Context) (Receipt, error)
-}
-
-// Start begins to enter rec into acts and does not wait for it.
-func (l *Log) Start(rec keystore.Record) Pending {
-	q := l.newRequest(&rec)
-	if err := l.acts.submit(q); err != nil {
-		l.acts.ended(q, err)
-		q.err = err
-		q.done <- struct{}{}
-	}
-	q.on = l.acts
-	return q
 }
 
 // Lifecycle is Act for the lifecycle log. The memory has the new head before it

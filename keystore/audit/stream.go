@@ -48,6 +48,7 @@ type stream struct {
 	log     *Log
 	monthly bool
 	wake    chan struct{} // holds one
+	urgent  chan struct{} // holds one: somebody waits, and does nothing else
 	done    chan struct{} // closed when the committer has ended
 
 	mu     sync.Mutex
@@ -57,6 +58,7 @@ type stream struct {
 	shard  *shard // set by the committer only; nil until the first act
 
 	// The rest belongs to the committer.
+	crowd  crowd
 	last   time.Time     // no entry may be before it
 	since  time.Time     // when it failed
 	delay  time.Duration // until recovery is tried again
@@ -73,7 +75,8 @@ const (
 func newStream(l *Log, monthly bool) *stream {
 	return &stream{
 		log: l, monthly: monthly, hasher: newLeafHasher(),
-		wake: make(chan struct{}, 1), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
+		crowd: crowd{pause: l.cfg.pause},
 	}
 }
 
@@ -131,11 +134,9 @@ func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
 		s.ended(q, err)
 		return Receipt{}, err
 	}
+	s.hurry()
 	return s.await(ctx, q)
 }
-
-// Wait implements Pending.
-func (q *request) Wait(ctx context.Context) (Receipt, error) { return q.on.await(ctx, q) }
 
 // await waits for q, which was submitted.
 func (s *stream) await(ctx context.Context, q *request) (Receipt, error) {
@@ -202,10 +203,12 @@ func (s *stream) run() {
 	for {
 		select {
 		case <-s.wake:
+			s.crowd.wait(s.urgent)
 		case <-retry.C:
 			s.recover()
 		}
 		batch, closed := s.take()
+		s.crowd.took(len(batch), time.Now())
 		s.commit(batch)
 		if s.health() != nil {
 			retry.Reset(s.delay)
@@ -230,6 +233,7 @@ func (s *stream) close() {
 	s.mu.Lock()
 	s.closed = true
 	s.nudge()
+	s.hurry()
 	s.mu.Unlock()
 	<-s.done
 }

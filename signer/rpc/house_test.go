@@ -218,6 +218,8 @@ func (h *house) Sign(ctx context.Context, message []byte) ([]byte, error) {
 func (h *house) Act(context.Context, keystore.Record) (audit.Receipt, error) {
 	return audit.Receipt{Entry: "log#1"}, nil
 }
+func (h *house) Hurry() {}
+
 func (h *house) Start(r keystore.Record) audit.Pending {
 	receipt, err := h.Act(context.Background(), r)
 	return entered{receipt, err}

@@ -85,6 +85,8 @@ func (h *house) Act(_ context.Context, r keystore.Record) (audit.Receipt, error)
 	return audit.Receipt{Entry: "log#1"}, nil
 }
 
+func (h *house) Hurry() {}
+
 func (h *house) Start(r keystore.Record) audit.Pending {
 	receipt, err := h.Act(context.Background(), r)
 	return entered{receipt, err}

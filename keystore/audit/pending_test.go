@@ -1,0 +1,79 @@
+package audit
+
+import (
+	"testing"
+	"time"
+)
+
+func TestWhenEntriesAreACrowd(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		what   string
+		n      int           // in each group
+		after  time.Duration // from one to the next
+		groups int
+		thick  bool
+	}{
+		{"one after another", 1, 300 * time.Microsecond, 100, false},
+		{"four callers", 2, 700 * time.Microsecond, 100, false},
+		{"sixteen callers", 5, 900 * time.Microsecond, 100, true},
+		{"sixteen callers that are gathered", 12, 2200 * time.Microsecond, 100, true},
+		{"four callers that were gathered", 4, 2200 * time.Microsecond, 100, false},
+		{"sixteen callers that have just come", 5, 900 * time.Microsecond, 3, false},
+		{"a batch after a while", 64, time.Second, 1, false},
+	} {
+		crowd := crowd{at: at, since: at}
+		for i := range c.groups {
+			crowd.took(c.n, at.Add(time.Duration(i+1)*c.after))
+		}
+		if crowd.thick != c.thick {
+			t.Errorf("%s: a crowd: %v, want %v", c.what, crowd.thick, c.thick)
+		}
+	}
+}
+
+// While many come, what was only started waits for others; an act that somebody waits
+// for, and who says that nothing else is done, have all of it written.
+func TestACrowdIsGatheredUntilSomebodyWaits(t *testing.T) {
+	r := newRig(t)
+	r.close()
+	r.cfg.pause = time.Hour // nobody waits for that
+	r.open()
+	r.act(1)
+	s := r.log.acts
+	n := 1
+	next := func() (p Pending) { n++; return r.log.Start(signed(n)) }
+	gather := func(what string) Pending {
+		t.Helper()
+		for range 100 { // until the committer has seen that many come
+			for range 5 {
+				for range 100 {
+					next()
+				}
+				r.log.Hurry()
+				waitFor(t, "all are entered", func() bool { return s.current().length() == int64(n) })
+			}
+			p := next()
+			time.Sleep(20 * time.Millisecond) // ten pauses of the usual length
+			if s.current().length() < int64(n) {
+				return p
+			}
+		}
+		t.Fatalf("%s: nothing is gathered", what)
+		return nil
+	}
+	gather("an act")
+	r.act(n + 1)
+	n++
+	p := gather("a hurry")
+	r.log.Hurry()
+	if receipt, err := p.Wait(t.Context()); err != nil || receipt.Index != int64(n-1) {
+		t.Errorf("%+v, %v", receipt, err)
+	}
+	gather("the end")
+	r.close() // which waits for everything entered
+	r.sound()
+	if all := r.all(Filter{Log: "acts"}); len(all) < n {
+		t.Errorf("%d entries of %d", len(all), n)
+	}
+}
