@@ -100,6 +100,10 @@ func (s *Server) answer(ctx context.Context, route string, call grpc.ServerStrea
 	return reply, err
 }
 
+// streamWeight is for how many calls a stream counts, which may have InFlight requests
+// worked on at a time.
+const streamWeight = 16
+
 // arrive counts a call in, until leave, or refuses it when there are too many: of
 // the client's, or in all.
 func (s *Server) arrive(ctx context.Context, route string) (c *connection, leave func(), err error) {
@@ -110,10 +114,14 @@ func (s *Server) arrive(ctx context.Context, route string) (c *connection, leave
 	if !ok {
 		return nil, nil, api.Errorf(api.CodeForbidden, "not allowed").Because(errors.New("a call on no connection of ours"))
 	}
-	all, theirs := s.open.Add(1), c.client.open.Add(1)
+	weight := int64(1)
+	if route == streamRoute {
+		weight = streamWeight
+	}
+	all, theirs := s.open.Add(weight), c.client.open.Add(weight)
 	leave = func() {
-		s.open.Add(-1)
-		c.client.open.Add(-1)
+		s.open.Add(-weight)
+		c.client.open.Add(-weight)
 	}
 	if all > s.limits.Calls || theirs > s.limits.PerClient {
 		leave()

@@ -55,7 +55,8 @@ func TestClient(t *testing.T) {
 	h.hold = make(chan struct{})
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := c.SignJWT(ctx, jwt(`{}`)); !errors.Is(err, context.DeadlineExceeded) {
+	// The daemon keeps to the same deadline, so that its answer may come before the end.
+	if _, err := c.SignJWT(ctx, jwt(`{}`)); !errors.Is(err, context.DeadlineExceeded) && !refusedAs(err, api.CodeOverloaded) {
 		t.Errorf("%v, want that the time was over", err)
 	}
 }

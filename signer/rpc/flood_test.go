@@ -264,3 +264,40 @@ func TestA14Stream(t *testing.T) {
 		}
 	}
 }
+
+// TestA14MadeYouReset (CVE-2025-8671): a client that has us reset its calls, by frames
+// that break the protocol, is ended like one that resets them itself; so is one that
+// opens more calls than there may be, over and over.
+func TestA14MadeYouReset(t *testing.T) {
+	for name, each := range map[string]func(f *frames, id uint32) bool{
+		"a window that grows by nothing": func(f *frames, id uint32) bool {
+			return f.headers(id, "/chancery.v1.Signer/SignJWT", false) && f.WriteRawFrame(http2.FrameWindowUpdate, 0, id, make([]byte, 4)) == nil
+		},
+		"more calls than there may be": func(f *frames, id uint32) bool {
+			return f.headers(id, "/chancery.v1.Signer/SignJWTStream", false)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, Limits{Resets: floodResets / refusedPerReset, ResetsWithin: time.Hour}, server.Limits{})
+			w := h.witness(t)
+			goroutines := runtime.NumGoroutine()
+			f := dialFrames(t, h, h.root.named(t, "other"))
+			gone := make(chan int, 1)
+			go func() { gone <- f.ended() }()
+			for i := range uint32(floodCalls) {
+				if !each(f, 2*i+1) {
+					break
+				}
+			}
+			endedSoon(t, f, gone)
+			ours := w.had(t)
+			if theirs := h.asked.Load() - ours; theirs != 0 {
+				t.Errorf("%d signatures for calls without a message", theirs)
+			}
+			if got := h.refusals(); !slices.Contains(got, string(api.CodeOverloaded)) {
+				t.Errorf("the log does not say that a connection was ended: %v", got)
+			}
+			settled(t, goroutines+2)
+		})
+	}
+}

@@ -7,10 +7,10 @@ import "time"
 // default.
 type Limits struct {
 	Streams      uint32        // 256: calls open on one connection
-	PerClient    int64         // 1024: calls open by one client certificate
+	PerClient    int64         // 1024: calls open by one client certificate; a SignJWTStream counts for sixteen
 	Calls        int64         // 4096: calls open in all
 	InFlight     int           // 64: requests of one SignJWTStream being worked on
-	Resets       int           // 1000: RST_STREAM, SETTINGS and PRIORITY frames on one connection, within ResetsWithin
+	Resets       int           // 1000: RST_STREAM, SETTINGS and PRIORITY frames on one connection, within ResetsWithin; ten times as many resets of ours, and a thousand times as many frames
 	ResetsWithin time.Duration // 10 s
 	Age          time.Duration // 1 h: of a connection; then the client is told to make another
 	StreamAge    time.Duration // 10 min: of a SignJWTStream; then it ends with OK

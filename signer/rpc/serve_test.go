@@ -178,7 +178,7 @@ func TestSlowMessageEndsWithTheCallsTime(t *testing.T) {
 
 // The calls that one client and all clients may have open are bounded.
 func TestOpenCallsAreBounded(t *testing.T) {
-	h := newHouse(t, Limits{PerClient: 2, Calls: 3}, server.Limits{})
+	h := newHouse(t, Limits{PerClient: 2 * streamWeight, Calls: 3 * streamWeight}, server.Limits{})
 	open := func(c pb.SignerClient) error {
 		ctx, cancel := context.WithCancel(t.Context())
 		t.Cleanup(cancel)

@@ -170,7 +170,11 @@ func (p *pipeline) answer(f *frame) {
 		f.free()
 		return
 	}
-	answer, code, err := p.sign(ctx, f)
+	// It counts with its principal's others until the answer is out: one that nobody
+	// reads is not to make room for more of them.
+	release := func() {}
+	defer func() { release() }()
+	answer, code, err := p.sign(ctx, f, &release)
 	if err != nil {
 		p.end(err)
 		return
@@ -185,7 +189,7 @@ func (p *pipeline) answer(f *frame) {
 
 // sign returns the answer to a message, and its code for the metrics; or an error
 // that ends the stream.
-func (p *pipeline) sign(ctx context.Context, f *frame) (answer *pb.SignJWTStreamResponse, code string, err error) {
+func (p *pipeline) sign(ctx context.Context, f *frame, release *func()) (answer *pb.SignJWTStreamResponse, code string, err error) {
 	defer recovered(&err)
 	defer f.free()
 	who, err := p.admit(p.conn, streamRoute)
@@ -196,12 +200,12 @@ func (p *pipeline) sign(ctx context.Context, f *frame) (answer *pb.SignJWTStream
 	if err := f.decode(&m, p.Limits.MaxBody); err != nil {
 		return nil, "", p.refuse(who, streamRoute, err)
 	}
-	result, code := p.result(ctx, who, m.GetRequest())
+	result, code := p.result(ctx, who, m.GetRequest(), release)
 	return &pb.SignJWTStreamResponse{Id: m.GetId(), Result: result}, code, nil
 }
 
-func (p *pipeline) result(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest) (*pb.SignJWTResult, string) {
-	reply, err := p.reply(ctx, who, m)
+func (p *pipeline) result(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest, release *func()) (*pb.SignJWTResult, string) {
+	reply, err := p.reply(ctx, who, m, release)
 	if err == nil {
 		return &pb.SignJWTResult{Outcome: &pb.SignJWTResult_Reply{Reply: jwtResponse(&reply)}}, "ok"
 	}
@@ -211,12 +215,12 @@ func (p *pipeline) result(ctx context.Context, who policy.Caller, m *pb.SignJWTR
 
 // reply answers one request, which is too much as a call of its own would be: its
 // message is read by then, for the number that the refusal has.
-func (p *pipeline) reply(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest) (reply api.SignJWTReply, err error) {
-	release, err := p.allow(who, streamRoute)
+func (p *pipeline) reply(ctx context.Context, who policy.Caller, m *pb.SignJWTRequest, release *func()) (reply api.SignJWTReply, err error) {
+	let, err := p.allow(who, streamRoute)
 	if err != nil {
 		return reply, err
 	}
-	defer release()
+	*release = let
 	req, err := jwtRequest(m)
 	if err != nil {
 		return reply, p.refuse(who, streamRoute, err)

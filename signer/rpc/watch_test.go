@@ -66,6 +66,29 @@ func TestWatchEndsFloods(t *testing.T) {
 	}
 }
 
+// What is written is looked at as well: resets that a client has us send, and only
+// those. So is what is read and no reset, once there is a thousand times as much.
+func TestWatchEndsFloodsInBothDirections(t *testing.T) {
+	w := watching(1)
+	if err := w.in.each(said(t, repeat(framesPerReset, func(f *http2.Framer) error { return f.WriteData(1, false, nil) })), w.read); err != nil {
+		t.Errorf("as many frames as there may be: %v", err)
+	}
+	if err := w.look(said(t, func(f *http2.Framer) error { return f.WriteWindowUpdate(0, 1) })[prefaceLength:]); !errors.Is(err, errFrames) {
+		t.Errorf("one frame more: %v", err)
+	}
+	ours := func(n int) []byte {
+		return said(t, repeat(n, func(f *http2.Framer) error {
+			return errors.Join(f.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: make([]byte, 50)}), f.WriteRSTStream(1, 8))
+		}))[prefaceLength:]
+	}
+	if err := w.out.each(ours(refusedPerReset), w.wrote); err != nil {
+		t.Errorf("as many resets of ours as there may be: %v", err)
+	}
+	if err := w.out.each(ours(1), w.wrote); !errors.Is(err, errRefused) {
+		t.Errorf("one more: %v", err)
+	}
+}
+
 // Resets come back with time, and never more than there may be.
 func TestBucket(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -268,7 +268,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
 	}
 	if err != nil {
-		return nil, api.Errorf(api.CodeMalformed, "the body ended early").Because(err)
+		return nil, api.Errorf(api.CodeMalformed, "the body ended early, or was too slow to come").Because(err)
 	}
 	return body, nil
 }
@@ -281,6 +281,9 @@ func subjectOf(r *http.Request) string {
 	return policy.PinOf(r.TLS.PeerCertificates[0])
 }
 
+// slop is how much more of headers net/http takes than it is told.
+const slop = 4 << 10
+
 // HTTPServer returns a server for a guarded door's handler. It speaks HTTP/1.1
 // only; gRPC has a protocol of its own.
 func HTTPServer(h http.Handler, lim Limits, log *slog.Logger) *http.Server {
@@ -290,7 +293,7 @@ func HTTPServer(h http.Handler, lim Limits, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler: h, Protocols: protocols,
 		ReadHeaderTimeout: lim.ReadHeader, ReadTimeout: lim.Read, WriteTimeout: lim.Write,
-		IdleTimeout: lim.Idle, MaxHeaderBytes: lim.HeaderBytes, ConnContext: withVisitor,
+		IdleTimeout: lim.Idle, MaxHeaderBytes: max(1, lim.HeaderBytes-slop), ConnContext: withVisitor,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
