@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -31,8 +32,19 @@ type Stream struct {
 
 	mu     sync.Mutex // guards what follows
 	link   *link      // nil: none yet
+	making *making    // nil: none is being made
 	closed bool
 }
+
+// A making is a stream that is being made, for all who wait for it.
+type making struct {
+	cancel context.CancelFunc
+	done   chan struct{} // closed when err is set, or the Stream has a link
+	err    error
+}
+
+// madeWithin is how long a stream may take to be made, whoever waits for it.
+const madeWithin = 30 * time.Second
 
 // Stream returns a Stream. It does not connect.
 func (r *RPC) Stream() *Stream { return &Stream{rpc: r, room: make(chan struct{}, inFlight)} }
@@ -52,7 +64,7 @@ func (s *Stream) Sign(ctx context.Context, req api.SignJWTRequest) (*api.SignJWT
 		return nil, fmt.Errorf("waiting for room on the stream: %w", context.Cause(ctx))
 	}
 	for {
-		l, err := s.current()
+		l, err := s.current(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -70,44 +82,87 @@ func (s *Stream) Sign(ctx context.Context, req api.SignJWTRequest) (*api.SignJWT
 	}
 }
 
-// Close says that no more comes, and waits until what was asked is answered.
+// Close says that no more comes, and waits until what was asked is answered, for as
+// long as a request may take.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	s.closed = true
-	l := s.link
+	l, m := s.link, s.making
 	s.mu.Unlock()
+	if m != nil {
+		m.cancel()
+		<-m.done
+	}
 	if l == nil {
 		return nil
 	}
+	defer l.cancel()
 	l.finish()
-	<-l.over
-	l.cancel()
+	select {
+	case <-l.over:
+	case <-time.After(s.rpc.timeout):
+		l.cancel()
+		<-l.over
+	}
 	return nil
 }
 
 // current returns the stream there is, or a new one if that has ended.
-func (s *Stream) current() (*link, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return nil, ErrStreamClosed
+func (s *Stream) current(ctx context.Context) (*link, error) {
+	for {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return nil, ErrStreamClosed
+		}
+		if s.link != nil && !s.link.ended() {
+			l := s.link
+			s.mu.Unlock()
+			return l, nil
+		}
+		m := s.making
+		if m == nil {
+			m = s.make()
+		}
+		s.mu.Unlock()
+		select {
+		case <-m.done:
+			if m.err != nil {
+				return nil, m.err
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("making the stream: %w", context.Cause(ctx))
+		}
 	}
-	if s.link != nil && !s.link.ended() {
-		return s.link, nil
-	}
+}
+
+// make begins to make a stream. It waits for the connection, and for room on it, which
+// no request's own context may end: others wait for it too. The caller holds mu.
+func (s *Stream) make() *making {
 	ctx, cancel := context.WithCancel(context.Background())
-	stream, err := s.rpc.signer.SignJWTStream(ctx)
-	if err != nil {
-		cancel()
-		return nil, refusal(ctx, err)
-	}
-	l := &link{
-		stream: stream, cancel: cancel, over: make(chan struct{}),
-		sending: make(chan struct{}, 1), waiting: make(map[uint64]chan outcome),
-	}
-	go l.receive()
-	s.link = l
-	return l, nil
+	m := &making{cancel: cancel, done: make(chan struct{})}
+	s.making = m
+	late := time.AfterFunc(madeWithin, cancel)
+	go func() {
+		defer close(m.done)
+		stream, err := s.rpc.signer.SignJWTStream(ctx)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.making = nil
+		if !late.Stop() && err == nil { // ctx has ended, and the stream with it
+			err = ctx.Err()
+		}
+		if err == nil && s.closed {
+			err = ErrStreamClosed
+		}
+		if err != nil {
+			cancel()
+			m.err = refusal(ctx, err)
+			return
+		}
+		s.link = newLink(stream, cancel)
+	}()
+	return m
 }
 
 // A link is one gRPC stream of a Stream.
@@ -115,12 +170,24 @@ type link struct {
 	stream  grpc.BidiStreamingClient[pb.SignJWTStreamRequest, pb.SignJWTStreamResponse]
 	cancel  context.CancelFunc
 	over    chan struct{} // closed when nothing more is received
-	sending chan struct{} // held by who sends
+	out     chan *pb.SignJWTStreamRequest
+	last    chan struct{} // closed when no more is sent
+	closing sync.Once
 
 	mu      sync.Mutex // guards what follows
-	last    uint64     // id
+	id      uint64     // of the last request
 	waiting map[uint64]chan outcome
 	err     error // why it has ended; set before over is closed
+}
+
+func newLink(stream grpc.BidiStreamingClient[pb.SignJWTStreamRequest, pb.SignJWTStreamResponse], cancel context.CancelFunc) *link {
+	l := &link{
+		stream: stream, cancel: cancel, over: make(chan struct{}),
+		out: make(chan *pb.SignJWTStreamRequest), last: make(chan struct{}), waiting: make(map[uint64]chan outcome),
+	}
+	go l.send()
+	go l.receive()
+	return l
 }
 
 type outcome struct {
@@ -137,25 +204,23 @@ func (l *link) ended() bool {
 	}
 }
 
-// ask sends a request and waits for its answer.
+// ask has a request sent and waits for its answer.
 func (l *link) ask(ctx context.Context, m *pb.SignJWTRequest) (api.BatchResult, error) {
-	select {
-	case l.sending <- struct{}{}:
-	case <-l.over:
-		return api.BatchResult{}, errUnbegun // it was not sent
-	case <-ctx.Done():
-		return api.BatchResult{}, fmt.Errorf("asking the daemon: %w", context.Cause(ctx))
-	}
 	id, answer := l.enter()
 	if answer == nil {
-		<-l.sending
 		return api.BatchResult{}, errUnbegun
 	}
-	err := l.stream.Send(&pb.SignJWTStreamRequest{Id: id, Request: m})
-	<-l.sending
-	if err != nil && !errors.Is(err, io.EOF) { // at EOF the receiving side learns why
+	select {
+	case l.out <- &pb.SignJWTStreamRequest{Id: id, Request: m}:
+	case <-l.last:
 		l.leave(id)
-		return api.BatchResult{}, refusal(ctx, err)
+		return api.BatchResult{}, ErrStreamClosed
+	case <-l.over:
+		l.leave(id)
+		return api.BatchResult{}, errUnbegun // it was not sent
+	case <-ctx.Done():
+		l.leave(id)
+		return api.BatchResult{}, fmt.Errorf("asking the daemon: %w", context.Cause(ctx))
 	}
 	select {
 	case o := <-answer:
@@ -166,6 +231,28 @@ func (l *link) ask(ctx context.Context, m *pb.SignJWTRequest) (api.BatchResult, 
 	}
 }
 
+// send sends what is asked, one after the other, until the stream ends: to send waits
+// while the daemon reads nothing, which no request's own context can end.
+func (l *link) send() {
+	for {
+		select {
+		case m := <-l.out:
+			if err := l.stream.Send(m); err != nil {
+				if !errors.Is(err, io.EOF) { // at EOF the receiving side learns why
+					l.cancel()
+				}
+				<-l.over
+				return
+			}
+		case <-l.last:
+			_ = l.stream.CloseSend() // if the stream is broken, receive learns why
+			return
+		case <-l.over:
+			return
+		}
+	}
+}
+
 // enter returns an id and where its answer will be, or nil when none will come.
 func (l *link) enter() (uint64, chan outcome) {
 	l.mu.Lock()
@@ -173,10 +260,10 @@ func (l *link) enter() (uint64, chan outcome) {
 	if l.err != nil {
 		return 0, nil
 	}
-	l.last++
+	l.id++
 	answer := make(chan outcome, 1)
-	l.waiting[l.last] = answer
-	return l.last, answer
+	l.waiting[l.id] = answer
+	return l.id, answer
 }
 
 func (l *link) leave(id uint64) {
@@ -186,11 +273,7 @@ func (l *link) leave(id uint64) {
 }
 
 // finish says that no more is sent.
-func (l *link) finish() {
-	l.sending <- struct{}{}
-	defer func() { <-l.sending }()
-	_ = l.stream.CloseSend() // if the stream is broken, receive learns why
-}
+func (l *link) finish() { l.closing.Do(func() { close(l.last) }) }
 
 // receive hands out answers until the stream ends, and then says to everyone who
 // waits that it has.
