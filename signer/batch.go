@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chancery/keystore"
@@ -141,7 +142,7 @@ func recovered(ctx context.Context, members []member) {
 	if p == nil {
 		return
 	}
-	err := api.Errorf(api.CodeInternal, "internal error").Because(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
+	err := panicked(p)
 	for _, m := range members {
 		if m.result.Reply == nil && m.result.Problem == nil {
 			*m.result = problem(m.failed(ctx, err))
@@ -226,8 +227,7 @@ func (g *group) cover(ctx context.Context, v *keystore.Version) {
 	})
 }
 
-// together has the key sign for all members in one call, in one turn that costs as
-// much as they do, and then records and releases.
+// together has the key sign for all members, and then records and releases.
 func (g *group) together(ctx context.Context, key keystore.BatchSigner, v *keystore.Version) {
 	g.sign(ctx, key, v)
 	g.s.Log.Hurry()
@@ -251,46 +251,98 @@ func (g *group) together(ctx context.Context, key keystore.BatchSigner, v *keyst
 	g.members = overtaken
 }
 
-// sign gives the members their signatures.
+// portions is how many portions of one batch are at a keystore, or wait for that, at a
+// time: while one's signatures are verified, the next are made.
+const portions = 4
+
+// sign gives the members their signatures, in portions that each have a turn.
 func (g *group) sign(ctx context.Context, key keystore.BatchSigner, v *keystore.Version) {
-	turn, err := g.s.await(ctx, g.who.Principal, v.Keystore, len(g.members)*costOf(v.Algorithm))
-	if err != nil {
-		g.each(func(m *member) error { return m.failed(ctx, err) })
-		return
-	}
-	defer turn.Leave()
-	g.each(func(m *member) error {
-		err := g.s.count(ctx, g.who.Principal)
-		if err == nil {
-			err = m.number(v)
+	n := len(g.members)
+	errs, size := make([]error, n), min(n, g.s.portion(v))
+	var next atomic.Int64
+	lane := func() {
+		for from := int(next.Add(int64(size))) - size; from < n; from = int(next.Add(int64(size))) - size {
+			to := min(from+size, n)
+			g.signPortion(ctx, key, v, g.members[from:to], errs[from:to])
 		}
-		if err != nil {
-			return m.failed(ctx, err)
-		}
-		return nil
-	})
-	if len(g.members) == 0 {
-		return
 	}
-	texts := make([][]byte, len(g.members))
-	for i, m := range g.members {
-		texts[i] = m.input
+	var others sync.WaitGroup
+	for range min(portions, (n+size-1)/size) - 1 {
+		others.Go(lane)
 	}
-	asked := g.members // each is filtered in place below, and no asked comes then
-	sigs, errs := keystore.SignBatchAsked(ctx, key, texts, func(place int) { asked[place].asked() })
-	misfit := len(sigs) != len(texts) || len(errs) != len(texts)
+	lane()
+	others.Wait()
 	i := -1
 	g.each(func(m *member) error {
 		i++
-		switch {
-		case misfit || (sigs[i] == nil) == (errs[i] == nil):
-			return m.failed(ctx, errMisfit)
-		case errs[i] != nil:
+		if errs[i] != nil {
 			return m.failed(ctx, errs[i])
 		}
-		m.sig = sigs[i]
 		return nil
 	})
+}
+
+// portion returns how many signatures by v's key come to its keystore in one turn.
+func (s *Service) portion(v *keystore.Version) int {
+	if s.Queue != nil {
+		if q := s.Queue(v.Keystore); q != nil && q.Portion() > 0 {
+			return max(1, q.Portion()/costOf(v.Algorithm))
+		}
+	}
+	return api.MaxBatch
+}
+
+// signPortion has the key sign for members in one call, in one turn that costs as
+// much as they do. At each place there is a signature or an error then. A panic is an
+// error of those that have none.
+func (g *group) signPortion(ctx context.Context, key keystore.BatchSigner, v *keystore.Version, members []member, errs []error) {
+	defer func() {
+		if p := recover(); p != nil {
+			fill(members, errs, panicked(p))
+		}
+	}()
+	turn, err := g.s.await(ctx, g.who.Principal, v.Keystore, len(members)*costOf(v.Algorithm))
+	if err != nil {
+		fill(members, errs, err)
+		return
+	}
+	defer turn.Leave()
+	texts, places := make([][]byte, 0, len(members)), make([]int, 0, len(members))
+	for i, m := range members {
+		if errs[i] = g.s.count(ctx, g.who.Principal); errs[i] == nil {
+			errs[i] = m.number(v)
+		}
+		if errs[i] == nil {
+			texts, places = append(texts, m.input), append(places, i)
+		}
+	}
+	if len(texts) == 0 {
+		return
+	}
+	sigs, failed := keystore.SignBatchAsked(ctx, key, texts, func(place int) { members[places[place]].asked() })
+	if len(sigs) != len(texts) || len(failed) != len(texts) {
+		fill(members, errs, errMisfit)
+		return
+	}
+	for n, i := range places {
+		members[i].sig, errs[i] = sigs[n], failed[n]
+		if (sigs[n] == nil) == (failed[n] == nil) {
+			members[i].sig, errs[i] = nil, errMisfit
+		}
+	}
+}
+
+// fill gives err to those who have neither a signature nor an error.
+func fill(members []member, errs []error, err error) {
+	for i := range members {
+		if members[i].sig == nil && errs[i] == nil {
+			errs[i] = err
+		}
+	}
+}
+
+func panicked(p any) error {
+	return api.Errorf(api.CodeInternal, "internal error").Because(fmt.Errorf("panic: %v\n%s", p, debug.Stack()))
 }
 
 // oneByOne has a key sign that signs one message in a call, for so many members at a

@@ -332,3 +332,42 @@ func (k fixedKey) Sign(context.Context, []byte) ([]byte, error) {
 	}
 	return k.sig, nil
 }
+
+// A batch comes to the keystore in portions, each in a turn of its own: whoever else
+// wants a signature meanwhile waits for those that are there, and not for the batch.
+func TestA15ABatchComesInPortions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		h := gathers(w, "web")
+		w.queues(queue.Limits{Window: 8, Portion: 8})
+		h.answer = func([][]byte) ([][]byte, []error) {
+			time.Sleep(time.Second)
+			return nil, nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			reply, err := w.SignJWTBatch(t.Context(), wild, requests(100, "web"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			for i, r := range reply.Results {
+				w.released(t, i, r)
+			}
+		})
+		time.Sleep(time.Second / 2)
+		began := time.Now()
+		if _, err := w.SignJWT(t.Context(), issuer, ask("web")); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("the other waited %v, and a portion takes a second", took)
+		}
+		wg.Wait()
+		calls := h.calls[w.active("web")]
+		if slices.Max(calls) != 8 || len(calls) != 13 {
+			t.Errorf("calls of %v messages", calls)
+		}
+		w.usesClosed(t, "portions")
+	})
+}

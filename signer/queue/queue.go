@@ -171,6 +171,10 @@ func (t Turn[K]) Leave() {
 	}
 }
 
+// Portion returns how much of a batch is to come as one request: the rest of a larger
+// one waits for turns of its own, so that others have theirs in between. 0: all of it.
+func (q *Queue[K]) Portion() int { return q.s.Portion }
+
 // Reweigh has the weights that are in force now count from here on.
 func (q *Queue[K]) Reweigh() {
 	q.mu.Lock()

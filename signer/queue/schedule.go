@@ -27,6 +27,7 @@ type Limits struct {
 	Window  int // cost inside at a time; one request may pass it
 	Waiting int // requests that wait, of all principals
 	Each    int // requests that wait, of one principal
+	Portion int // cost of a batch that comes at a time; 0: all of it, as one request
 }
 
 func (l Limits) withDefaults() Limits {

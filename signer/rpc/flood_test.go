@@ -301,3 +301,41 @@ func TestA14MadeYouReset(t *testing.T) {
 		})
 	}
 }
+
+// TestA13UnreadAnswers: a stream whose client takes no answers ends when they have
+// waited as long as an answer may take to be written, and leaves nothing behind; the
+// connection itself goes on.
+func TestA13UnreadAnswers(t *testing.T) {
+	h := newHouse(t, Limits{}, server.Limits{Write: 100 * time.Millisecond, RequestTimeout: 200 * time.Millisecond})
+	w := h.witness(t)
+	goroutines := runtime.NumGoroutine()
+	f := dialFrames(t, h, h.root.named(t, "other"))
+	if err := f.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 0}); err != nil {
+		t.Fatal(err)
+	}
+	gone := make(chan int, 1)
+	go func() { gone <- f.ended() }()
+	for _, id := range []uint32{1, 3} {
+		ok := f.headers(id, "/chancery.v1.Signer/SignJWTStream", false)
+		for n := range uint64(300) { // more than gRPC takes off our hands
+			ok = ok && f.more(id, &pb.SignJWTStreamRequest{Id: n, Request: web(`{}`)})
+		}
+		if !ok {
+			t.Fatal("the connection has ended")
+		}
+	}
+	for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() < goroutines+100; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatal("no answers wait to be read")
+		}
+	}
+	settled(t, goroutines+12) // those of the connection, and the one that reads here
+	select {
+	case <-gone:
+		t.Error("the connection has ended")
+	default:
+	}
+	f.conn.Close()
+	<-gone
+	w.had(t)
+}

@@ -55,12 +55,17 @@ func (f *frames) headers(id uint32, path string, last bool) bool {
 }
 
 // message ends a call with its message.
-func (f *frames) message(id uint32, m proto.Message) bool {
+func (f *frames) message(id uint32, m proto.Message) bool { return f.data(id, true, m) }
+
+// more sends a message of a stream.
+func (f *frames) more(id uint32, m proto.Message) bool { return f.data(id, false, m) }
+
+func (f *frames) data(id uint32, last bool, m proto.Message) bool {
 	b, err := proto.Marshal(m)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	return f.WriteData(id, true, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(b))), b...)) == nil
+	return f.WriteData(id, last, append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(b))), b...)) == nil
 }
 
 // trailer reads until a call has ended, and returns a field of its trailers.

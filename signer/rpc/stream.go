@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	pb "chancery/signer/api/chanceryv1"
 
@@ -36,6 +38,9 @@ type pipeline struct {
 	stopped bool       // no more is begun
 	begun   sync.WaitGroup
 }
+
+// errUnread ends a stream whose client takes no answers.
+var errUnread = status.Error(codes.DeadlineExceeded, "the answers were not read")
 
 // serveStream is the handler of SignJWTStream.
 func (s *Server) serveStream(_ any, call grpc.ServerStream) (err error) {
@@ -88,12 +93,21 @@ func (p *pipeline) end(err error) {
 	}
 }
 
-// finish begins nothing more and waits for what was begun.
+// finish begins nothing more and waits for what was begun, for as long as it may take
+// to be made and written: answers that nobody reads are not waited for.
 func (p *pipeline) finish() {
 	p.mu.Lock()
 	p.stopped = true
 	p.mu.Unlock()
-	p.begun.Wait()
+	done := make(chan struct{})
+	p.readers.Go(func() {
+		p.begun.Wait()
+		close(done)
+	})
+	select {
+	case <-done:
+	case <-time.After(p.Limits.RequestTimeout + p.Limits.Write):
+	}
 }
 
 // begin counts a message in, unless no more is begun.
@@ -182,6 +196,8 @@ func (p *pipeline) answer(f *frame) {
 	p.Observe(streamRoute, code, time.Since(start))
 	p.sending.Lock()
 	defer p.sending.Unlock()
+	late := time.AfterFunc(p.Limits.Write, func() { p.end(errUnread) })
+	defer late.Stop()
 	if err := p.call.SendMsg(answer); err != nil {
 		p.end(err)
 	}

@@ -111,6 +111,9 @@ func (c *Config) Queue(keystore string) queue.Limits {
 		}
 		l.Window = workers * queue.WindowPerWorker
 	}
+	if c.Keystores[keystore].PKCS11 != nil { // a Vault is asked for a batch in one request
+		l.Portion = queue.WindowPerWorker
+	}
 	return l
 }
 

@@ -20,7 +20,7 @@ func TestLimits(t *testing.T) {
 	if len(findings) > 0 {
 		t.Fatal(findings)
 	}
-	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 32}); got != want {
+	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 32, Portion: 16}); got != want {
 		t.Errorf("where nothing is said: %+v", got)
 	}
 	const issuer, ca = "dev:spiffe:spiffe://chancery.dev/issuer", "dev:spiffe:spiffe://chancery.dev/ca"
@@ -55,7 +55,7 @@ clients:
 	if diff := cmp.Diff(want, cfg.LimitConfig()); diff != "" {
 		t.Error(diff)
 	}
-	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 16, Waiting: 100, Each: 10}); got != want {
+	if got, want := cfg.Queue("hsm"), (queue.Limits{Window: 16, Waiting: 100, Each: 10, Portion: 16}); got != want {
 		t.Errorf("%+v", got)
 	}
 }
