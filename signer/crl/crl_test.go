@@ -345,6 +345,7 @@ func TestS21WhatMayTakeAListsPlace(t *testing.T) {
 	mid := newAuthority(t, "mid", 20, root, forLists)
 	anchors := []*x509.Certificate{root.cert}
 	later := func(l *x509.RevocationList) { l.ThisUpdate = noon.Add(time.Minute) }
+	second := func(l *x509.RevocationList) { l.Number = big.NewInt(2) }
 	for _, c := range []struct {
 		what          string
 		lists, before []*List
@@ -353,6 +354,8 @@ func TestS21WhatMayTakeAListsPlace(t *testing.T) {
 		{"the first", mustParse(t, root.list(t, nil)), nil, ""},
 		{"the same", mustParse(t, root.list(t, nil)), mustParse(t, root.list(t, nil)), ""},
 		{"a younger one", mustParse(t, root.list(t, later)), mustParse(t, root.list(t, nil)), ""},
+		{"of the same second, and a higher number", mustParse(t, root.list(t, second)), mustParse(t, root.list(t, nil)), ""},
+		{"of the same second, and a lower number", mustParse(t, root.list(t, nil)), mustParse(t, root.list(t, second)), "older than the one in force"},
 		{"an older one", mustParse(t, root.list(t, nil)), mustParse(t, root.list(t, later)), "older than the one in force"},
 		{"an older one of another", mustParse(t, mid.list(t, nil)), mustParse(t, root.list(t, later)), ""},
 		{"a namesake's", mustParse(t, namesake.list(t, nil)), nil, "another key"},

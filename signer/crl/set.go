@@ -49,11 +49,21 @@ func NewSet(lists []*List, maxAge time.Duration) *Set {
 func newest(lists []*List) *List {
 	var last *List
 	for _, l := range lists {
-		if last == nil || l.ThisUpdate.After(last.ThisUpdate) {
+		if last == nil || last.before(l) {
 			last = l
 		}
 	}
 	return last
+}
+
+// before reports whether l was made before other: by its time, and of two of one time
+// by the number (RFC 5280 Section 5.2.3), if both have one.
+func (l *List) before(other *List) bool {
+	if !l.ThisUpdate.Equal(other.ThisUpdate) {
+		return l.ThisUpdate.Before(other.ThisUpdate)
+	}
+	a, b := l.header.Number, other.header.Number
+	return a != nil && b != nil && a.Cmp(b) < 0
 }
 
 // of returns the newest list that issuer made. Signatures are verified once for
@@ -199,7 +209,7 @@ func Check(lists, before []*List, anchors []*x509.Certificate) error {
 			return fmt.Errorf("list %d: %w", i+1, err)
 		}
 		for _, old := range before {
-			if bytes.Equal(l.Issuer, old.Issuer) && bytes.Equal(l.header.AuthorityKeyId, old.header.AuthorityKeyId) && l.ThisUpdate.Before(old.ThisUpdate) {
+			if bytes.Equal(l.Issuer, old.Issuer) && bytes.Equal(l.header.AuthorityKeyId, old.header.AuthorityKeyId) && l.before(old) {
 				return fmt.Errorf("list %d, of %s, is older than the one in force, of %s", i+1,
 					l.ThisUpdate.UTC().Format(time.RFC3339), old.ThisUpdate.UTC().Format(time.RFC3339))
 			}
