@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -57,11 +58,16 @@ func (a *app) signDigestCommand() *cobra.Command {
 				return err
 			}
 		}
+		to, err := openSignature(out) // before there is a signature that nobody would have
+		if err != nil {
+			return err
+		}
+		defer to.discard()
 		reply, err := client.SignDigest(ctx, api.SignDigestRequest{KeySet: keyset, Digest: base64.StdEncoding.EncodeToString(sum), Format: format})
 		if err != nil {
 			return err
 		}
-		return a.printSignature(reply, out)
+		return a.printSignature(reply, to)
 	})
 	return c
 }
@@ -97,20 +103,64 @@ func (a *app) digestOf(ctx context.Context, c *client.Client, keyset, file strin
 	return h.Sum(nil), nil
 }
 
-func (a *app) printSignature(reply *api.SignDigestReply, out string) error {
+// A signatureFile is where a signature is to be: a new file beside it, which takes its
+// place whole. The nil one is nowhere.
+type signatureFile struct {
+	path string
+	f    *os.File // nil: it has taken its place
+}
+
+func openSignature(path string) (*signatureFile, error) {
+	if path == "" {
+		return nil, nil
+	}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("--out %s is there and is no file", path)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".chancery-signature-*")
+	if err != nil {
+		return nil, fmt.Errorf("--out %s: %w", path, err)
+	}
+	return &signatureFile{path, f}, nil
+}
+
+// put writes the signature.
+func (s *signatureFile) put(sig []byte) error {
+	if s == nil {
+		return nil
+	}
+	_, err := s.f.Write(sig)
+	err = errors.Join(err, s.f.Chmod(0o644), s.f.Close())
+	if err == nil {
+		err = os.Rename(s.f.Name(), s.path)
+	}
+	if err != nil {
+		return fmt.Errorf("--out %s: %w", s.path, err)
+	}
+	s.f = nil
+	return nil
+}
+
+// discard removes what was not put.
+func (s *signatureFile) discard() {
+	if s != nil && s.f != nil {
+		s.f.Close() // it may be closed
+		os.Remove(s.f.Name())
+	}
+}
+
+func (a *app) printSignature(reply *api.SignDigestReply, out *signatureFile) error {
 	sig, err := base64.StdEncoding.Strict().DecodeString(reply.Signature)
 	if err != nil || len(sig) == 0 {
 		return errors.New("the daemon's reply has no signature in base64")
 	}
-	if out != "" {
-		if err := os.WriteFile(out, sig, 0o644); err != nil {
-			return err
-		}
+	if err := out.put(sig); err != nil {
+		return err
 	}
 	switch {
 	case a.json:
 		return a.printReply()
-	case out == "":
+	case out == nil:
 		_, err = fmt.Fprintln(a.out, base64.StdEncoding.EncodeToString(sig))
 	}
 	return err

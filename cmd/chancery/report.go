@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"strings"
 	"syscall"
 
@@ -66,6 +67,12 @@ type hinted struct {
 func (h hinted) Unwrap() error { return h.error }
 
 // hint returns the next move after err, or nothing.
+// dialled reports whether err is of a connection that was to be made.
+func dialled(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial"
+}
+
 func (a *app) hint(err error) string {
 	if h, ok := errors.AsType[hinted](err); ok {
 		return h.hint
@@ -85,7 +92,7 @@ func (a *app) hint(err error) string {
 	case a.connected == nil && errors.Is(err, syscall.ECONNREFUSED):
 		return "nothing listens there: check the URL, and that the daemon runs"
 	case errors.Is(err, syscall.ECONNREFUSED),
-		a.connected != nil && errors.Is(err, syscall.ENOENT):
+		a.connected != nil && errors.Is(err, syscall.ENOENT) && dialled(err): // not a file of the user's
 		return a.startHint()
 	case errors.Is(err, syscall.EACCES), errors.Is(err, fs.ErrPermission):
 		return "socket and key belong to the user the daemon serves: run as that user"

@@ -8,7 +8,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"chancery/signer/api"
 	"chancery/signer/policy"
@@ -33,7 +36,12 @@ func isConfirmation(value []byte) string {
 			if !isPublicJWK(v) {
 				want = `an object with "jwk", a public key`
 			}
-		case "jwe", "jku":
+		case "jku":
+			keys++
+			if s, ok := text(v); !ok || !strings.HasPrefix(string(s), "https://") || len(s) == len("https://") {
+				want = `an object with "jku", an https URL`
+			}
+		case "jwe":
 			keys++
 			fallthrough
 		case "kid":
@@ -56,16 +64,20 @@ func isConfirmation(value []byte) string {
 	return ""
 }
 
-// isPublicJWK reports whether a value is a JWK (RFC 7517) without private members:
-// those of RFC 7518 Section 6, of which a symmetric key has no others.
+// isPublicJWK reports whether a value is a public key as a JWK (RFC 7517) of a type
+// that is known, and has none of the private members of RFC 7518 Section 6 in any
+// letter case.
 func isPublicJWK(value []byte) bool {
-	for _, private := range []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth", "priv"} {
-		if member(value, private) != nil {
-			return false
-		}
-	}
-	return isText(member(value, "kty")) == ""
+	private := false
+	err := api.Object(value, api.ClaimsLimits, func(name, _ []byte) error {
+		private = private || slices.ContainsFunc(privateMembers(), func(m string) bool { return strings.EqualFold(m, string(name)) })
+		return nil
+	})
+	var key jose.JSONWebKey
+	return err == nil && !private && key.UnmarshalJSON(value) == nil && key.Valid() && key.IsPublic()
 }
+
+func privateMembers() []string { return []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth", "priv"} }
 
 // A binding is what a token is bound to by us.
 type binding struct {

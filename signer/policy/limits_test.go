@@ -89,7 +89,7 @@ func TestLimitsRefuseClaims(t *testing.T) {
 		{"scope space at the end", scope, `"scope":"read "`, LimitScope},
 		{"scope tab", scope, `"scope":"read\twrite"`, LimitScope},
 		{"scope other spelling of the name", scope, "\"\u017fcope\":\"admin\"", LimitClaim},
-		{"required", rules(ClaimRules{Required: []string{"sub"}}), `"sub":null`, ""},
+		{"required", rules(ClaimRules{Required: []string{"sub"}}), `"sub":null`, LimitMissing},
 		{"required absent", rules(ClaimRules{Required: []string{"sub"}}), `"a":1`, LimitMissing},
 		{"required in other case", rules(ClaimRules{Required: []string{"sub"}}), `"SUB":1`, LimitClaim},
 		{"forbidden", rules(ClaimRules{Forbidden: []string{"admin"}}), `"admin":false`, LimitClaim},
