@@ -263,6 +263,9 @@ func (a *app) policyExplain(f explainFlags) error {
 		err = json.NewEncoder(a.out).Encode(x)
 	} else {
 		a.printExplanation(x)
+		if x.Allowed && q.Action == policy.SignJWT {
+			a.printf("what its claims profile asks for, of claims and lifetime, is not looked at here\n")
+		}
 	}
 	if err == nil && !x.Allowed {
 		return errFound

@@ -318,12 +318,43 @@ func (b *builder) claims(path string, r *rule) {
 		r.limit(name).forbidden = true
 		return checkClaim(name)
 	})
+	b.satisfiable(path, r)
 	b.check(len(r.limited) <= maxLimited, path+".claims", "the rule has limits for %d claims, more than %d", len(r.limited), maxLimited)
 	for i, l := range r.limited {
 		for _, other := range r.limited[:i] {
 			b.check(!bytes.EqualFold(l.name, other.name), path+".claims", "%q and %q differ in letter case only", other.name, l.name)
 		}
 	}
+}
+
+// satisfiable checks that some claims are within the limits of r: a rule that nothing
+// is within signs nothing, and keeps later ones from it.
+func (b *builder) satisfiable(path string, r *rule) {
+	needed := 0
+	for i := range r.limited {
+		l := &r.limited[i]
+		if l.needed {
+			needed++
+		}
+		if l.forced == nil || l.forbidden {
+			continue // or said already
+		}
+		err := l.allows(l.forced.json())
+		b.check(err == nil, path+".claims.forced."+string(l.name), "no request is within the rule's other limits then: %v", err)
+	}
+	b.check(r.MaxClaims <= 0 || needed <= r.MaxClaims, path+".max_claims", "%d claims have to be there, more than %d", needed, r.MaxClaims)
+}
+
+// json returns the scalar as JSON.
+func (s *scalar) json() []byte {
+	if !s.string {
+		return []byte(s.text)
+	}
+	text, err := json.Marshal(s.text)
+	if err != nil { // a string always has a form in JSON
+		panic(err)
+	}
+	return text
 }
 
 // limit returns the limits for a claim, which it begins if there are none.

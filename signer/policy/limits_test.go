@@ -156,6 +156,9 @@ func TestFaultsOfFactsAndLimits(t *testing.T) {
 		{func(r *Rule) { r.Audiences, r.Claims.Forbidden = []string{"a"}, []string{"aud"} }, "rules[1].claims.forbidden[0]: \"aud\": the rule asks for this claim"},
 		{func(r *Rule) { r.Claims.Required, r.Claims.Forbidden = []string{"a"}, []string{"A"} }, `rules[1].claims: "a" and "A" differ in letter case only`},
 		{func(r *Rule) { r.MaxClaims = -1 }, "rules[1].max_claims: -1 is negative"},
+		{func(r *Rule) { r.Claims.Required, r.MaxClaims = []string{"a", "b"}, 1 }, "rules[1].max_claims: 2 claims have to be there, more than 1"},
+		{func(r *Rule) { r.Audiences, r.Claims.Forced = []string{"a"}, map[string]any{"aud": "b"} }, "rules[1].claims.forced.aud: no request is within the rule's other limits then"},
+		{func(r *Rule) { r.Scopes, r.Claims.Forced = []string{"a"}, map[string]any{"scope": "a b"} }, "rules[1].claims.forced.scope: no request is within"},
 		{func(r *Rule) { r.MaxNames = 1 }, "rules[1].max_names: only a rule for csr.sign has this limit"},
 		{func(r *Rule) {
 			for i := range maxLimited + 1 {
@@ -239,6 +242,9 @@ func TestMoreLimitsNeverAllowMore(t *testing.T) {
 			limits.Name, limits.Principals, limits.Actions, limits.KeySets, limits.MaxTTL = "r", []string{issuer}, []Action{SignJWT}, []string{"web"}, cfg.Rules[0].MaxTTL
 			cfg.Rules = []Rule{limits}
 			p, err := New(cfg)
+			if err != nil && strings.Contains(err.Error(), "rules[0].max_claims: ") && strings.Contains(err.Error(), "have to be there") {
+				return false // refused at load: it would allow nothing
+			}
 			if err != nil {
 				rt.Fatal(err)
 			}
