@@ -18,8 +18,9 @@ import (
 type Queue = queue.Queue[policy.Principal]
 
 // slowCost is what a signature by an RSA key counts for next to one on an elliptic
-// curve: between the two that it takes in an HSM and the thirty in software.
-const slowCost = 8
+// curve: between the two that it takes in an HSM and the thirty in software, and so few
+// that a window has some for each worker.
+const slowCost = 4
 
 func costOf(a keystore.Algorithm) int {
 	switch a {
