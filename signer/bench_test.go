@@ -23,6 +23,7 @@ func (l idleLog) Start(keystore.Record) audit.Pending { return l }
 func (l idleLog) Wait(ctx context.Context) (audit.Receipt, error) {
 	return l.Act(ctx, keystore.Record{})
 }
+func (idleLog) Leave()                            {}
 func (idleLog) Take(keystore.KID) (int64, error)  { return 1, nil }
 func (idleLog) GiveBack(keystore.KID, int64) bool { return true }
 func (idleLog) Refuse(keystore.Record)            {}

@@ -27,6 +27,7 @@ type draft struct {
 	prepared *jwt.Prepared
 	input    []byte        // of the signature
 	entry    audit.Pending // begun when the key was asked; nil: it was not
+	waited   bool          // for entry
 }
 
 // draft authorises a request. Its errors are *api.Error, and have been entered.
@@ -47,7 +48,7 @@ func (s *Service) draft(who policy.Caller, req api.SignJWTRequest) (*draft, erro
 
 // prepare begins an attempt. Its errors have not been entered.
 func (d *draft) prepare() error {
-	d.act.Use, d.act.Outcome, d.input, d.entry = 0, "", nil, nil
+	d.act.Use, d.act.Outcome, d.input, d.entry, d.waited = 0, "", nil, nil, false
 	settings, ok := d.s.Settings(d.req.KeySet)
 	profile, there := d.s.profile(d.grant)
 	if !ok || !there {
@@ -108,6 +109,9 @@ func (d *draft) asked() {
 func (d *draft) failed(ctx context.Context, err error) error {
 	switch {
 	case d.entry != nil:
+		if !d.waited {
+			d.entry.Leave()
+		}
 		d.act.Use = 0
 	case d.act.Use != 0:
 		d.act.Use = d.s.untake(d.act.KID, d.act.Use, err)
@@ -120,6 +124,7 @@ func (d *draft) record(ctx context.Context) (audit.Receipt, error) {
 	if d.entry == nil { // by a key that does not tell when it is asked
 		d.asked()
 	}
+	d.waited = true
 	receipt, err := d.entry.Wait(ctx)
 	if err != nil {
 		return audit.Receipt{}, auditUnavailable(err) // an unrecorded token is never released

@@ -261,6 +261,7 @@ func (d idleDaemon) Start(keystore.Record) audit.Pending                       {
 func (d idleDaemon) Wait(ctx context.Context) (audit.Receipt, error) {
 	return d.Act(ctx, keystore.Record{})
 }
+func (idleDaemon) Leave() {}
 func (idleDaemon) Act(context.Context, keystore.Record) (audit.Receipt, error) {
 	return audit.Receipt{Entry: "localhost:8443/audit/floor/acts/2026-01#1000000"}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -21,6 +22,7 @@ type request struct {
 	intent  *keystore.Record // if it is one
 	follows string           // the ID of the intent whose outcome it is
 	on      *stream          // the one it is on, for Wait
+	taken   atomic.Bool      // by the committer
 	done    chan struct{}    // receives once the rest is set
 	origin  string
 	index   int64
@@ -34,6 +36,7 @@ func (l *Log) newRequest(r *keystore.Record) *request {
 	q := l.requests.Get().(*request)
 	q.rest = appendRest(q.rest[:0], r)
 	q.refused, q.err, q.uses = nil, nil, l.uses.closing(r)
+	q.taken.Store(false)
 	q.intent, q.follows = nil, r.ID
 	if isIntent(r) {
 		intent := *r
@@ -49,6 +52,8 @@ type stream struct {
 	monthly bool
 	wake    chan struct{} // holds one
 	urgent  chan struct{} // holds one: somebody waits, and does nothing else
+	wanted  chan struct{} // holds one: somebody waits for what was started
+	begun   atomic.Int64  // entries that were started, and that nobody waits for yet
 	done    chan struct{} // closed when the committer has ended
 
 	mu     sync.Mutex
@@ -75,7 +80,7 @@ const (
 func newStream(l *Log, monthly bool) *stream {
 	return &stream{
 		log: l, monthly: monthly, hasher: newLeafHasher(),
-		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), done: make(chan struct{}),
+		wake: make(chan struct{}, 1), urgent: make(chan struct{}, 1), wanted: make(chan struct{}, 1), done: make(chan struct{}),
 		crowd: crowd{pause: l.cfg.pause},
 	}
 }
@@ -117,12 +122,7 @@ func (s *stream) ended(q *request, err error) {
 	}
 }
 
-func (s *stream) nudge() {
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
+func (s *stream) nudge() { tell(s.wake) }
 
 // enter submits q and waits for it.
 func (s *stream) enter(ctx context.Context, q *request) (Receipt, error) {
@@ -203,7 +203,7 @@ func (s *stream) run() {
 	for {
 		select {
 		case <-s.wake:
-			s.crowd.wait(s.urgent)
+			s.crowd.wait(s.begun.Load(), s.wanted, s.urgent)
 		case <-retry.C:
 			s.recover()
 		}
@@ -226,6 +226,10 @@ func (s *stream) take() (batch []*request, closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	batch, s.queue = s.queue, nil
+	for _, q := range batch {
+		q.taken.Store(true)
+	}
+	drain(s.wanted)
 	return batch, s.closed
 }
 

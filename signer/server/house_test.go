@@ -99,6 +99,7 @@ type entered struct {
 }
 
 func (e entered) Wait(context.Context) (audit.Receipt, error) { return e.receipt, e.err }
+func (e entered) Leave()                                      {}
 
 func (h *house) Take(keystore.KID) (int64, error) { return 1, nil }
 
