@@ -79,40 +79,39 @@ func isPublicJWK(value []byte) bool {
 
 func privateMembers() []string { return []string{"d", "k", "p", "q", "dp", "dq", "qi", "oth", "priv"} }
 
-// A binding is what a token is bound to by us.
+// A binding is what is said of cnf, and what a token is bound to by us.
 type binding struct {
 	cnf        policy.CNF
-	thumbprint string // base64url; empty: we bind it to nothing
+	part       string // who says it: the rule's member, or the profile
+	thumbprint string // base64url; empty: we bind it to nothing, or it is not known yet
 }
 
-// bind returns what the token is bound to, as the rule or the profile says. Its
-// errors are *api.Error, or wrap policy.ErrForbidden.
-func bind(grant policy.Grant, p *Profile, named string) (binding, error) {
-	cnf, said := grant.CNF(), p.CNF()
+// bind returns what the token is bound to, as the rule or the profile says. The
+// caller's certificate is not known here.
+func bind(t policy.Terms, p *Profile, named string) (binding, error) {
+	b, said := binding{cnf: t.CNF(), part: "cnf"}, p.CNF()
 	switch {
-	case cnf == "":
-		cnf = said
-	case said != "" && said != cnf: // neither gives way
-		return binding{}, fmt.Errorf("%w: the rule says %s of cnf, and the profile %s", policy.ErrForbidden, cnf, said)
+	case b.cnf == "":
+		b = binding{cnf: said, part: partProfile}
+	case said != "" && said != b.cnf: // neither gives way
+		return binding{}, &objection{b.part, fmt.Errorf("%w: the rule says %s of cnf, and the profile %s", policy.ErrForbidden, b.cnf, said)}
 	}
-	if named != "" && cnf != policy.CNFNamed {
-		return binding{}, claimInvalid("cnf", "is not bound to a certificate that a request names")
+	if named != "" && b.cnf != policy.CNFNamed {
+		return binding{}, b.invalid("is not bound to a certificate that a request names")
+	}
+	if b.cnf != policy.CNFNamed {
+		return b, nil
 	}
 	var err error
-	b := binding{cnf: cnf}
-	switch cnf {
-	case policy.CNFCaller:
-		cert := grant.Caller().Certificate
-		if cert == nil {
-			return binding{}, fmt.Errorf("%w: the caller has no certificate to bind the token to", policy.ErrForbidden)
-		}
-		b.thumbprint = thumbprint(cert.Raw)
-	case policy.CNFNamed:
-		if b.thumbprint, err = readCertificate(named); err != nil {
-			return binding{}, claimInvalid("cnf", "cannot be made of the request's cnf_certificate: %v", err)
-		}
+	if b.thumbprint, err = readCertificate(named); err != nil {
+		return binding{}, b.invalid("cannot be made of the request's cnf_certificate: %v", err)
 	}
 	return b, nil
+}
+
+// invalid says what is wrong with cnf.
+func (b binding) invalid(format string, args ...any) error {
+	return &objection{b.part, claimInvalid("cnf", format, args...)}
 }
 
 // readCertificate returns the thumbprint of a certificate that a request names: PEM,

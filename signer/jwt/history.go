@@ -50,5 +50,5 @@ func PrepareHistory(issuer string, now time.Time, keys []byte) (*Prepared, error
 
 // errKeySetType is what a caller sees who asks for a token of TypeKeySet.
 func errKeySetType() error {
-	return api.Errorf(api.CodeTypNotAllowed, "%q is for signed key sets, which no caller can have signed", TypeKeySet)
+	return against("types", api.CodeTypNotAllowed, "%q is for signed key sets, which no caller can have signed", TypeKeySet)
 }

@@ -34,7 +34,6 @@
 package jwt
 
 import (
-	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -103,91 +102,21 @@ func Prepare(grant policy.Grant, req Request, env Env) (*Prepared, error) {
 	if env.Issuer == "" {
 		return nil, api.Errorf(api.CodeInternal, "internal error").Because(errors.New("the key set has no issuer"))
 	}
-	typ, err := env.Profile.typ(grant, req.Typ)
+	j, err := judge(grant.Terms(), req, env)
 	if err != nil {
-		return nil, err
+		return nil, plain(err)
 	}
-	ttl, err := lifetime(grant, req, env)
-	if err != nil {
-		return nil, err
-	}
-	bound, err := bind(grant, env.Profile, req.CNFCertificate)
-	if err != nil {
-		return nil, err
-	}
-	theirs, err := checkClaims(grant, req.Claims, newReading(env.Profile, bound.cnf))
-	if err != nil {
-		return nil, err
+	if j.bound.cnf == policy.CNFCaller {
+		cert := grant.Caller().Certificate
+		if cert == nil {
+			return nil, fmt.Errorf("%w: the caller has no certificate to bind the token to", policy.ErrForbidden)
+		}
+		j.bound.thumbprint = thumbprint(cert.Raw)
 	}
 	iat := env.Now.Unix()
-	p := &Prepared{grant: grant, profile: env.Profile, typ: typ, jti: newJTI(), exp: iat + ttl}
-	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+ttl, p.jti, bound, theirs)
+	p := &Prepared{grant: grant, profile: env.Profile, typ: j.typ, jti: newJTI(), exp: iat + j.ttl}
+	p.payload = appendPayload(env.Issuer, iat, iat-seconds(env.Skew), iat+j.ttl, p.jti, j.bound, j.theirs)
 	return p, nil
-}
-
-// lifetime returns the token's lifetime in seconds.
-func lifetime(grant policy.Grant, req Request, env Env) (int64, error) {
-	limit := grant.MaxTTL()
-	if env.MaxTTL > 0 {
-		limit = min(limit, env.MaxTTL)
-	}
-	most := int64(env.Profile.within(limit) / time.Second)
-	if req.TTL == nil {
-		ttl := env.DefaultTTL
-		if ttl == 0 {
-			ttl = DefaultTTL
-		}
-		ttl = env.Profile.within(ttl)
-		if n := int64(ttl / time.Second); n <= most {
-			return n, nil
-		}
-		return 0, api.Errorf(api.CodeTTLTooLong, "the default ttl of %d s is over the limit of %d s: ask for a shorter one", int64(ttl/time.Second), most)
-	}
-	switch ttl := *req.TTL; {
-	case ttl <= 0:
-		return 0, api.Errorf(api.CodeMalformed, `member "ttl" is not positive`)
-	case ttl > most:
-		return 0, api.Errorf(api.CodeTTLTooLong, "a ttl of %d s is over the limit of %d s", ttl, most)
-	default:
-		return ttl, nil
-	}
-}
-
-// claims is what there is to know of a caller's claims.
-type claims struct {
-	rest  []byte // the text after the first "{"
-	empty bool   // the object has no members
-
-	check policy.ClaimsCheck
-}
-
-func checkClaims(grant policy.Grant, text []byte, wanted *reading) (claims, error) {
-	c := claims{empty: true}
-	var err error
-	if c.check, err = grant.CheckClaims(len(text)); err != nil {
-		return claims{}, limited(inClaims(err))
-	}
-	err = api.Object(text, api.ClaimsLimits, func(name, value []byte) error {
-		c.empty = false
-		if r := reserved(name); r != "" {
-			return api.Errorf(api.CodeClaimReserved, "the claim %q is the signer's", r)
-		}
-		if err := c.check.Member(name, value); err != nil {
-			return err
-		}
-		return wanted.claim(name, value)
-	})
-	if err == nil {
-		err = c.check.Done()
-	}
-	if err != nil {
-		return claims{}, limited(inClaims(err))
-	}
-	if err := wanted.done(); err != nil {
-		return claims{}, err
-	}
-	c.rest = text[bytes.IndexByte(text, '{')+1:] // only white space can stand before it
-	return c, nil
 }
 
 // Object walks over claims as Prepare reads them: it is api.Object within
@@ -204,14 +133,6 @@ func inClaims(err error) error {
 		return err
 	}
 	return api.Errorf(e.Code, "claims: %s", e.Detail)
-}
-
-// limited says of a limit of the policy what its code is.
-func limited(err error) error {
-	if r, ok := errors.AsType[*policy.Refusal](err); ok {
-		return api.Errorf(api.Code(r.Limit), "%s", r.Text)
-	}
-	return err
 }
 
 // reserved returns the claim of ours that name is, or is in another letter

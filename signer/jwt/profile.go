@@ -295,20 +295,20 @@ func (p *Profile) SignedBy(a keystore.Algorithm) bool {
 }
 
 // typ returns the typ of a token that is asked for with asked, or none.
-func (p *Profile) typ(grant policy.Grant, asked string) (string, error) {
+func (p *Profile) typ(t policy.Terms, asked string) (string, error) {
 	switch {
 	case p != nil && asked == "":
 		return p.types[0], nil
 	case p != nil && !slices.Contains(p.types, asked):
-		return "", api.Errorf(api.CodeTypNotAllowed, "tokens of the profile %s have the typ %s", p.name, strings.Join(p.types, " or "))
+		return "", against(partProfile, api.CodeTypNotAllowed, "tokens of the profile %s have the typ %s", p.name, strings.Join(p.types, " or "))
 	case asked == "":
 		asked = policy.DefaultType
 	}
 	if IsKeySetType(asked) {
 		return "", errKeySetType()
 	}
-	if p == nil && !grant.AllowsType(asked) {
-		return "", api.Errorf(api.CodeTypNotAllowed, "the grant does not allow this typ")
+	if p == nil && !t.AllowsType(asked) {
+		return "", against("types", api.CodeTypNotAllowed, "the grant does not allow this typ")
 	}
 	return asked, nil
 }

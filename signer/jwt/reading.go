@@ -11,21 +11,21 @@ import (
 // nil reading wants nothing.
 type reading struct {
 	profile *Profile // nil: the plain one, of a rule that says something of cnf
-	cnf     policy.CNF
+	bind    binding
 	seen    uint64 // of the profile's claims
 	bound   bool   // cnf is among the claims
 	several bool   // aud has more than one member
 }
 
 // newReading returns a reading of claims for a profile under what is said of cnf.
-func newReading(p *Profile, cnf policy.CNF) *reading {
-	if p == nil && cnf == "" {
+func newReading(p *Profile, b binding) *reading {
+	if p == nil && b.cnf == "" {
 		return nil
 	}
-	return &reading{profile: p, cnf: cnf}
+	return &reading{profile: p, bind: b}
 }
 
-// claim reads one claim. Its errors are *api.Error.
+// claim reads one claim. Its errors are *objection.
 func (r *reading) claim(name, value []byte) error {
 	if r == nil {
 		return nil
@@ -43,9 +43,9 @@ func (r *reading) claim(name, value []byte) error {
 	c := &r.profile.claims[i]
 	switch {
 	case c.forbidden:
-		return claimInvalid(c.name, "is not for tokens of the profile %s", r.profile.name)
+		return ofProfile(c.name, "is not for tokens of the profile %s", r.profile.name)
 	case !exact: // who folds letter case would read it, and it was not checked
-		return claimInvalid(c.name, "is spelt in other letters")
+		return ofProfile(c.name, "is spelt in other letters")
 	}
 	r.seen |= 1 << i
 	r.several = r.several || r.profile.azp && c.name == "aud" && several(value)
@@ -53,7 +53,7 @@ func (r *reading) claim(name, value []byte) error {
 		return nil
 	}
 	if want := c.form(value); want != "" {
-		return claimInvalid(c.name, "is not %s", want)
+		return ofProfile(c.name, "is not %s", want)
 	}
 	return nil
 }
@@ -61,27 +61,29 @@ func (r *reading) claim(name, value []byte) error {
 // confirmation reads the claim cnf of the caller's.
 func (r *reading) confirmation(exact bool, value []byte) error {
 	switch {
-	case r.cnf == policy.CNFCaller || r.cnf == policy.CNFNamed:
-		return api.Errorf(api.CodeClaimReserved, `the claim "cnf" is the signer's`)
-	case r.cnf == policy.CNFForbidden:
-		return claimInvalid("cnf", "is not for these tokens")
+	case r.bind.cnf == policy.CNFCaller:
+		return against(r.bind.part, api.CodeClaimReserved, `the claim "cnf" is the signer's: it binds the token to the caller's certificate`)
+	case r.bind.cnf == policy.CNFNamed:
+		return against(r.bind.part, api.CodeClaimReserved, `the claim "cnf" is the signer's: it binds the token to the certificate that the request names as cnf_certificate`)
+	case r.bind.cnf == policy.CNFForbidden:
+		return r.bind.invalid("is not for these tokens")
 	case !exact:
-		return claimInvalid("cnf", "is spelt in other letters")
+		return r.bind.invalid("is spelt in other letters")
 	}
 	r.bound = true
 	if want := isConfirmation(value); want != "" {
-		return claimInvalid("cnf", "is not %s", want)
+		return r.bind.invalid("is not %s", want)
 	}
 	return nil
 }
 
-// done looks for what is missing. Its errors are *api.Error.
+// done looks for what is missing. Its errors are *objection.
 func (r *reading) done() error {
 	if r == nil {
 		return nil
 	}
-	if r.cnf == policy.CNFRequired && !r.bound {
-		return claimInvalid("cnf", "is missing")
+	if r.bind.cnf == policy.CNFRequired && !r.bound {
+		return r.bind.invalid("is missing")
 	}
 	p := r.profile
 	if p == nil {
@@ -89,14 +91,14 @@ func (r *reading) done() error {
 	}
 	for i := range p.claims {
 		if p.required&^r.seen&(1<<i) != 0 {
-			return claimInvalid(p.claims[i].name, "is missing, which tokens of the profile %s have", p.name)
+			return ofProfile(p.claims[i].name, "is missing, which tokens of the profile %s have", p.name)
 		}
 	}
 	if p.either != 0 && p.either&r.seen == 0 {
-		return claimInvalid(p.among(p.either), "is missing: tokens of the profile %s have one at least", p.name)
+		return ofProfile(p.among(p.either), "is missing: tokens of the profile %s have one at least", p.name)
 	}
 	if azp, known := p.find([]byte("azp")); known && r.several && r.seen&(1<<azp) == 0 {
-		return claimInvalid("azp", "is missing, which tokens for several audiences have")
+		return ofProfile("azp", "is missing, which tokens for several audiences have")
 	}
 	return nil
 }
@@ -110,6 +112,11 @@ func (p *Profile) among(bits uint64) string {
 		}
 	}
 	return strings.Join(names, `" or "`)
+}
+
+// ofProfile is claimInvalid where the profile refuses.
+func ofProfile(name, format string, args ...any) error {
+	return &objection{partProfile, claimInvalid(name, format, args...)}
 }
 
 // claimInvalid names a claim that is not as profile or rule want it, and nothing

@@ -17,6 +17,18 @@ type Question struct {
 	Action  Action
 	Target  Target
 	Request Request
+
+	// Judge is asked in place of the limits of the rule that decides, where more is
+	// known that a request to sign has to keep: it returns why the request is refused,
+	// or nil. It is absent where the rule's limits are all that is known.
+	Judge func(Terms) *Objection
+}
+
+// An Objection is why a request is refused that a rule fits.
+type Objection struct {
+	Part string // what refuses: a member of the rule, or what is not the rule's, such as "profile"
+	Code string // what the caller is answered
+	Text string // the same in words
 }
 
 // An Explanation is what a policy says to a Question, and why.
@@ -25,6 +37,9 @@ type Explanation struct {
 	Rule    string `json:"rule,omitempty"` // that decided; empty: none fits
 	Code    string `json:"code,omitempty"` // what the caller is answered: "forbidden", or a Limit
 	Text    string `json:"text,omitempty"` // the same in words
+	// Profile is the claims profile that a JWT has under the rule that decided, also
+	// where none was named.
+	Profile string `json:"profile,omitempty"`
 
 	Rules []RuleView `json:"rules"` // every rule, in the order of the configuration
 }
@@ -34,8 +49,8 @@ type RuleView struct {
 	Rule    string `json:"rule"`
 	Decides bool   `json:"decides,omitempty"`
 	// Part is the member of the rule that does not fit or whose limit refuses;
-	// "order": an earlier rule decided; empty: everything fits and is within the
-	// limits.
+	// "profile" or "keyset": what those ask for refuses; "order": an earlier rule
+	// decided; empty: everything fits and is within the limits.
 	Part string `json:"part,omitempty"`
 	Text string `json:"text,omitempty"` // the same in words
 }
@@ -44,8 +59,9 @@ type RuleView struct {
 const CodeForbidden = "forbidden"
 
 // Explain returns what AuthorizeRequest and the limits of its grant say to q, and
-// what every rule has to say of it. Only what the policy says is known: a request
-// that it allows can still be refused for what it is or for what it names.
+// what every rule has to say of it. Only what the policy says is known, and what
+// q.Judge does: a request that is allowed can still be refused for what it is or for
+// what it names.
 func (p *Policy) Explain(q Question) Explanation {
 	x := Explanation{Code: CodeForbidden, Text: "no rule fits", Rules: []RuleView{}}
 	decided := false
@@ -67,9 +83,12 @@ func (p *Policy) Explain(q Question) Explanation {
 		default:
 			decided, view.Decides = true, true
 			x.Rule, x.Allowed, x.Code, x.Text = r.Name, true, "", ""
-			if err := r.within(q); err != nil {
-				x.Allowed, x.Text, x.Code = false, err.Error(), codeOf(err)
-				view.Part, view.Text = partOf(err), err.Error()
+			if q.Action == SignJWT {
+				x.Profile = q.Target.Profile
+			}
+			if o := r.object(q); o != nil {
+				x.Allowed, x.Text, x.Code = false, o.Text, o.Code
+				view.Part, view.Text = o.Part, o.Text
 			}
 		}
 		x.Rules = append(x.Rules, view)
@@ -84,12 +103,8 @@ func codeOf(err error) string {
 	return CodeForbidden
 }
 
-// partOf returns the member of a rule that a refusal comes from.
-func partOf(err error) string {
-	r, ok := errors.AsType[*Refusal](err)
-	if !ok {
-		return "claims"
-	}
+// Part returns the member of a rule that a refusal comes from.
+func (r *Refusal) Part() string {
 	switch r.Limit {
 	case LimitTTL:
 		return "max_ttl"
@@ -164,31 +179,47 @@ func (r *rule) untargeted(q Question) (part, name string) {
 	return "profiles", q.Target.Profile
 }
 
-// within returns nil if q is within the limits of r, which fits it.
-func (r *rule) within(q Question) error {
-	g := Grant{rule: r, action: q.Action, target: q.Target}
+// object returns why q is refused though r fits it, or nil.
+func (r *rule) object(q Question) *Objection {
+	t := Terms{rule: r, action: q.Action, target: q.Target}
+	if q.Judge != nil && q.Action.signs() {
+		return q.Judge(t)
+	}
+	err := t.within(q)
+	if err == nil {
+		return nil
+	}
+	o := &Objection{Part: "claims", Code: codeOf(err), Text: err.Error()}
+	if refusal, ok := errors.AsType[*Refusal](err); ok {
+		o.Part = refusal.Part()
+	}
+	return o
+}
+
+// within returns nil if q is within the limits of the rule.
+func (t Terms) within(q Question) error {
 	q.Request = q.Request.filled(q.Target.Profile)
-	if most := int64(r.MaxTTL / time.Second); q.Action.signs() && q.Request.TTL > most && most > 0 {
+	if most := int64(t.rule.MaxTTL / time.Second); q.Action.signs() && q.Request.TTL > most && most > 0 {
 		return refuse(LimitTTL, "a ttl of %d s is over the limit of %d s", q.Request.TTL, most)
 	}
 	switch q.Action {
 	case SignJWT:
 		plain := q.Target.Profile == ProfileJWT // another profile says itself what typ may be
-		if typ := q.Request.Typ; plain && typ != "" && !g.AllowsType(typ) {
+		if typ := q.Request.Typ; plain && typ != "" && !t.AllowsType(typ) {
 			return refuse(LimitType, "the type %q is not allowed", typ)
 		}
-		return g.withinClaims(q.Request)
+		return t.withinClaims(q.Request)
 	case SignCSR:
-		return g.withinNames(q.Request)
+		return t.withinNames(q.Request)
 	}
 	return nil
 }
 
-func (g Grant) withinClaims(req Request) error {
+func (t Terms) withinClaims(req Request) error {
 	if req.Object == nil {
 		return nil // nothing is known of them
 	}
-	check, err := g.CheckClaims(len(req.Body))
+	check, err := t.CheckClaims(len(req.Body))
 	if err != nil {
 		return err
 	}
@@ -204,7 +235,7 @@ func (g Grant) withinClaims(req Request) error {
 	return check.Done()
 }
 
-func (g Grant) withinNames(req Request) error {
+func (t Terms) withinNames(req Request) error {
 	if req.Names == nil {
 		return nil
 	}
@@ -212,11 +243,11 @@ func (g Grant) withinNames(req Request) error {
 	if err != nil {
 		return err
 	}
-	if !g.AllowsCount(len(list)) {
-		return refuse(LimitName, "%d names are more than %d", len(list), g.rule.MaxNames)
+	if !t.AllowsCount(len(list)) {
+		return refuse(LimitName, "%d names are more than %d", len(list), t.rule.MaxNames)
 	}
 	for _, name := range list {
-		if !g.AllowsName(name) {
+		if !t.AllowsName(name) {
 			return refuse(LimitName, "the name %s is not allowed", quoted([]byte(strings.ToValidUTF8(name, "?"))))
 		}
 	}

@@ -88,14 +88,14 @@ type ClaimsCheck struct {
 // CheckClaims begins a check of claims of so many bytes. It returns a *Refusal
 // if they are too many. It allocates nothing, and the check is free where the
 // rule has no limit on claims.
-func (g Grant) CheckClaims(size int) (ClaimsCheck, error) {
-	if g.rule == nil || !g.rule.bounds {
+func (t Terms) CheckClaims(size int) (ClaimsCheck, error) {
+	if t.rule == nil || !t.rule.bounds {
 		return ClaimsCheck{}, nil
 	}
-	if most := g.rule.MaxBytes; most > 0 && size > most {
+	if most := t.rule.MaxBytes; most > 0 && size > most {
 		return ClaimsCheck{}, refuse(LimitSize, "claims of %d bytes are over the limit of %d", size, most)
 	}
-	return ClaimsCheck{rule: g.rule}, nil
+	return ClaimsCheck{rule: t.rule}, nil
 }
 
 // Member checks one claim: its name, unescaped, and the JSON text of its value,
@@ -258,8 +258,8 @@ func quoted(name []byte) string {
 }
 
 // AllowsCount reports whether a certificate may have so many names.
-func (g Grant) AllowsCount(names int) bool {
-	return g.Allows(SignCSR) && (g.rule.MaxNames == 0 || names <= g.rule.MaxNames)
+func (t Terms) AllowsCount(names int) bool {
+	return t.are(SignCSR) && (t.rule.MaxNames == 0 || names <= t.rule.MaxNames)
 }
 
 // limits checks what r says of claims and names, and prepares it for the check.

@@ -52,7 +52,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // ErrForbidden: no rule lets the principal do it, or what it names does not
@@ -157,7 +156,7 @@ func (p *Policy) AuthorizeRequest(who Caller, action Action, target Target, req 
 				continue
 			}
 		}
-		return Grant{rule: r, who: who, action: action, target: target, policy: p.hash}, nil
+		return Grant{terms: Terms{rule: r, action: action, target: target}, who: who, policy: p.hash}, nil
 	}
 	return Grant{}, fmt.Errorf("%w: no rule of %s fits %s of this", ErrForbidden, who, action)
 }
@@ -190,15 +189,17 @@ func (p *Policy) Revoked(cert *x509.Certificate) bool {
 	return len(p.revokedSerials) > 0 && cert.SerialNumber != nil && p.revokedSerials[cert.SerialNumber.Text(16)]
 }
 
-// A Grant is leave to do one action to one target. Only Authorize makes one
-// that allows anything; the zero Grant allows nothing.
+// A Grant is leave to do one action to one target, on the terms of the rule that
+// gives it. Only Authorize makes one that allows anything; the zero Grant allows
+// nothing.
 type Grant struct {
-	rule   *rule
+	terms
 	who    Caller
-	action Action
-	target Target
 	policy string
 }
+
+// terms is Terms by a name that nobody else can set in a Grant.
+type terms = Terms
 
 // Allows reports whether the grant is for action.
 func (g Grant) Allows(action Action) bool { return g.rule != nil && g.action == action }
@@ -209,51 +210,8 @@ func (g Grant) Principal() Principal { return g.who.Principal }
 // Caller returns who has the grant, and what else is known of them.
 func (g Grant) Caller() Caller { return g.who }
 
-// Action returns what the grant is for.
-func (g Grant) Action() Action { return g.action }
-
-// Target returns what the grant is for. Of a JWT it says the claims profile, also
-// where none was named.
-func (g Grant) Target() Target { return g.target }
+// Terms returns what the grant holds a request to.
+func (g Grant) Terms() Terms { return g.terms }
 
 // PolicyHash returns the Hash of the policy that gave the grant.
 func (g Grant) PolicyHash() string { return g.policy }
-
-// Rule returns the name of the rule that gave the grant.
-func (g Grant) Rule() string {
-	if g.rule == nil {
-		return ""
-	}
-	return g.rule.Name
-}
-
-// MaxTTL returns the longest lifetime of what may be signed. It is never zero
-// in a grant to sign.
-func (g Grant) MaxTTL() time.Duration {
-	if g.rule == nil {
-		return 0
-	}
-	return g.rule.MaxTTL
-}
-
-// AllowsType reports whether a plain JWT may have this typ, compared exactly: the
-// other claims profiles have a typ of their own. A rule
-// that lists no types allows DefaultType alone.
-func (g Grant) AllowsType(typ string) bool {
-	if !g.Allows(SignJWT) {
-		return false
-	}
-	if len(g.rule.Types) == 0 {
-		return typ == DefaultType
-	}
-	return slices.Contains(g.rule.Types, typ)
-}
-
-// AllowsName reports whether a certificate may have this DNS name. Only names
-// in canonical form are allowed: lower case, no wildcard, no dot at the end.
-func (g Grant) AllowsName(dns string) bool {
-	if !g.Allows(SignCSR) || canonicalDNS(dns) != nil {
-		return false
-	}
-	return slices.ContainsFunc(g.rule.Names, func(pattern string) bool { return matchDNS(pattern, dns) })
-}

@@ -34,14 +34,6 @@ const (
 // CNFs returns all that can be said of cnf.
 func CNFs() []CNF { return []CNF{CNFCaller, CNFNamed, CNFRequired, CNFForbidden} }
 
-// CNF returns what the rule that gave the grant says of cnf.
-func (g Grant) CNF() CNF {
-	if g.rule == nil {
-		return ""
-	}
-	return g.rule.CNF
-}
-
 // profiles checks what r says of profiles, and finds which of them are of claims.
 func (b *builder) profiles(cfg Config, path string, r *rule) {
 	jwt, csr := slices.Contains(r.Actions, SignJWT), slices.Contains(r.Actions, SignCSR)
