@@ -57,6 +57,7 @@ func variables() []variable {
 type expression struct {
 	program cel.Program
 	reads   map[string]bool // variables
+	never   bool            // it is false whatever these are
 }
 
 // when checks the expression of r and keeps it.
@@ -99,6 +100,9 @@ func (b *builder) compile(r *rule) []error {
 	}
 	e.program, err = env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost), cel.MemoryLimit(maxMemory))
 	if err != nil {
+		return []error{err}
+	}
+	if e.never, err = isNever(env, ast); err != nil {
 		return []error{err}
 	}
 	r.expr = e
