@@ -187,7 +187,7 @@ func (b *builder) rule(path string, r *rule) {
 		b.check(slices.Contains(Actions(), a), fmt.Sprintf("%s.actions[%d]", path, i), "%q is no action (hint: one of %v)", a, Actions())
 	}
 	jwt, csr := slices.Contains(r.Actions, SignJWT), slices.Contains(r.Actions, SignCSR)
-	b.needed(path+".keysets", r.KeySets, slices.ContainsFunc(r.Actions, Action.onKeySet), "an action on a key set")
+	b.needed(path+".keysets", r.KeySets, slices.ContainsFunc(r.Actions, Action.OnKeySet), "an action on a key set")
 	b.needed(path+".authorities", r.Authorities, csr, string(SignCSR))
 	b.needed(path+".names", r.Names, csr, string(SignCSR))
 	b.each(path+".keysets", r.KeySets, checkTarget)

@@ -43,7 +43,7 @@ func variables() []variable {
 		{"principal.value", cel.StringType, nil},
 		{"unix.uid", cel.IntType, nil},
 		{"unix.gid", cel.IntType, nil},
-		{"keyset", cel.StringType, Action.onKeySet},
+		{"keyset", cel.StringType, Action.OnKeySet},
 		{"authority", cel.StringType, only(SignCSR)},
 		{"profile", cel.StringType, only(SignCSR, SignJWT)},
 		{"ttl", cel.IntType, only(SignJWT, SignCSR)},

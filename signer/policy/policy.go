@@ -85,7 +85,8 @@ func Actions() []Action {
 	return []Action{SignJWT, SignCSR, SignDigest, ReadKeySets, ReadRotation, Rotate, Suspend, Resume, Compromise, Destroy, Reconcile, ReadAudit, ManageTokens, ConfirmClock, ManageNodes}
 }
 
-func (a Action) onKeySet() bool {
+// OnKeySet reports whether the action is done to a key set, and its Target names one.
+func (a Action) OnKeySet() bool {
 	return a == SignJWT || a == SignDigest || a == ReadKeySets || a == ReadRotation || a == Rotate || a == Suspend || a == Resume || a == Compromise || a == Destroy
 }
 
@@ -123,6 +124,13 @@ func (p *Policy) Hash() string { return p.hash }
 // Text returns what Hash is taken over: the configuration as JSON. It is not to
 // be changed.
 func (p *Policy) Text() []byte { return p.text }
+
+// SpeaksFor reports whether the anchor of a principal is there and has declared the
+// name: nobody else is ever known by it.
+func (p *Policy) SpeaksFor(who Principal) bool {
+	a, ok := p.anchors[who.Anchor]
+	return ok && a.speaksFor(who.Kind, who.Value)
+}
 
 // HasExpressions reports whether any rule has one, so that requests are worth
 // describing.
@@ -168,7 +176,7 @@ func (r *Rule) fits(action Action, target Target) bool {
 	switch {
 	case action == SignCSR:
 		return names(r.Authorities, target.Authority) && names(r.Profiles, target.Profile)
-	case action.onKeySet():
+	case action.OnKeySet():
 		return names(r.KeySets, target.KeySet)
 	}
 	return true

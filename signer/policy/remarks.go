@@ -42,7 +42,7 @@ func (e *rule) coversTargets(a Action, r *rule) bool {
 		return named(r.Authorities, e.Authorities) && named(r.Profiles, e.Profiles)
 	case a == SignJWT:
 		return named(r.KeySets, e.KeySets) && e.coversKinds(r)
-	case a.onKeySet():
+	case a.OnKeySet():
 		return named(r.KeySets, e.KeySets)
 	}
 	return true

@@ -1,21 +1,19 @@
 package config
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
+	"chancery/cmd/internal/config/document"
 	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 	"chancery/rotation"
 	"chancery/signer/ca"
-	"chancery/signer/policy"
 )
 
 // Lease is the signing lease rotation counts with: how long a signature may
@@ -23,12 +21,6 @@ import (
 // may take to reach the log before signing has to stop for it, which a busy
 // disk does not pass. It keeps a retiring version known that much longer.
 const Lease = 5 * time.Second
-
-// name is what key sets, authorities, profiles, keystores and nodes are called:
-// it goes into URLs, paths and log entries as it is.
-var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
-
-const nameHint = "1 to 63 lower-case letters, digits and hyphens"
 
 // checker has one method for each section of the file.
 type checker struct {
@@ -48,15 +40,12 @@ func check(c *Config, f *findings, now time.Time) {
 	k.keySets()
 	k.authorities()
 	k.policy()
-	k.claimsProfiles()
-	k.limits()
 	k.shares()
-	k.defaults()
 }
 
 func (k checker) general() {
-	if k.Node != "" && !name.MatchString(k.Node) {
-		k.errorf("node", nameHint, "%q is no name", k.Node)
+	if k.Node != "" && !document.IsName(k.Node) {
+		k.errorf("node", document.NameHint, "%q is no name", k.Node)
 	}
 	if k.Data != "" {
 		if err := checkData(k.Data); err != nil {
@@ -97,8 +86,8 @@ func (k checker) keySets() {
 	var audits []string
 	for _, n := range sorted(k.KeySets) {
 		path, ks := join("keysets", n), k.KeySets[n]
-		if !name.MatchString(n) {
-			k.errorf(path, nameHint, "%q is no name", n)
+		if !document.IsName(n) {
+			k.errorf(path, document.NameHint, "%q is no name", n)
 		}
 		switch ks.Purpose {
 		case keystore.PurposeAudit:
@@ -108,7 +97,9 @@ func (k checker) keySets() {
 			}
 		case keystore.PurposeJWT, keystore.PurposeCA, "":
 		case keystore.PurposeDigest:
-			k.digests(path, n, ks)
+			if ks.Algorithm == keystore.EdDSA {
+				k.errorf(path+".algorithm", "ES256", "EdDSA signs messages and no digests (RFC 8032 Section 5.1)")
+			}
 		default:
 			k.errorf(path+".purpose", "jwt, ca, audit or digest", "%.40q is no purpose of a configured key set", string(ks.Purpose))
 		}
@@ -269,8 +260,8 @@ func (k checker) authorities() {
 	owner := make(map[string]string)
 	for _, n := range sorted(k.Authorities) {
 		path, a := join("authorities", n), k.Authorities[n]
-		if !name.MatchString(n) {
-			k.errorf(path, nameHint, "%q is no name", n)
+		if !document.IsName(n) {
+			k.errorf(path, document.NameHint, "%q is no name", n)
 		}
 		if len(a.CommonName) > 64 { // ub-common-name, RFC 5280 Appendix A.1
 			k.errorf(path+".common_name", "", "it is longer than 64 bytes")
@@ -282,8 +273,8 @@ func (k checker) authorities() {
 			k.errorf(path+".profiles", "", "there is no profile")
 		}
 		for _, p := range sorted(a.Written) {
-			if !name.MatchString(p) {
-				k.errorf(join(path+".profiles", p), nameHint, "%q is no name", p)
+			if !document.IsName(p) {
+				k.errorf(join(path+".profiles", p), document.NameHint, "%q is no name", p)
 			}
 		}
 		if a.KeySet == "" {
@@ -307,90 +298,23 @@ func (k checker) authorities() {
 	}
 }
 
-// policy asks package policy, and then whether what the rules name exists.
-func (k checker) policy() {
-	if _, err := policy.New(k.PolicyConfig()); err != nil {
-		policyfile.Faults(k.Findings, err)
-	}
-	for i, r := range k.Rules {
-		path := fmt.Sprintf("policy[%d]", i)
-		exist(k, path+".keysets", "key set", r.KeySets, k.KeySets)
-		exist(k, path+".authorities", "authority", r.Authorities, k.Authorities)
-		exist(k, path+".profiles", "profile", r.Profiles, k.profilesOf(r))
-	}
-}
+// policy has the policy judged, with what the file says beside it.
+func (k checker) policy() { k.setting().Judge(k.Findings) }
 
-func exist[V any](k checker, path, what string, names []string, known map[string]V) {
-	policyfile.Exist(k.Findings, path, what, names, known)
-}
-
-// limits compares what rules allow with what rotation counts on: a token that
-// outlives max_ttl would outlive its key.
-func (k checker) limits() {
-	for i, r := range k.Rules {
-		k.digestRule(fmt.Sprintf("policy[%d]", i), r)
-		if !slices.Contains(r.Actions, policy.SignJWT) {
-			continue
-		}
-		for j, n := range r.KeySets {
-			ks, ok := k.KeySets[n]
-			if ok && ks.Purpose != keystore.PurposeJWT && ks.Purpose != "" && !slices.ContainsFunc(r.Actions, alsoOtherPurposes) {
-				k.errorf(fmt.Sprintf("policy[%d].keysets[%d]", i, j), "", "key set %s is of purpose %.40q and signs no JWT", n, string(ks.Purpose))
-			}
-		}
-		for _, n := range sorted(k.KeySets) {
-			ks := k.KeySets[n]
-			if ks.Purpose != keystore.PurposeJWT || !lists(r.KeySets, n) {
-				continue
-			}
-			if r.MaxTTL > ks.MaxTTL {
-				k.errorf(fmt.Sprintf("policy[%d].max_ttl", i), "lower it, or raise max_ttl of the key set",
-					"%v is more than max_ttl of key set %s, %v", r.MaxTTL, n, ks.MaxTTL)
-			}
+// setting returns the policy and what it is judged with.
+func (c *Config) setting() policyfile.Setting {
+	s := policyfile.Setting{
+		Config: c.PolicyConfig(), Rules: c.Rules, Declared: c.ClaimsProfiles, Profiles: c.profiles,
+		KeySets: make(map[string]policyfile.KeySet), Authorities: make(map[string]policyfile.Authority),
+	}
+	for name, ks := range c.KeySets {
+		s.KeySets[name] = policyfile.KeySet{Purpose: ks.Purpose, Algorithm: ks.Algorithm, MaxTTL: ks.MaxTTL, DefaultTTL: ks.DefaultTTL}
+	}
+	for name, a := range c.Authorities {
+		s.Authorities[name] = make(policyfile.Authority)
+		for profile, w := range a.Written {
+			s.Authorities[name][profile] = policyfile.DefaultCertificateTTL(w.MaxTTL, w.DefaultTTL)
 		}
 	}
-}
-
-// lists reports whether a rule's list of names has n in it.
-func lists(names []string, n string) bool {
-	return slices.Contains(names, n) || slices.Contains(names, policy.Any)
-}
-
-// defaults looks for a default_ttl with which every request that names no ttl is
-// refused, because no rule lets anything live that long.
-func (k checker) defaults() {
-	for _, n := range sorted(k.KeySets) {
-		if ks := k.KeySets[n]; ks.Purpose == keystore.PurposeJWT {
-			k.allowed(join("keysets", n)+".default_ttl", ks.DefaultTTL, func(r Rule) bool {
-				return slices.Contains(r.Actions, policy.SignJWT) && lists(r.KeySets, n)
-			})
-		}
-	}
-	for _, n := range sorted(k.Authorities) {
-		a := k.Authorities[n]
-		for _, p := range sorted(a.Profiles) {
-			ttl := cmp.Or(a.Written[p].DefaultTTL, min(ca.DefaultTTL, a.Profiles[p].MaxTTL()))
-			k.allowed(join(join("authorities", n)+".profiles", p)+".default_ttl", ttl, func(r Rule) bool {
-				return slices.Contains(r.Actions, policy.SignCSR) && lists(r.Authorities, n) && lists(r.Profiles, p)
-			})
-		}
-	}
-}
-
-// allowed warns if ttl, the value at path, is over the limit of all the rules by
-// which it may be used.
-func (k checker) allowed(path string, ttl time.Duration, uses func(Rule) bool) {
-	most := time.Duration(0)
-	for _, r := range k.Rules {
-		if uses(r) {
-			most = max(most, r.MaxTTL)
-		}
-	}
-	if most > 0 && ttl > most && !k.said(path) {
-		k.warnf(path, "lower it, or raise max_ttl of a rule", "%v is more than any rule allows, %v: a request without ttl is refused", ttl, most)
-	}
-}
-
-func alsoOtherPurposes(a policy.Action) bool {
-	return a != policy.SignJWT && a != policy.SignCSR && a != policy.ReadAudit && a != policy.ManageTokens && a != policy.Reconcile
+	return s
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"chancery/cmd/internal/config/document"
 	"chancery/keystore/pkcs11"
 	"chancery/keystore/transit"
 )
@@ -114,8 +115,8 @@ func (k checker) keystores() {
 	tokens, mounts := make(map[string]string), make(map[string]string)
 	for _, n := range sorted(k.Keystores) {
 		path, ks := join("keystores", n), k.Keystores[n]
-		if !name.MatchString(n) {
-			k.errorf(path, nameHint, "%q is no name", n)
+		if !document.IsName(n) {
+			k.errorf(path, document.NameHint, "%q is no name", n)
 		}
 		switch isPKCS11, isTransit := k.has(path+".pkcs11"), k.has(path+".transit"); {
 		case isPKCS11 && isTransit:

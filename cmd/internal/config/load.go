@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chancery/cmd/internal/config/document"
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 )
 
@@ -97,7 +98,7 @@ func (c *Config) fill(f *findings, dir string) {
 	c.Catalog.fill(dir)
 	c.Audit.fill(dir)
 	c.fillAuthorities(f)
-	c.fillClaimsProfiles(f)
+	c.profiles = policyfile.ClaimsProfiles(f.Findings, c.ClaimsProfiles)
 	for name, ks := range c.KeySets {
 		ks.Name = name
 		ks.fill()

@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -266,7 +267,7 @@ func TestDevWithAVaultLoads(t *testing.T) {
 	if diff := cmp.Diff(o.Transit, cfg.Keystores["vault"].Transit); diff != "" {
 		t.Errorf("-want +got\n%s", diff)
 	}
-	if ks := cfg.KeySets["vaulted"]; ks.Keystore != "vault" || ks.RotateEvery != cfg.KeySets["web"].RotateEvery || !lists(cfg.Rules[0].KeySets, "vaulted") {
+	if ks := cfg.KeySets["vaulted"]; ks.Keystore != "vault" || ks.RotateEvery != cfg.KeySets["web"].RotateEvery || !slices.Contains(cfg.Rules[0].KeySets, "vaulted") {
 		t.Errorf("vaulted is %+v, the rule %+v", ks, cfg.Rules[0])
 	}
 	for _, word := range []string{"transit:", "vaulted", "\n  vault"} {

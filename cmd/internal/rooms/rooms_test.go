@@ -50,7 +50,7 @@ rotation/simulation   : keystore rotation
 cmd/internal/clock    :
 cmd/internal/config   : cmd/internal/config/document cmd/internal/config/policyfile keystore keystore/audit/witness keystore/catalog keystore/pkcs11 keystore/transit signer/policy signer/crl signer/ca signer/jwt signer/limit signer/queue rotation
 cmd/internal/config/document :
-cmd/internal/config/policyfile : cmd/internal/config/document signer/policy signer/jwt signer/ca
+cmd/internal/config/policyfile : cmd/internal/config/document keystore signer/policy signer/jwt signer/ca
 cmd/internal/devpki   :
 cmd/internal/load     :
 cmd/internal/manual   :

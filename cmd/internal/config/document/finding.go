@@ -3,6 +3,7 @@ package document
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -107,6 +108,27 @@ func (f *Findings) Has(path string) bool {
 func (f *Findings) Said(path string) bool {
 	return slices.ContainsFunc(f.List, func(x Finding) bool { return x.Path == path })
 }
+
+// Below reports whether the file says anything below path, readable or not.
+func (f *Findings) Below(path string) bool {
+	below := func(at string) bool { return strings.HasPrefix(at, path+".") || strings.HasPrefix(at, path+"[") }
+	for at := range f.Positions {
+		if below(at) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(f.List, func(x Finding) bool { return below(x.Path) })
+}
+
+// name is what key sets, authorities, profiles, keystores and nodes are called:
+// it goes into URLs, paths and log entries as it is.
+var name = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// NameHint says what IsName wants.
+const NameHint = "1 to 63 lower-case letters, digits and hyphens"
+
+// IsName reports whether something of the configuration may be called s.
+func IsName(s string) bool { return name.MatchString(s) }
 
 // SplitHint parts a text that ends in (hint: …).
 func SplitHint(s string) (text, hint string) {

@@ -17,7 +17,8 @@ type Cases struct {
 	Config string `yaml:"config,required"` // path of the configuration
 	Cases  []Case `yaml:"cases,required"`
 
-	questions []policy.Question
+	questions []Question
+	findings  *document.Findings
 }
 
 // A Case is one question.
@@ -35,9 +36,16 @@ type Case struct {
 	TTL       time.Duration `yaml:"ttl"`
 	Claims    document.JSON `yaml:"claims"`
 	Names     []string      `yaml:"names"`
+	CNF       string        `yaml:"cnf_certificate,lines"`
 	Expect    string        `yaml:"expect,required"`
 	Rule      string        `yaml:"rule"`
 	Code      string        `yaml:"code"`
+}
+
+// A Question is what a case asks.
+type Question struct {
+	policy.Question
+	CNFCertificate string // that the request names: PEM, or its SHA-256 in base64url
 }
 
 // What a case expects.
@@ -59,7 +67,7 @@ func LoadCases(path string) (*Cases, []document.Finding) {
 }
 
 func parseCases(f *document.Findings, text []byte, dir string) (*Cases, []document.Finding) {
-	var c Cases
+	c := Cases{findings: f}
 	if !f.Decode(text, &c) {
 		return nil, f.Sorted()
 	}
@@ -85,7 +93,7 @@ func parseCases(f *document.Findings, text []byte, dir string) (*Cases, []docume
 }
 
 // check says what is wrong with a case, and returns its question.
-func (c Case) check(f *document.Findings, path string) policy.Question {
+func (c Case) check(f *document.Findings, path string) Question {
 	if c.Expect != "" && c.Expect != Allow && c.Expect != Deny {
 		f.Errorf(path+".expect", "allow, or deny", "%.40q is nothing to expect", c.Expect)
 	}
@@ -103,7 +111,7 @@ func (c Case) check(f *document.Findings, path string) policy.Question {
 }
 
 // Question returns what a case asks, and every *policy.Fault in it.
-func (c Case) Question() (policy.Question, []*policy.Fault) {
+func (c Case) Question() (Question, []*policy.Fault) {
 	var faults []*policy.Fault
 	wrong := func(path, format string, args ...any) {
 		faults = append(faults, &policy.Fault{Path: path, Text: fmt.Sprintf(format, args...)})
@@ -116,7 +124,8 @@ func (c Case) Question() (policy.Question, []*policy.Fault) {
 	if !known {
 		wrong("action", "%.40q is no action: there are %v", string(c.Action), policy.Actions())
 	}
-	q := policy.Question{
+	q := Question{CNFCertificate: c.CNF}
+	q.Question = policy.Question{
 		Who: who, PIN: c.PIN, Action: c.Action,
 		Target:  policy.Target{KeySet: c.KeySet, Authority: c.Authority, Profile: c.Profile},
 		Request: policy.Request{TTL: int64(c.TTL / time.Second)},
@@ -129,7 +138,7 @@ func (c Case) Question() (policy.Question, []*policy.Fault) {
 		path string
 		said bool
 		of   policy.Action
-	}{{"claims", c.Claims != nil, policy.SignJWT}, {"typ", c.Typ != "", policy.SignJWT}, {"names", c.Names != nil, policy.SignCSR}} {
+	}{{"claims", c.Claims != nil, policy.SignJWT}, {"typ", c.Typ != "", policy.SignJWT}, {"cnf_certificate", c.CNF != "", policy.SignJWT}, {"names", c.Names != nil, policy.SignCSR}} {
 		if m.said && known && c.Action != m.of {
 			wrong(m.path, "only %s has this", m.of)
 		}
@@ -173,18 +182,31 @@ func (c Case) unix(wrong func(path, format string, args ...any)) *policy.Unix {
 	return nil
 }
 
-// Ask answers q by p, with the lifetime and typ that a request without them gets.
-func (p *Part) Ask(q policy.Question) policy.Explanation {
-	q.Request.Defaults = p.defaults(q)
-	return p.Policy.Explain(q)
-}
-
 // A Result is what became of a case.
 type Result struct {
 	Name    string             `json:"name"`
 	Passed  bool               `json:"passed"`
 	Wrong   string             `json:"wrong,omitempty"` // what is not as it was expected
 	Explain policy.Explanation `json:"explanation"`
+}
+
+// Known looks whether what the cases name is there in p: a name that is not is denied,
+// and a case that expects so would pass whatever the policy says. It returns what
+// there is to say of the cases' file; with an error among it they must not be run.
+func (c *Cases) Known(p *Part) []document.Finding {
+	f := document.New(c.findings.File)
+	f.Positions = c.findings.Positions
+	for i, one := range c.Cases {
+		path := fmt.Sprintf("cases[%d]", i)
+		for _, fault := range p.Unknown(one) {
+			text, hint := document.SplitHint(fault.Text)
+			f.Errorf(path+"."+fault.Path, hint, "%s", text)
+		}
+		if who := c.questions[i].Who; p.anchor(who.Anchor) && !p.Policy.SpeaksFor(who) {
+			f.Warnf(path+".as", "a stranger is better called by a name that the anchor speaks for", "anchor %s does not speak for this name: nobody comes by it", who.Anchor)
+		}
+	}
+	return f.Sorted()
 }
 
 // Run asks every question of c.

@@ -3,7 +3,6 @@ package policyfile
 import (
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 	"time"
 
@@ -74,41 +73,4 @@ func claimsFault(f *document.Findings, path string, err error) {
 	}
 	text, hint := document.SplitHint(fault.Text)
 	f.Errorf(at, hint, "%s", text)
-}
-
-// claimsProfiles checks the declared claims profiles and keeps them beside those
-// that are built in.
-func (p *Part) claimsProfiles(f *document.Findings) {
-	p.profiles = jwt.BuiltIns()
-	p.profiles[policy.ProfileJWT] = nil
-	for name, written := range p.written.ClaimsProfiles {
-		made, err := jwt.NewProfile(written.Config(name))
-		if err != nil {
-			ClaimsFaults(f, document.Join("claims_profiles", name), err)
-			continue
-		}
-		p.profiles[name] = made
-	}
-}
-
-// profilesOf returns the profiles that a rule can name: those of certificates, as
-// far as the file has authorities, and those of claims.
-func (p *Part) profilesOf(r Rule) map[string]bool {
-	known := make(map[string]bool)
-	if slices.Contains(r.Actions, policy.SignCSR) {
-		for _, a := range p.written.Authorities {
-			for name := range a.Profiles {
-				known[name] = true
-			}
-		}
-	}
-	if slices.Contains(r.Actions, policy.SignJWT) {
-		for _, name := range policy.BuiltInProfiles() {
-			known[name] = true
-		}
-		for name := range p.written.ClaimsProfiles {
-			known[name] = true
-		}
-	}
-	return known
 }

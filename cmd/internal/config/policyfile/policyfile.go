@@ -30,31 +30,21 @@ package policyfile
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"time"
 
 	"chancery/cmd/internal/config/document"
-	"chancery/signer/ca"
-	"chancery/signer/jwt"
+	"chancery/keystore"
 	"chancery/signer/policy"
-)
-
-// What holds where a configuration does not say it of a key set.
-const (
-	DefaultMaxTTL = time.Hour
-	DefaultTTL    = jwt.DefaultTTL
 )
 
 // A Part is the policy of a configuration, and what it says of lifetimes.
 type Part struct {
 	Policy *policy.Policy
 
-	written  written
-	profiles map[string]*jwt.Profile // of claims; the plain one is nil
+	setting Setting
 }
 
 // written is what of the file is looked at.
@@ -86,9 +76,11 @@ type revoked struct {
 }
 
 type keySet struct {
-	MaxTTL     time.Duration `yaml:"max_ttl"`
-	DefaultTTL time.Duration `yaml:"default_ttl"`
-	Rest       struct{}      `yaml:",rest"`
+	Purpose    keystore.Purpose   `yaml:"purpose"`
+	Algorithm  keystore.Algorithm `yaml:"algorithm"`
+	MaxTTL     time.Duration      `yaml:"max_ttl"`
+	DefaultTTL time.Duration      `yaml:"default_ttl"`
+	Rest       struct{}           `yaml:",rest"`
 }
 
 type authority struct {
@@ -115,35 +107,35 @@ func Load(path string) (*Part, []document.Finding) {
 }
 
 // LoadText reads the text of a policy at path, as it is kept beside the log. What
-// a configuration says of lifetimes is not in it.
+// a configuration says of key sets and authorities is not in it.
 func LoadText(path string) (*Part, error) {
 	text, err := read(path)
 	if err != nil {
 		return nil, err
 	}
-	p, err := policy.Read(bytes.TrimSuffix(text, []byte("\n"))) // which an editor may have added
+	text = bytes.TrimSuffix(text, []byte("\n")) // which an editor may have added
+	p, err := policy.Read(text)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return &Part{Policy: p, profiles: jwt.BuiltIns()}, nil
+	s, err := settingOf(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: reading the text of a policy: %w", path, err)
+	}
+	return &Part{p, s}, nil
 }
 
 func parse(f *document.Findings, text []byte) (*Part, []document.Finding) {
-	var p Part
-	if !f.Decode(text, &p.written) {
+	var w written
+	if !f.Decode(text, &w) {
 		return nil, f.Sorted()
 	}
-	p.claimsProfiles(f)
-	made, err := policy.New(p.config())
-	if err != nil {
-		Faults(f, err)
-	}
-	p.Policy = made
-	p.named(f)
-	if document.Failed(f.List) {
+	s := w.setting(f)
+	p := s.Judge(f)
+	if p == nil || document.Failed(f.List) {
 		return nil, f.Sorted()
 	}
-	return &p, f.Sorted()
+	return &Part{p, s}, f.Sorted()
 }
 
 func read(path string) ([]byte, error) {
@@ -159,50 +151,37 @@ func read(path string) ([]byte, error) {
 	return text, err
 }
 
+// setting returns what was written as it is judged.
+func (w written) setting(f *document.Findings) Setting {
+	s := Setting{Config: w.config(), Rules: w.Rules, Declared: w.ClaimsProfiles, Profiles: ClaimsProfiles(f, w.ClaimsProfiles)}
+	if f.Has("keysets") {
+		s.KeySets = make(map[string]KeySet)
+	}
+	for name, ks := range w.KeySets {
+		s.KeySets[name] = KeySet{ks.Purpose, ks.Algorithm, ks.MaxTTL, ks.DefaultTTL}.filled()
+	}
+	if f.Has("authorities") {
+		s.Authorities = make(map[string]Authority)
+	}
+	for name, a := range w.Authorities {
+		s.Authorities[name] = make(Authority)
+		for profile, p := range a.Profiles {
+			s.Authorities[name][profile] = DefaultCertificateTTL(p.MaxTTL, p.DefaultTTL)
+		}
+	}
+	return s
+}
+
 // config is the policy as package policy takes it.
-func (p *Part) config() policy.Config {
+func (w written) config() policy.Config {
 	var c policy.Config
-	for _, a := range p.written.Clients {
+	for _, a := range w.Clients {
 		c.Anchors = append(c.Anchors, policy.Anchor{Name: a.Name, SPIFFE: a.SPIFFE, DNS: a.DNS, URI: a.URI, PINs: a.PINs})
 	}
-	for _, r := range p.written.Rules {
+	for _, r := range w.Rules {
 		c.Rules = append(c.Rules, policy.Rule(r))
 	}
-	c.Revoked = policy.Revoked{SPKI: p.written.Revoked.SPKI, Serials: p.written.Revoked.Serials}
-	c.ClaimsProfiles = Written(p.written.ClaimsProfiles)
+	c.Revoked = policy.Revoked{SPKI: w.Revoked.SPKI, Serials: w.Revoked.Serials}
+	c.ClaimsProfiles = Written(w.ClaimsProfiles)
 	return c
-}
-
-// named looks whether what rules name exists, as far as the file has it.
-func (p *Part) named(f *document.Findings) {
-	for i, r := range p.written.Rules {
-		path := fmt.Sprintf("policy[%d]", i)
-		if f.Has("keysets") {
-			Exist(f, path+".keysets", "key set", r.KeySets, p.written.KeySets)
-		}
-		if f.Has("authorities") {
-			Exist(f, path+".authorities", "authority", r.Authorities, p.written.Authorities)
-		}
-		if f.Has("authorities") || !slices.Contains(r.Actions, policy.SignCSR) {
-			Exist(f, path+".profiles", "profile", r.Profiles, p.profilesOf(r))
-		}
-	}
-}
-
-// defaults returns what a request gets that names neither lifetime, in seconds, nor
-// typ, by the profile that it has under a rule.
-func (p *Part) defaults(q policy.Question) func(profile string) (ttl int64, typ string) {
-	return func(profile string) (int64, string) {
-		switch q.Action {
-		case policy.SignJWT:
-			ks := p.written.KeySets[q.Target.KeySet]
-			ttl := cmp.Or(ks.DefaultTTL, min(DefaultTTL, cmp.Or(ks.MaxTTL, DefaultMaxTTL)))
-			ttl, typ := p.profiles[profile].Defaults(ttl)
-			return int64(ttl / time.Second), typ
-		case policy.SignCSR:
-			pr := p.written.Authorities[q.Target.Authority].Profiles[profile]
-			return int64(cmp.Or(pr.DefaultTTL, min(ca.DefaultTTL, cmp.Or(pr.MaxTTL, ca.MaxTTL))) / time.Second), ""
-		}
-		return 0, ""
-	}
 }

@@ -44,7 +44,7 @@ func TestThePolicyPartIsReadAlone(t *testing.T) {
 		{policy.SignCSR, policy.Target{Authority: "other", Profile: "x"}, 86400},
 		{policy.Rotate, policy.Target{KeySet: "web"}, 0},
 	} {
-		if got, _ := p.defaults(policy.Question{Action: c.action, Target: c.target})(cmp.Or(c.target.Profile, policy.ProfileJWT)); got != c.want {
+		if got, _ := p.defaults(Question{Question: policy.Question{Action: c.action, Target: c.target}})(cmp.Or(c.target.Profile, policy.ProfileJWT)); got != c.want {
 			t.Errorf("%s %+v: %d s, want %d", c.action, c.target, got, c.want)
 		}
 	}

@@ -56,11 +56,7 @@ func fault(f *document.Findings, err error) {
 		f.Errorf("policy", "", "%v", err)
 		return
 	}
-	path := strings.Replace(fault.Path, "rules", "policy", 1)
-	path = strings.Replace(path, "anchors", "clients", 1)
-	if strings.HasPrefix(path, "policy") && strings.HasSuffix(path, "].name") {
-		path = strings.TrimSuffix(path, "name") + "rule"
-	}
+	path, text, hint := at(fault)
 	if f.Unread[path] {
 		return // said already
 	}
@@ -69,16 +65,26 @@ func fault(f *document.Findings, err error) {
 	if slices.Contains(required, strings.TrimPrefix(path, parent+".")) && !f.Has(path) {
 		return // missing: said already
 	}
-	text, hint := document.SplitHint(fault.Text)
 	if strings.HasSuffix(path, "].max_ttl") && !f.Has(path) {
 		text = "max_ttl is missing: a rule to sign has a limit"
 	}
 	f.Errorf(path, hint, "%s", text)
 }
 
-// Exist says of each of names, which stand in a list at path, that nothing is
+// at returns where in the file a fault is, what is wrong, and the next move.
+func at(fault *policy.Fault) (path, text, hint string) {
+	path = strings.Replace(fault.Path, "rules", "policy", 1)
+	path = strings.Replace(path, "anchors", "clients", 1)
+	if strings.HasPrefix(path, "policy") && strings.HasSuffix(path, "].name") {
+		path = strings.TrimSuffix(path, "name") + "rule"
+	}
+	text, hint = document.SplitHint(fault.Text)
+	return path, text, hint
+}
+
+// exist says of each of names, which stand in a list at path, that nothing is
 // called so unless it is known, or Any.
-func Exist[V any](f *document.Findings, path, what string, names []string, known map[string]V) {
+func exist[V any](f *document.Findings, path, what string, names []string, known map[string]V) {
 	for i, n := range names {
 		if _, ok := known[n]; !ok && n != policy.Any && n != "" {
 			f.Errorf(fmt.Sprintf("%s[%d]", path, i), document.Suggest(n, slices.Sorted(maps.Keys(known))), "there is no %s %.40q", what, n)
