@@ -4,9 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,12 +26,16 @@ func (a *app) policyCheckCommand() *cobra.Command {
 		Use:   "check FILE",
 		Short: "Say what is wrong with the policy of a configuration",
 		Long: "Say what is wrong with the policy of a daemon's configuration: its clients, its rules and\n" +
-			"what they name, each with line and column. Nothing else of the file is looked at, and no\n" +
-			"file that it names is opened. Prints the hash by which the log will name the policy.",
+			"what they name, each with line and column, as `chanceryd check` says it. Nothing else of\n" +
+			"the file is looked at, and no file that it names is opened. Prints the hash by which the\n" +
+			"log will name the policy.",
 		Example: "  chancery policy check config.yaml",
 		Args:    exactly("FILE"),
-		RunE: does(func(_ context.Context, args []string) error {
-			p, findings := policyfile.Load(args[0])
+		RunE: does(func(ctx context.Context, args []string) error {
+			p, findings, err := readPolicy(ctx, args[0])
+			if err != nil {
+				return err
+			}
 			if a.json {
 				if err := json.NewEncoder(a.out).Encode(checkedOf(p, findings)); err != nil {
 					return err
@@ -86,9 +87,25 @@ func (a *app) printFindings(list []document.Finding) {
 	}
 }
 
+// readPolicy reads the policy part of a configuration, and what there is to say of it.
+func readPolicy(ctx context.Context, path string) (*policyfile.Part, []document.Finding, error) {
+	type read struct {
+		part     *policyfile.Part
+		findings []document.Finding
+	}
+	r, err := waiting(ctx, func() (read, error) {
+		p, findings := policyfile.Load(path)
+		return read{p, findings}, nil
+	})
+	return r.part, r.findings, err
+}
+
 // loadPolicy reads the policy part of a configuration, and prints what is wrong.
-func (a *app) loadPolicy(path string) (*policyfile.Part, error) {
-	p, findings := policyfile.Load(path)
+func (a *app) loadPolicy(ctx context.Context, path string) (*policyfile.Part, error) {
+	p, findings, err := readPolicy(ctx, path)
+	if err != nil {
+		return nil, err
+	}
 	if p == nil {
 		a.printFindings(findings)
 		return nil, hinted{fmt.Errorf("the policy of %s cannot be used", path), "run `chancery policy check " + path + "`"}
@@ -101,7 +118,10 @@ func (a *app) policyTestCommand() *cobra.Command {
 		Use:   "test FILE",
 		Short: "Ask a policy the questions of a file and compare its answers",
 		Long: "Ask the policy of a configuration the questions of a file and compare its answers with\n" +
-			"what the file expects. Prints a line for each case; the exit status is 1 if one fails.\n\n" +
+			"what the file expects. What the rules say is answered, and what the claims profile of a\n" +
+			"token and the limits of its key set do; of a CSR the daemon looks at more. A name that the\n" +
+			"configuration has not is an error. Prints a line for each case; the exit status is 1 if\n" +
+			"one fails.\n\n" +
 			"  config: config.yaml\n" +
 			"  cases:\n" +
 			"    - name: the web issuer signs for the API\n" +
@@ -111,23 +131,35 @@ func (a *app) policyTestCommand() *cobra.Command {
 			"      claims: {sub: alice, aud: api}\n" +
 			"      expect: allow\n" +
 			"      rule: issuers\n\n" +
-			"A case may also have uid and gid, pin, authority, profile, typ, ttl, names, and the code\n" +
-			"that a refusal is answered with.",
+			"A case may also have uid and gid, pin, authority, profile, typ, ttl, cnf_certificate, names,\n" +
+			"and the code that a refusal is answered with.",
 		Example: "  chancery policy test policy-test.yaml",
 		Args:    exactly("FILE"),
-		RunE:    does(func(_ context.Context, args []string) error { return a.policyTest(args[0]) }),
+		RunE:    does(func(ctx context.Context, args []string) error { return a.policyTest(ctx, args[0]) }),
 	}
 }
 
-func (a *app) policyTest(path string) error {
-	cases, findings := policyfile.LoadCases(path)
-	if cases == nil {
+func (a *app) policyTest(ctx context.Context, path string) error {
+	var findings []document.Finding // read only when they have been written
+	cases, err := waiting(ctx, func() (c *policyfile.Cases, err error) {
+		c, findings = policyfile.LoadCases(path)
+		return c, nil
+	})
+	switch {
+	case err != nil:
+		return err
+	case cases == nil:
 		a.printFindings(findings)
 		return fmt.Errorf("%s cannot be used", path)
 	}
-	p, err := a.loadPolicy(cases.Config)
+	p, err := a.loadPolicy(ctx, cases.Config)
 	if err != nil {
 		return err
+	}
+	findings = cases.Known(p)
+	a.printFindings(findings)
+	if document.Failed(findings) {
+		return fmt.Errorf("%s cannot be used", path)
 	}
 	results := cases.Run(p)
 	failed := int64(0)
@@ -180,122 +212,4 @@ func ruleInWords(v policy.RuleView) string {
 		return "it decides, and refuses: " + v.Part + ": " + v.Text
 	}
 	return v.Part + ": " + v.Text
-}
-
-// explainFlags is a question as it is typed.
-type explainFlags struct {
-	config   string
-	text     string
-	uid, gid int64
-	claims   string
-	ttl      time.Duration
-	policyfile.Case
-}
-
-func (a *app) policyExplainCommand() *cobra.Command {
-	var f explainFlags
-	c := &cobra.Command{
-		Use:   "explain --config FILE --as PRINCIPAL --action ACTION",
-		Short: "Say which rule decides, and why the others do not",
-		Long: "Say which rule of a policy decides whether someone may have something done, and why each\n" +
-			"of the others does not. It asks no daemon, and knows what the policy says: a request that\n" +
-			"it allows can still be refused for what it is. The exit status is 1 if it is denied.",
-		Example: "  chancery policy explain --config config.yaml --as dev:spiffe:spiffe://chancery.dev/issuer \\\n" +
-			"    --action jwt.sign --keyset web --claims '{\"aud\":\"api\"}'",
-		Args: noArgs,
-	}
-	c.Flags().StringVar(&f.config, "config", "", "the daemon's configuration (default: that of --dir)")
-	c.Flags().StringVar(&f.text, "policy", "", "in its place the text of a policy, as it is kept beside the log: DIR/audit/policy/HASH.json")
-	c.Flags().StringVar(&f.As, "as", "", "who asks: ANCHOR:KIND:VALUE, as the log writes it")
-	c.Flags().StringVar((*string)(&f.Action), "action", "", "what for: jwt.sign, csr.sign, keyset.rotate, ...")
-	c.Flags().StringVar(&f.KeySet, "keyset", "", "of which key set")
-	c.Flags().StringVar(&f.Authority, "authority", "", "by which authority")
-	c.Flags().StringVar(&f.Profile, "profile", "", "with which profile")
-	c.Flags().StringVar(&f.Typ, "typ", "", "type of the JWT (default JWT)")
-	c.Flags().Var(seconds{&f.ttl}, "ttl", "lifetime, such as 300 or 5m (default: the key set's or the profile's)")
-	c.Flags().StringVar(&f.claims, "claims", "", "claims of the JWT: JSON, @FILE, or - for standard input (default {})")
-	c.Flags().StringSliceVar(&f.Names, "name", nil, "a DNS name that the CSR asks for; may be given more than once")
-	c.Flags().Int64Var(&f.uid, "uid", 0, "the user at the other end of a Unix socket")
-	c.Flags().Int64Var(&f.gid, "gid", 0, "and the group")
-	c.Flags().StringVar(&f.PIN, "pin", "", "SHA-256 of the public key in the caller's certificate")
-	required(c, "as", "action")
-	c.RunE = does(func(context.Context, []string) error {
-		if c.Flags().Changed("uid") {
-			f.UID = &f.uid
-		}
-		if c.Flags().Changed("gid") {
-			f.GID = &f.gid
-		}
-		return a.policyExplain(f)
-	})
-	return c
-}
-
-func (a *app) policyExplain(f explainFlags) error {
-	if f.config == "" && f.text == "" && a.dir != "" {
-		f.config = filepath.Join(a.dir, "config.yaml")
-	}
-	if (f.config == "") == (f.text == "") {
-		return usagef("policy explain: want either --config or --policy")
-	}
-	f.TTL = f.ttl
-	if f.claims != "" {
-		text, err := a.input(f.claims)
-		if err != nil {
-			return err
-		}
-		f.Claims = text
-	}
-	q, faults := f.Question()
-	if len(faults) > 0 {
-		var texts []string
-		for _, fault := range faults {
-			texts = append(texts, "--"+fault.Path+": "+fault.Text)
-		}
-		return usagef("policy explain: %s", strings.Join(texts, "; "))
-	}
-	p, err := a.explained(f)
-	if err != nil {
-		return err
-	}
-	x := p.Ask(q)
-	if a.json {
-		err = json.NewEncoder(a.out).Encode(x)
-	} else {
-		a.printExplanation(x)
-		if x.Allowed && q.Action == policy.SignJWT {
-			a.printf("what its claims profile asks for, of claims and lifetime, is not looked at here\n")
-		}
-	}
-	if err == nil && !x.Allowed {
-		return errFound
-	}
-	return err
-}
-
-// explained returns the policy that is to be explained.
-func (a *app) explained(f explainFlags) (*policyfile.Part, error) {
-	if f.text != "" {
-		return policyfile.LoadText(f.text)
-	}
-	return a.loadPolicy(f.config)
-}
-
-func (a *app) printExplanation(x policy.Explanation) {
-	var rows [][]string
-	for _, v := range x.Rules {
-		rows = append(rows, []string{v.Rule, v.Part, v.Text})
-		if v.Part == "" {
-			rows[len(rows)-1][1] = "decides"
-		}
-	}
-	a.printWrapped([]string{"rule", "part", "why"}, rows, map[int]int{3: 70})
-	switch {
-	case x.Allowed:
-		a.printf("allowed by rule %s\n", x.Rule)
-	case x.Rule != "":
-		a.printf("denied by rule %s: %s: %s\n", x.Rule, x.Code, x.Text)
-	default:
-		a.printf("denied: %s: %s\n", x.Code, x.Text)
-	}
 }

@@ -172,6 +172,10 @@ func (a *app) problemHint(p *api.Problem) string {
 	switch p.Code {
 	case api.CodeForbidden:
 		return a.forbiddenHint()
+	case api.CodeClaimReserved:
+		if strings.Contains(p.Detail, `"cnf"`) {
+			hint = "leave out cnf: the token's profile, or the policy, has the daemon make it"
+		}
 	case api.CodeTooEarly:
 		if p.Rule == 2 || p.Rule == 9 { // of a destruction
 			hint = fmt.Sprintf("run it again in %d s: a key is destroyed when nothing it signed can be valid", p.RetryAfter)

@@ -32,8 +32,8 @@ func Judge(t policy.Terms, req Request, env Env) *policy.Objection {
 	if e, ok := errors.AsType[*api.Error](err); ok {
 		o.Code, o.Text = string(e.Code), e.Detail
 	}
-	if o.Part == partProfile {
-		o.Text = fmt.Sprintf("profile %s: %s", env.Profile.Name(), o.Text)
+	if name := env.Profile.Name(); o.Part == partProfile && !strings.Contains(o.Text, "the profile "+name) {
+		o.Text = fmt.Sprintf("%s, says the profile %s", o.Text, name)
 	}
 	return o
 }

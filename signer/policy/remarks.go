@@ -22,7 +22,7 @@ func (p *Policy) Remarks() []*Fault {
 		before := slices.IndexFunc(p.all[:i], func(e *rule) bool { return e.covers(r) })
 		if before >= 0 {
 			remarks = append(remarks, &Fault{Path: path, Text: fmt.Sprintf(
-				"rule %s stands before it and fits whatever it fits: it decides nothing (hint: put it before that one, or remove it)", p.all[before].Name)})
+				"no request reaches it: rule %s before it fits whatever it fits (hint: put it before that one, or remove it)", p.all[before].Name)})
 		}
 	}
 	return remarks

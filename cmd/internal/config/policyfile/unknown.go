@@ -33,9 +33,9 @@ func (p *Part) Unknown(c Case) (faults []*policy.Fault) {
 	}{{"keyset", c.KeySet, keyset}, {"authority", c.Authority, authority}} {
 		switch {
 		case m.of && m.name == "":
-			add(m.path, "%s is of one, and none is named", c.Action)
+			add(m.path, "%s needs one, and none is named", c.Action)
 		case !m.of && m.name != "":
-			add(m.path, "%s is of none (hint: remove it)", c.Action)
+			add(m.path, "%s takes none (hint: remove it)", c.Action)
 		}
 	}
 	if keyset && s.KeySets != nil && (c.KeySet != policy.Any || c.Action != policy.Compromise) { // of a token or a node: Any
@@ -47,12 +47,12 @@ func (p *Part) Unknown(c Case) (faults []*policy.Fault) {
 	case authority && s.Authorities != nil:
 		look("authority", "authority", c.Authority, slices.Sorted(maps.Keys(s.Authorities)))
 		if of, ok := s.Authorities[c.Authority]; ok && c.Profile == "" {
-			add("profile", "%s is with one, and none is named", c.Action)
+			add("profile", "%s needs one, and none is named", c.Action)
 		} else if ok {
 			look("profile", "profile of this authority", c.Profile, slices.Sorted(maps.Keys(of)))
 		}
 	case !authority && c.Profile != "":
-		add("profile", "%s is with none (hint: remove it)", c.Action)
+		add("profile", "%s takes none (hint: remove it)", c.Action)
 	}
 	var rules []string
 	for _, r := range s.Rules {
