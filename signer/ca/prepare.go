@@ -55,7 +55,7 @@ func Prepare(grant policy.Grant, profile *Profile, issuer *x509.Certificate, req
 	if !grant.Allows(policy.SignCSR) || grant.Target().Profile != profile.name {
 		return nil, refuse(api.CodeForbidden, "not allowed", policy.ErrForbidden)
 	}
-	ttl, err := lifetime(grant, profile, req.TTL)
+	ttl, err := lifetime(grant.Terms(), profile, req.TTL)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ func Prepare(grant policy.Grant, profile *Profile, issuer *x509.Certificate, req
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNames(grant, profile, names); err != nil {
+	if err := checkNames(grant.Terms(), profile, names); err != nil {
 		return nil, err
 	}
 	if err := checkForeign(csr.RawSubjectPublicKeyInfo, issuer, env.Ours); err != nil {
@@ -115,9 +115,9 @@ func (p *Prepared) NotAfter() time.Time { return p.template.NotAfter }
 // SPKIHash returns the hash of the subject's public key.
 func (p *Prepared) SPKIHash() keystore.SPKIHash { return keystore.HashSPKI(p.spki) }
 
-// lifetime returns what the request asks for, if profile and grant allow it.
-func lifetime(grant policy.Grant, profile *Profile, asked *int64) (time.Duration, error) {
-	limit := min(profile.maxTTL, grant.MaxTTL())
+// lifetime returns what the request asks for, if profile and terms allow it.
+func lifetime(t policy.Terms, profile *Profile, asked *int64) (time.Duration, error) {
+	limit := min(profile.maxTTL, t.MaxTTL())
 	if asked == nil {
 		if profile.defaultTTL > limit {
 			return 0, api.Errorf(api.CodeTTLTooLong, "ttl is absent, and the default of %d seconds is over the limit of %d", seconds(profile.defaultTTL), seconds(limit))
@@ -156,9 +156,9 @@ func validity(issuer *x509.Certificate, env Env, ttl time.Duration) (notBefore, 
 	return notBefore, notAfter, nil
 }
 
-// checkNames returns nil if profile and grant allow every name, each once.
-func checkNames(grant policy.Grant, profile *Profile, names []string) error {
-	if !grant.AllowsCount(len(names)) {
+// checkNames returns nil if profile and terms allow every name, each once.
+func checkNames(t policy.Terms, profile *Profile, names []string) error {
+	if !t.AllowsCount(len(names)) {
 		return refuse(api.CodeNameNotAllowed, fmt.Sprintf("%d names are more than the policy allows", len(names)), nil)
 	}
 	seen := make(map[string]bool, len(names))
@@ -166,7 +166,7 @@ func checkNames(grant policy.Grant, profile *Profile, names []string) error {
 		if err := profile.allows(name); err != nil {
 			return refuse(api.CodeNameNotAllowed, fmt.Sprintf("DNS name %d is not allowed: %v", i+1, err), fmt.Errorf("name %.80q", name))
 		}
-		if !grant.AllowsName(name) {
+		if !t.AllowsName(name) {
 			return refuse(api.CodeNameNotAllowed, fmt.Sprintf("DNS name %d is not allowed by the policy", i+1), fmt.Errorf("name %.80q", name))
 		}
 		if seen[name] {

@@ -182,9 +182,19 @@ func (r *rule) untargeted(q Question) (part, name string) {
 // object returns why q is refused though r fits it, or nil.
 func (r *rule) object(q Question) *Objection {
 	t := Terms{rule: r, action: q.Action, target: q.Target}
-	if q.Judge != nil && q.Action.signs() {
-		return q.Judge(t)
+	own := t.Object(q)
+	if q.Judge == nil || !q.Action.signs() {
+		return own
 	}
+	o := q.Judge(t)
+	if o != nil && own != nil && o.Code == own.Code {
+		return own // the same, and tells what the caller is not told
+	}
+	return o
+}
+
+// Object returns why q, which the rule fits, is over the rule's limits, or nil.
+func (t Terms) Object(q Question) *Objection {
 	err := t.within(q)
 	if err == nil {
 		return nil
@@ -198,13 +208,13 @@ func (r *rule) object(q Question) *Objection {
 
 // within returns nil if q is within the limits of the rule.
 func (t Terms) within(q Question) error {
-	q.Request = q.Request.filled(q.Target.Profile)
+	q.Request = q.Request.filled(t.target.Profile)
 	if most := int64(t.rule.MaxTTL / time.Second); q.Action.signs() && q.Request.TTL > most && most > 0 {
 		return refuse(LimitTTL, "a ttl of %d s is over the limit of %d s", q.Request.TTL, most)
 	}
 	switch q.Action {
 	case SignJWT:
-		plain := q.Target.Profile == ProfileJWT // another profile says itself what typ may be
+		plain := t.target.Profile == ProfileJWT // another profile says itself what typ may be
 		if typ := q.Request.Typ; plain && typ != "" && !t.AllowsType(typ) {
 			return refuse(LimitType, "the type %q is not allowed", typ)
 		}

@@ -212,9 +212,7 @@ func (c *Config) fillAuthorities(f *findings) {
 		longest := time.Duration(0)
 		for _, p := range sorted(a.Written) {
 			w := a.Written[p]
-			profile, err := ca.NewProfile(ca.ProfileConfig{
-				Name: p, NamesUnder: w.NamesUnder, MaxTTL: w.MaxTTL, DefaultTTL: w.DefaultTTL, Usages: w.Usages,
-			})
+			profile, err := ca.NewProfile(w.Config(p))
 			if err != nil {
 				c.profileFaults(f, join(join("authorities", n)+".profiles", p), err)
 				continue
@@ -313,7 +311,7 @@ func (c *Config) setting() policyfile.Setting {
 	for name, a := range c.Authorities {
 		s.Authorities[name] = make(policyfile.Authority)
 		for profile, w := range a.Written {
-			s.Authorities[name][profile] = policyfile.DefaultCertificateTTL(w.MaxTTL, w.DefaultTTL)
+			s.Authorities[name][profile] = policyfile.NewCertificateProfile(w.Config(profile))
 		}
 	}
 	return s

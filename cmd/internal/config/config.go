@@ -215,6 +215,11 @@ type Profile struct {
 	Usages     []ca.Usage    `yaml:"usages,required"`
 }
 
+// Config returns the profile as package ca takes it.
+func (p Profile) Config(name string) ca.ProfileConfig {
+	return ca.ProfileConfig{Name: name, NamesUnder: p.NamesUnder, MaxTTL: p.MaxTTL, DefaultTTL: p.DefaultTTL, Usages: p.Usages}
+}
+
 // A Rule is one rule of the policy.
 type Rule = policyfile.Rule
 

@@ -6,17 +6,21 @@ import (
 	"time"
 
 	"chancery/keystore"
+	"chancery/signer/ca"
 	"chancery/signer/jwt"
 	"chancery/signer/policy"
 )
 
 // Ask answers q as a daemon with this configuration would, as far as the file says
-// it: by the rules, by what the claims profile of a JWT asks for, and by the key set's
-// limits. A request that is allowed can still be refused for its CSR.
+// it: by the rules, by what the profile asks for, and by the key set's limits. A
+// request that is allowed can still be refused for what else its CSR holds.
 func (p *Part) Ask(q Question) policy.Explanation {
 	q.Request.Defaults = p.defaults(q)
-	if q.Action == policy.SignJWT || q.Action == policy.SignDigest {
-		q.Judge = func(t policy.Terms) *policy.Objection { return p.judge(t, q) }
+	q.Judge = func(t policy.Terms) *policy.Objection {
+		if t.Action() == policy.SignCSR {
+			return p.judgeCSR(t, q)
+		}
+		return p.judge(t, q)
 	}
 	return p.Policy.Explain(q.Question)
 }
@@ -30,11 +34,11 @@ func (p *Part) defaults(q Question) func(profile string) (ttl int64, typ string)
 			ttl, typ := p.setting.Profiles[profile].Defaults(p.keySet(q.Target.KeySet).DefaultTTL)
 			return int64(ttl / time.Second), typ
 		case policy.SignCSR:
-			ttl, ok := p.setting.Authorities[q.Target.Authority][profile]
+			written, ok := p.setting.Authorities[q.Target.Authority][profile]
 			if !ok {
-				ttl = DefaultCertificateTTL(0, 0)
+				return int64(ca.DefaultTTL / time.Second), ""
 			}
-			return int64(ttl / time.Second), ""
+			return int64(written.DefaultTTL / time.Second), ""
 		}
 		return 0, ""
 	}
@@ -46,6 +50,24 @@ func (p *Part) keySet(name string) KeySet {
 		return ks
 	}
 	return KeySet{}.filled()
+}
+
+// judgeCSR returns why a CSR is refused, on the terms of the rule that decides, or nil.
+func (p *Part) judgeCSR(t policy.Terms, q Question) *policy.Objection {
+	name := t.Target()
+	authority, known := p.setting.Authorities[name.Authority]
+	profile := authority[name.Profile]
+	switch {
+	case p.setting.Authorities == nil:
+		return t.Object(q.Question)
+	case !known:
+		return &policy.Objection{Part: "authorities", Code: policy.CodeForbidden, Text: fmt.Sprintf("there is no authority %q", name.Authority)}
+	case profile == nil:
+		return &policy.Objection{Part: "profiles", Code: policy.CodeForbidden, Text: fmt.Sprintf("authority %s has no profile %q", name.Authority, name.Profile)}
+	case profile.Checked == nil:
+		return t.Object(q.Question)
+	}
+	return ca.Judge(t, profile.Checked, q.ttl(), q.Names)
 }
 
 // judge returns why q is refused by what is not the policy's, on the terms of the
@@ -70,10 +92,7 @@ func (p *Part) judge(t policy.Terms, q Question) *policy.Objection {
 	if !there {
 		return &policy.Objection{Part: "profiles", Code: policy.CodeForbidden, Text: fmt.Sprintf("there is no claims profile %q", t.Target().Profile)}
 	}
-	req := jwt.Request{KeySet: name, Claims: q.Request.Body, Typ: q.Request.Typ, CNFCertificate: q.CNFCertificate}
-	if q.Request.TTL != 0 {
-		req.TTL = &q.Request.TTL
-	}
+	req := jwt.Request{KeySet: name, Claims: q.Request.Body, Typ: q.Request.Typ, CNFCertificate: q.CNFCertificate, TTL: q.ttl()}
 	if o := jwt.Judge(t, req, jwt.Env{DefaultTTL: p.keySet(name).DefaultTTL, MaxTTL: ks.MaxTTL, Profile: profile}); o != nil {
 		return o
 	}

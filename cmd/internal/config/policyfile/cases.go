@@ -45,7 +45,16 @@ type Case struct {
 // A Question is what a case asks.
 type Question struct {
 	policy.Question
-	CNFCertificate string // that the request names: PEM, or its SHA-256 in base64url
+	CNFCertificate string   // that the request names: PEM, or its SHA-256 in base64url
+	Names          []string // that the CSR asks for; nil: they are not known
+}
+
+// ttl returns the lifetime that is asked for, in seconds, or nil.
+func (q Question) ttl() *int64 {
+	if q.Request.TTL == 0 {
+		return nil
+	}
+	return &q.Request.TTL
 }
 
 // What a case expects.
@@ -124,7 +133,7 @@ func (c Case) Question() (Question, []*policy.Fault) {
 	if !known {
 		wrong("action", "%.40q is no action: there are %v", string(c.Action), policy.Actions())
 	}
-	q := Question{CNFCertificate: c.CNF}
+	q := Question{CNFCertificate: c.CNF, Names: c.Names}
 	q.Question = policy.Question{
 		Who: who, PIN: c.PIN, Action: c.Action,
 		Target:  policy.Target{KeySet: c.KeySet, Authority: c.Authority, Profile: c.Profile},

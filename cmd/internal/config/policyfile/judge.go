@@ -141,7 +141,7 @@ func (j judge) defaults() {
 	for _, n := range slices.Sorted(maps.Keys(j.Authorities)) {
 		for _, p := range slices.Sorted(maps.Keys(j.Authorities[n])) {
 			path := document.Join(document.Join("authorities", n)+".profiles", p)
-			j.allowed(path+".default_ttl", j.Authorities[n][p], func(r Rule) bool {
+			j.allowed(path+".default_ttl", j.Authorities[n][p].DefaultTTL, func(r Rule) bool {
 				return slices.Contains(r.Actions, policy.SignCSR) && lists(r.Authorities, n) && lists(r.Profiles, p)
 			})
 		}

@@ -37,6 +37,7 @@ import (
 
 	"chancery/cmd/internal/config/document"
 	"chancery/keystore"
+	"chancery/signer/ca"
 	"chancery/signer/policy"
 )
 
@@ -89,6 +90,8 @@ type authority struct {
 }
 
 type profile struct {
+	NamesUnder []string      `yaml:"names_under"`
+	Usages     []ca.Usage    `yaml:"usages"`
 	MaxTTL     time.Duration `yaml:"max_ttl"`
 	DefaultTTL time.Duration `yaml:"default_ttl"`
 	Rest       struct{}      `yaml:",rest"`
@@ -166,7 +169,9 @@ func (w written) setting(f *document.Findings) Setting {
 	for name, a := range w.Authorities {
 		s.Authorities[name] = make(Authority)
 		for profile, p := range a.Profiles {
-			s.Authorities[name][profile] = DefaultCertificateTTL(p.MaxTTL, p.DefaultTTL)
+			s.Authorities[name][profile] = NewCertificateProfile(ca.ProfileConfig{
+				Name: profile, NamesUnder: p.NamesUnder, MaxTTL: p.MaxTTL, DefaultTTL: p.DefaultTTL, Usages: p.Usages,
+			})
 		}
 	}
 	return s

@@ -51,14 +51,22 @@ func (ks KeySet) filled() KeySet {
 	return ks
 }
 
-// An Authority has the profiles of its certificates by name, each with the lifetime
-// of one that is asked for without.
-type Authority map[string]time.Duration
+// An Authority has the profiles of its certificates by name.
+type Authority map[string]*CertificateProfile
 
-// DefaultCertificateTTL returns the lifetime of a certificate that is asked for
-// without one, where its profile says so of lifetimes; 0: nothing.
-func DefaultCertificateTTL(maxTTL, defaultTTL time.Duration) time.Duration {
-	return cmp.Or(defaultTTL, min(ca.DefaultTTL, cmp.Or(maxTTL, ca.MaxTTL)))
+// A CertificateProfile is what a policy is judged with of a profile of certificates.
+type CertificateProfile struct {
+	DefaultTTL time.Duration
+	Checked    *ca.Profile // nil: it has faults
+}
+
+// NewCertificateProfile returns a profile of certificates as it was written.
+func NewCertificateProfile(written ca.ProfileConfig) *CertificateProfile {
+	p := &CertificateProfile{DefaultTTL: cmp.Or(written.DefaultTTL, min(ca.DefaultTTL, cmp.Or(written.MaxTTL, ca.MaxTTL)))}
+	if checked, err := ca.NewProfile(written); err == nil { // what is wrong with it is said elsewhere
+		p.Checked = checked
+	}
+	return p
 }
 
 // ClaimsProfiles checks declared claims profiles and returns them with those that are
