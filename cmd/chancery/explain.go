@@ -29,9 +29,10 @@ func (a *app) policyExplainCommand() *cobra.Command {
 		Use:   "explain --config FILE --as PRINCIPAL --action ACTION",
 		Short: "Say which rule decides, and why the others do not",
 		Long: "Say which rule of a policy decides whether someone may have something done, and why each\n" +
-			"of the others does not. It asks no daemon. What the rules say is answered, and what the\n" +
-			"claims profile of a token and the limits of its key set do; a CSR that is allowed can\n" +
-			"still be refused for what it is. The exit status is 1 if it is denied.",
+			"of the others does not. It asks no daemon, and answers as one does, what the profile and\n" +
+			"the key set ask for included; what a CSR holds beside its names is not looked at. The text\n" +
+			"of a policy has neither key sets nor authorities, and then their limits are not known. The\n" +
+			"exit status is 1 if it is denied.",
 		Example: "  chancery policy explain --config config.yaml --as dev:spiffe:spiffe://chancery.dev/issuer \\\n" +
 			"    --action jwt.sign --keyset web --claims '{\"aud\":\"api\"}'",
 		Args: noArgs,

@@ -118,10 +118,10 @@ func (a *app) policyTestCommand() *cobra.Command {
 		Use:   "test FILE",
 		Short: "Ask a policy the questions of a file and compare its answers",
 		Long: "Ask the policy of a configuration the questions of a file and compare its answers with\n" +
-			"what the file expects. What the rules say is answered, and what the claims profile of a\n" +
-			"token and the limits of its key set do; of a CSR the daemon looks at more. A name that the\n" +
-			"configuration has not is an error. Prints a line for each case; the exit status is 1 if\n" +
-			"one fails.\n\n" +
+			"what the file expects. It is answered as the daemon does, what the profile and the key set\n" +
+			"ask for included; what a CSR holds beside its names is not looked at. A name that the\n" +
+			"configuration does not have is an error. Prints a line for each case; the exit status is 1\n" +
+			"if one fails.\n\n" +
 			"  config: config.yaml\n" +
 			"  cases:\n" +
 			"    - name: the web issuer signs for the API\n" +

@@ -136,7 +136,7 @@
 //	    cnf: caller | named | required | forbidden   # absent: a cnf among the claims is checked, and need not be there
 //	  jwt_svid:                   # there is none until it is declared
 //	    trust_domains: [TRUST DOMAIN]
-//	policy:                       # the first rule that fits decides; what no rule allows is refused
+//	policy:                       # the first rule that fits decides; what no rule allows is refused; no list, mapping or number of a rule is empty or 0
 //	  - rule: NAME
 //	    principals: [ANCHOR:KIND:VALUE]
 //	    actions: [jwt.sign, csr.sign, digest.sign, keysets.read, rotation.read, keyset.rotate, key.suspend, key.resume, key.compromise, key.destroy, key.reconcile, audit.read, token.manage, clock.confirm, node.manage]
@@ -144,7 +144,7 @@
 //	    authorities: [NAME]
 //	    profiles: [NAME]          # of certificates for csr.sign; of claims for jwt.sign: absent: jwt alone; or "*"
 //	    max_ttl: 1h
-//	    types: [JWT, at+jwt]      # of the profile jwt; absent: JWT alone
+//	    types: [JWT, at+jwt]      # of the profile jwt; absent: JWT alone; never jwk-set+jwt
 //	    cnf: caller | named | required | forbidden   # of jwt.sign; absent: as the profile says, for jwt the caller
 //	    names: [DNS NAME or .SUFFIX]
 //	    max_names: 10             # of a certificate

@@ -28,6 +28,9 @@ func emptyRule(r Rule) map[string]empty {
 			found[member] = empty{"0 would be no limit", "leave it out for no limit; the least is 1"}
 		}
 	}
+	list("keysets", len(r.KeySets))
+	list("authorities", len(r.Authorities))
+	list("names", len(r.Names))
 	list("types", len(r.Types))
 	list("profiles", len(r.Profiles))
 	list("claims.required", len(r.Claims.Required))

@@ -1,7 +1,8 @@
 // Package policyfile reads the policy part of the configuration of chanceryd, and
 // files of cases to test it with. Of the configuration it looks at nothing else
 // and opens no other file, so that a policy can be checked where neither
-// certificates nor keystores are.
+// certificates nor keystores are. What is to say of a policy is said by Setting.Judge
+// to who reads the whole configuration, too.
 //
 //	p, findings := policyfile.Load("config.yaml")
 //	cases, findings := policyfile.LoadCases("policy-test.yaml")
@@ -22,10 +23,14 @@
 //	    typ: JWT
 //	    ttl: 5m                     # absent: what the key set or the profile has
 //	    claims: {sub: x}            # or their JSON in quotes; absent for a JWT: none, {}
+//	    cnf_certificate: PEM        # that the request names, or its SHA-256 in base64url
 //	    names: [DNS NAME]           # of a CSR; absent: they are not looked at
 //	    expect: allow | deny        # required
 //	    rule: NAME                  # that has to decide; absent: any, or none
 //	    code: claim_not_allowed     # that the caller has to be answered with; absent: any
+//
+// A case is answered as the daemon answers the request, as far as the file says it
+// (Part.Ask), and must name nothing that the configuration does not have (Cases.Known).
 package policyfile
 
 import (

@@ -122,9 +122,14 @@ func FuzzCases(f *testing.F) {
 	f.Add("config: a\ncases: [{name: a, as: \"dev:dns:a.test\", action: jwt.sign, keyset: web, expect: allow, claims: {a: [1, {b: null}]}}]")
 	f.Add("config: a\ncases: [{name: a, as: \"dev:dns:issuer.test\", uid: 5, gid: 5, action: csr.sign, names: [a.b], expect: deny, ttl: 5s}]")
 	f.Add("cases: {}\nconfig: [")
-	p, findings := load(f, good)
-	if p == nil {
-		f.Fatal(findings)
+	f.Add("config: a\ncases: [{name: a, as: \"dev:dns:a.test\", action: jwt.sign, keyset: web, profile: partner, cnf_certificate: x, ttl: 5m, expect: deny, claims: {aud: [api], sub: 1}}]")
+	var parts []*Part
+	for _, text := range []string{good, asked} {
+		p, findings := load(f, text)
+		if p == nil {
+			f.Fatal(findings)
+		}
+		parts = append(parts, p)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		c, findings := parseCases(document.New("cases.yaml"), []byte(text), "/")
@@ -134,9 +139,16 @@ func FuzzCases(f *testing.F) {
 			}
 			return
 		}
-		for i, r := range c.Run(p) {
-			if claims := c.Cases[i].Claims; claims != nil && !json.Valid(claims) || r.Passed != (r.Wrong == "") {
-				t.Fatalf("%s, %+v", claims, r)
+		for _, p := range parts {
+			for _, x := range c.Known(p) {
+				if x.Line < 1 || x.Column < 1 || strings.ContainsAny(x.String(), "\n\x1b") {
+					t.Fatalf("finding %q at %d:%d", x, x.Line, x.Column)
+				}
+			}
+			for i, r := range c.Run(p) {
+				if claims := c.Cases[i].Claims; claims != nil && !json.Valid(claims) || r.Passed != (r.Wrong == "") || r.Explain.Allowed != (r.Explain.Code == "") {
+					t.Fatalf("%s, %+v", claims, r)
+				}
 			}
 		}
 	})
