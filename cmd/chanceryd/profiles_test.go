@@ -16,10 +16,12 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 
+	"chancery/cmd/internal/config/policyfile"
 	"chancery/keystore"
 	"chancery/keystore/audit"
 	"chancery/signer/api"
 	"chancery/signer/client"
+	"chancery/signer/policy"
 )
 
 // signAny lets the issuer have tokens of any kind, and declares what needs it.
@@ -43,7 +45,9 @@ func TestA06TokensOfAKindAreNoOther(t *testing.T) {
 	d := startDev(t, tempDir(t))
 	c := d.http("issuer")
 	ask := func(keyset, profile, claims string) result {
-		return post(t, c, "/v1/sign/jwt", fmt.Sprintf(`{"keyset":%q,"profile":%q,"claims":%s}`, keyset, profile, claims))
+		r := post(t, c, "/v1/sign/jwt", fmt.Sprintf(`{"keyset":%q,"profile":%q,"claims":%s}`, keyset, profile, claims))
+		d.wantToldBefore(r, policyfile.Case{KeySet: keyset, Profile: profile, Claims: []byte(claims)})
+		return r
 	}
 	const access = `{"aud":"https://api.test","sub":"alice","client_id":"app","scope":"read"}`
 	ask("web", "at+jwt", access).want(t, "a kind that the rule does not name", api.CodeForbidden)
@@ -85,6 +89,24 @@ func TestA06TokensOfAKindAreNoOther(t *testing.T) {
 		if signed[profile] != 1 {
 			t.Errorf("%d entries of a token of the profile %s", signed[profile], profile)
 		}
+	}
+}
+
+// wantToldBefore wants what the daemon answered the issuer to be what a question about
+// its configuration is answered.
+func (d *chanceryd) wantToldBefore(r result, c policyfile.Case) {
+	d.t.Helper()
+	p, findings := policyfile.Load(d.configFile())
+	if p == nil {
+		d.t.Fatal(findings)
+	}
+	c.As, c.Action = "dev:spiffe:spiffe://chancery.dev/issuer", policy.SignJWT
+	q, faults := c.Question()
+	if len(faults) > 0 {
+		d.t.Fatal(faults[0])
+	}
+	if x := p.Ask(q); x.Code != string(r.code) || x.Allowed != (r.code == "") {
+		d.t.Errorf("%s %s %s: the daemon answers %q, and of its policy it is said %+v", c.KeySet, c.Profile, c.Claims, r.code, x)
 	}
 }
 
