@@ -317,13 +317,16 @@ func TestABatchWhoseTimeEnds(t *testing.T) {
 		code api.Code
 	}{
 		{"deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
-			return context.WithTimeout(ctx, time.Second)
+			return Within(ctx, time.Second)
 		}, api.CodeOverloaded},
+		{"the caller's deadline", func(ctx context.Context) (context.Context, context.CancelFunc) {
+			return context.WithTimeout(ctx, time.Second)
+		}, api.CodeDeadlineExceeded},
 		{"canceled", func(ctx context.Context) (context.Context, context.CancelFunc) {
 			ctx, cancel := context.WithCancel(ctx)
 			time.AfterFunc(time.Second, cancel)
 			return ctx, cancel
-		}, api.CodeLeaseExpired},
+		}, api.CodeCanceled},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)

@@ -57,7 +57,7 @@ func (s *Service) CompromiseAll(ctx context.Context, who policy.Caller, req api.
 func (s *Service) compromise(ctx context.Context, act keystore.Record, scope Scope, reason string) (api.CompromiseReply, error) {
 	reply, err := s.Rotations.Compromise(ctx, act.Principal, scope, reason)
 	if err != nil {
-		return api.CompromiseReply{}, s.refuse(act, err)
+		return api.CompromiseReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }

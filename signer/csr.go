@@ -86,7 +86,7 @@ func (s *Service) SignCSR(ctx context.Context, who policy.Caller, req api.SignCS
 	key := IdempotencyKey{who.String(), req.Authority, req.Profile, idempotency}
 	stored, err := s.Certificates.Begin(ctx, key, body)
 	if err != nil {
-		return api.SignCSRReply{}, s.refuse(act, err)
+		return api.SignCSRReply{}, s.refuse(act, ended(ctx, err))
 	}
 	if stored != nil {
 		return s.replay(ctx, act, stored)
@@ -115,7 +115,7 @@ func (s *Service) replay(ctx context.Context, act keystore.Record, stored []byte
 		return api.SignCSRReply{}, s.refuse(act, err)
 	}
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return api.SignCSRReply{}, auditUnavailable(err)
+		return api.SignCSRReply{}, ended(ctx, auditUnavailable(err))
 	}
 	if _, _, err := s.signing(authority.KeySet, keystore.PurposeCA); err != nil {
 		return api.SignCSRReply{}, s.refuse(act, err) // so that the log says that it never left
@@ -163,21 +163,21 @@ func (s *Service) issue(ctx context.Context, grant policy.Grant, req api.SignCSR
 	}
 	issuer, err := s.Certificates.Issuer(ctx, set.Name, v.Number)
 	if err != nil {
-		return api.SignCSRReply{}, s.refuse(act, err)
+		return api.SignCSRReply{}, s.refuse(act, ended(ctx, err))
 	}
 	prepared, err := ca.Prepare(grant, profile, issuer, ca.Request{CSR: []byte(req.CSR), TTL: req.TTL}, ca.Env{
 		Now: s.Now(), Skew: authority.Skew, ClientAnchors: authority.ClientAnchors,
 		Ours: func(h keystore.SPKIHash) (bool, error) { return s.Certificates.IsOurs(ctx, h) },
 	})
 	if err != nil {
-		return api.SignCSRReply{}, s.refuse(act, err)
+		return api.SignCSRReply{}, s.refuse(act, ended(ctx, err))
 	}
 	act.KeySet, act.KID, act.Version, act.State = set.Name, v.KID, v.Number, v.State.String()
 	act.Serial, act.NotAfter = prepared.Serial(), prepared.NotAfter().Unix()
 	act.Detail = map[string]string{"names": strconv.Itoa(len(prepared.Names()))}
 	key, err := open(ctx, s.Keys, set, v)
 	if err != nil {
-		return api.SignCSRReply{}, s.fail(act, err)
+		return api.SignCSRReply{}, s.fail(act, overdue(ctx, err, publicError))
 	}
 	der, err := s.certificate(ctx, &act, key, v, prepared)
 	if err != nil {
@@ -219,20 +219,20 @@ func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepare
 	})
 	if err != nil {
 		act.Use = s.untake(act.KID, act.Use, errUnsent)
-		return s.refuse(act, fmt.Errorf("keeping the serial: %w", err))
+		return s.refuse(act, ended(ctx, fmt.Errorf("keeping the serial: %w", err)))
 	}
 	act.ID, act.Outcome = act.Serial, keystore.OutcomeIntent
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return auditUnavailable(err)
+		return ended(ctx, auditUnavailable(err))
 	}
 	return nil
 }
 
 // abandon closes an intent whose signature did not come.
 func (s *Service) abandon(ctx context.Context, act keystore.Record, cause error) error {
+	e := publicError(overdue(ctx, cause, publicError))
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
 	defer cancel()
-	e := publicError(cause)
 	act.ID, act.Outcome, act.Code, act.Reason = act.Serial, failure(cause), string(e.Code), e.Reason()
 	receipt, err := s.Log.Act(ctx, act)
 	if err != nil {

@@ -26,7 +26,7 @@ func (s *Service) Destroy(ctx context.Context, who policy.Caller, name string, r
 	}
 	reply, err := s.Rotations.Destroy(ctx, who.String(), name, act.KID, act.Version, req.Reason)
 	if err != nil {
-		return api.DestroyReply{}, s.refuse(act, err)
+		return api.DestroyReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }
@@ -41,14 +41,14 @@ func (s *Service) Reconcile(ctx context.Context, who policy.Caller, req api.Reco
 	}
 	act.Rule, act.Policy, act.Outcome = grant.Rule(), grant.PolicyHash(), keystore.OutcomeDone
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return api.Reconciliation{}, auditUnavailable(err)
+		return api.Reconciliation{}, ended(ctx, auditUnavailable(err))
 	}
 	found, err := s.Tokens.Reconcile(ctx, req.Keystore)
 	if errors.Is(err, keystore.ErrNotFound) {
 		err = api.Errorf(api.CodeNotFound, "no keystore of that name").Because(err)
 	}
 	if err != nil {
-		return api.Reconciliation{}, s.fail(act, err)
+		return api.Reconciliation{}, s.fail(act, ended(ctx, err))
 	}
 	return found, nil
 }

@@ -68,7 +68,7 @@ func (s *Service) signDigest(ctx context.Context, act *keystore.Record, key keys
 	}
 	act.ID, act.Outcome = keystore.NewKeyID().String(), keystore.OutcomeIntent
 	if _, err := s.Log.Act(ctx, *act); err != nil {
-		return nil, auditUnavailable(err)
+		return nil, ended(ctx, auditUnavailable(err))
 	}
 	sig, err := p.redeem(ctx, key)
 	if err != nil {

@@ -126,6 +126,10 @@ func (d *draft) record(ctx context.Context) (audit.Receipt, error) {
 	}
 	d.waited = true
 	receipt, err := d.entry.Wait(ctx)
+	if e := byCaller(ctx, err); e != nil {
+		d.act.Use = 0                                // closed by its entry
+		return audit.Receipt{}, d.s.refuse(d.act, e) // so that the log says that it never left
+	}
 	if err != nil {
 		return audit.Receipt{}, auditUnavailable(err) // an unrecorded token is never released
 	}

@@ -57,7 +57,7 @@ func (s *Service) cover(ctx context.Context, v *keystore.Version, exp, now time.
 	if exp.After(to) {
 		to = exp
 	}
-	ctx, cancel := context.WithTimeout(ctx, raiseWithin)
+	ctx, cancel := Within(ctx, raiseWithin)
 	defer cancel()
 	if err := s.Horizons.RaiseHorizon(ctx, v.KID, to); err != nil {
 		return fmt.Errorf("raising the exp horizon of %s: %w", v.KID, err)

@@ -447,7 +447,7 @@ func TestBatchAnswersInOrder(t *testing.T) {
 // it had only waited behind too many others.
 func TestOverdueRequestsAreOverload(t *testing.T) {
 	w := newWorld(t)
-	late, cancel := context.WithDeadline(t.Context(), time.Now().Add(-time.Second))
+	late, cancel := Within(t.Context(), -time.Second)
 	defer cancel()
 	w.signErr = fmt.Errorf("%w: waiting for the token: %w", keystore.ErrUnavailable, context.DeadlineExceeded)
 	w.horizons.err = context.DeadlineExceeded

@@ -53,7 +53,7 @@ func (s *Service) NodeList(ctx context.Context, who policy.Caller) (api.NodeList
 	}
 	fleet, err := s.Nodes.List(ctx)
 	if err != nil {
-		return api.NodeList{}, s.refuse(act, noCatalog(err))
+		return api.NodeList{}, s.refuse(act, ended(ctx, noCatalog(err)))
 	}
 	list := api.NodeList{Nodes: make([]api.Node, 0, len(fleet.Nodes))}
 	for i := range fleet.Nodes {
@@ -122,17 +122,17 @@ func (s *Service) ForgetNode(ctx context.Context, who policy.Caller, name string
 	}
 	fleet, err := s.Nodes.List(ctx)
 	if err != nil {
-		return api.ForgetReply{}, s.refuse(act, noCatalog(err))
+		return api.ForgetReply{}, s.refuse(act, ended(ctx, noCatalog(err)))
 	}
 	if err := fleet.forgettable(name, req.Force); err != nil {
-		return api.ForgetReply{}, s.refuse(act, err)
+		return api.ForgetReply{}, s.refuse(act, ended(ctx, err))
 	}
 	reply, err := s.Nodes.Forget(ctx, name, keystore.Fact{At: s.Now(), By: who.String(), Reason: req.Reason})
 	if errors.Is(err, keystore.ErrNotFound) {
 		err = noSuchNode().Because(err)
 	}
 	if err != nil {
-		return api.ForgetReply{}, s.refuse(act, err)
+		return api.ForgetReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }

@@ -104,7 +104,7 @@ func (s *Service) Rotate(ctx context.Context, who policy.Caller, name string, re
 	}
 	reply, err := s.Rotations.Rotate(ctx, who.String(), name, req.Reason, req.When == "now")
 	if err != nil {
-		return api.RotateReply{}, s.refuse(act, err)
+		return api.RotateReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }
@@ -121,7 +121,7 @@ func (s *Service) Suspend(ctx context.Context, who policy.Caller, name string, r
 	}
 	reply, err := s.Rotations.Suspend(ctx, who.String(), name, keystore.KID(req.KID), req.Reason)
 	if err != nil {
-		return api.SuspendReply{}, s.refuse(act, err)
+		return api.SuspendReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }
@@ -140,7 +140,7 @@ func (s *Service) Resume(ctx context.Context, who policy.Caller, name string, re
 	}
 	reply, err := s.Rotations.Resume(ctx, who.String(), name, keystore.KID(req.KID), req.Reason)
 	if err != nil {
-		return api.SuspendReply{}, s.refuse(act, err)
+		return api.SuspendReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }
@@ -224,7 +224,7 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Caller, token strin
 	}
 	act.Rule, act.Policy, act.Outcome = grant.Rule(), grant.PolicyHash(), keystore.OutcomeIntent
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return api.TokenList{}, auditUnavailable(err)
+		return api.TokenList{}, ended(ctx, auditUnavailable(err))
 	}
 	if err := s.Tokens.Retry(ctx, token); err != nil {
 		switch {
@@ -239,7 +239,7 @@ func (s *Service) TokenRetry(ctx context.Context, who policy.Caller, token strin
 	}
 	act.Outcome = keystore.OutcomeDone
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return api.TokenList{}, auditUnavailable(err)
+		return api.TokenList{}, ended(ctx, auditUnavailable(err))
 	}
 	return s.TokenList(ctx, who)
 }
@@ -279,7 +279,7 @@ func (s *Service) ConfirmClock(ctx context.Context, who policy.Caller, req api.C
 	confirmed.Reason, confirmed.Outcome = req.Reason, keystore.OutcomeDone
 	reply, err := s.Clock.Confirm(ctx, confirmed)
 	if err != nil {
-		return api.ClockConfirmReply{}, s.refuse(act, err)
+		return api.ClockConfirmReply{}, s.refuse(act, ended(ctx, err))
 	}
 	return reply, nil
 }
@@ -293,7 +293,7 @@ func (s *Service) ReadAudit(ctx context.Context, who policy.Caller, what string)
 	}
 	act.Rule, act.Policy, act.Outcome = grant.Rule(), grant.PolicyHash(), keystore.OutcomeDone
 	if _, err := s.Log.Act(ctx, act); err != nil {
-		return auditUnavailable(err)
+		return ended(ctx, auditUnavailable(err))
 	}
 	return nil
 }

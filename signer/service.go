@@ -251,17 +251,6 @@ func publicError(err error) *api.Error {
 	return api.Errorf(api.CodeInternal, "internal error").Because(err)
 }
 
-// overdue is what a request sees whose time was over: it waited behind too many
-// others, and nothing else is wrong. While its time lasts, otherwise says what
-// err is.
-func overdue(ctx context.Context, err error, otherwise func(error) *api.Error) error {
-	late := errors.Is(ctx.Err(), context.DeadlineExceeded) && errors.Is(err, context.DeadlineExceeded)
-	if late && !errors.Is(err, keystore.ErrSignature) {
-		return overloaded(err)
-	}
-	return otherwise(err)
-}
-
 func overloaded(cause error) *api.Error {
 	e := api.Errorf(api.CodeOverloaded, "too many requests wait for the keystore").Because(cause)
 	e.RetryAfter = 1

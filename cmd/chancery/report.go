@@ -165,6 +165,7 @@ var problemHints = map[api.Code]string{
 	api.CodeIdempotencyInProgress: "the first request with this Idempotency-Key is not done: ask again in a moment",
 	api.CodeSignatureInvalid:      "the token made a signature that does not verify; nothing was released, and the log has it",
 	api.CodeInternal:              "the daemon's log says why",
+	api.CodeDeadlineExceeded:      "give it more time, or see whether others ask for too much: chancery_queue_waiting and chancery_request_duration_seconds of /metrics",
 }
 
 func (a *app) problemHint(p *api.Problem) string {

@@ -50,6 +50,8 @@ var producedBy = map[api.Code]struct{ name, test, dir string }{
 	api.CodeConflict:              {"CodeConflict", "TestRefusalsOfRotationHaveCodes", "."},
 	api.CodeInternal:              {"CodeInternal", "TestA24KeystoreErrorsHaveCodes", "../../signer"},
 	api.CodeOverloaded:            {"CodeOverloaded", "TestOverdueRequestsAreOverload", "../../signer"},
+	api.CodeCanceled:              {"CodeCanceled", "TestWhoDidNotWaitIsToldFromWhatIsDown", "../../signer"},
+	api.CodeDeadlineExceeded:      {"CodeDeadlineExceeded", "TestWhoDidNotWaitIsToldFromWhatIsDown", "../../signer"},
 }
 
 // Every stable code is produced by a test, which names it.

@@ -9,6 +9,7 @@ import (
 
 	"chancery/keystore"
 	"chancery/keystore/catalog"
+	"chancery/signer"
 )
 
 // horizons raises exp horizons in the catalog, and knows whether that works: a
@@ -36,15 +37,22 @@ func (h *horizons) RaiseHorizon(ctx context.Context, kid keystore.KID, to time.T
 	switch {
 	case err == nil || errors.Is(err, keystore.ErrNotFound) || errors.Is(err, keystore.ErrOvertaken): // it answers
 		h.err = nil
-	case ctx.Err() != nil && errors.Is(context.Cause(ctx), context.Canceled): // the caller went
+	case signer.EndedByCaller(ctx): // who went, or gave it no time: Run finds out
+		h.again(kid, to)
 	default:
-		h.err, h.kid, h.to = err, kid, to
-		select {
-		case h.wake <- struct{}{}:
-		default:
-		}
+		h.err = err
+		h.again(kid, to)
 	}
 	return err
+}
+
+// again has Run try. The caller holds mu.
+func (h *horizons) again(kid keystore.KID, to time.Time) {
+	h.kid, h.to = kid, to
+	select {
+	case h.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Trouble returns nil, or why horizons cannot be raised.
@@ -57,8 +65,9 @@ func (h *horizons) Trouble() error {
 	return fmt.Errorf("it cannot be written: %w", h.err)
 }
 
-// Run tries again what could not be written, each second until it can, so that
-// a node that nobody asks any more because it is not ready finds out by itself.
+// Run tries again what was not written, at once and each second until it can be, so
+// that a node that nobody asks any more because it is not ready finds out by itself,
+// and that one whose callers do not wait for it finds out that it is not.
 func (h *horizons) Run(ctx context.Context) {
 	for {
 		select {
@@ -66,18 +75,22 @@ func (h *horizons) Run(ctx context.Context) {
 			return
 		case <-h.wake:
 		}
-		for h.Trouble() != nil {
+		for h.tryAgain(ctx); h.Trouble() != nil; h.tryAgain(ctx) {
 			select {
 			case <-ctx.Done():
 				return
 			case <-time.After(time.Second):
 			}
-			h.mu.Lock()
-			kid, to := h.kid, h.to
-			h.mu.Unlock()
-			within, cancel := context.WithTimeout(ctx, settleWithin)
-			_ = h.RaiseHorizon(within, kid, to) // Trouble tells
-			cancel()
 		}
 	}
+}
+
+// tryAgain raises the horizon that was last not raised. Trouble tells whether it could.
+func (h *horizons) tryAgain(ctx context.Context) {
+	h.mu.Lock()
+	kid, to := h.kid, h.to
+	h.mu.Unlock()
+	ctx, cancel := signer.Within(ctx, settleWithin)
+	defer cancel()
+	_ = h.RaiseHorizon(ctx, kid, to)
 }

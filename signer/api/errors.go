@@ -39,6 +39,8 @@ const (
 	CodeAuditUnavailable      Code = "audit_unavailable"
 	CodeLeaseExpired          Code = "lease_expired"
 	CodeRevocationUnknown     Code = "revocation_unknown"
+	CodeCanceled              Code = "canceled"
+	CodeDeadlineExceeded      Code = "deadline_exceeded"
 )
 
 var statuses = map[Code]int{
@@ -47,11 +49,13 @@ var statuses = map[Code]int{
 	CodeAudienceNotAllowed: 400, CodeScopeNotAllowed: 400,
 	CodeCertificateExpired: 401, CodeCertificateRevoked: 401,
 	CodeForbidden: 403, CodeNotFound: 404, CodeMethodNotAllowed: 405,
+	CodeCanceled: 408, // nobody reads it but in a log: RFC 9110 has no status for who hung up
 	CodeTooEarly: 409, CodeIdempotencyInProgress: 409, CodeConflict: 409,
 	CodeTooLarge: 413, CodeIdempotencyMismatch: 422, CodeOverloaded: 429,
 	CodeInternal: 500, CodeSignatureInvalid: 500,
 	CodeKeySetSuspended: 503, CodeBackendUnavailable: 503, CodeAuditUnavailable: 503, CodeLeaseExpired: 503,
 	CodeRevocationUnknown: 503,
+	CodeDeadlineExceeded:  504,
 }
 
 // Status returns the HTTP status the code is sent with.

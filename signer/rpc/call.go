@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"chancery/keystore"
+	"chancery/signer"
 	"chancery/signer/api"
 	"chancery/signer/policy"
 )
@@ -40,7 +41,7 @@ func tapped(most time.Duration) tap.ServerInHandle {
 		if info.FullMethodName == streamRoute {
 			return ctx, nil
 		}
-		ctx, cancel := context.WithTimeout(ctx, most)
+		ctx, cancel := signer.Within(ctx, most)
 		return context.WithValue(ctx, endKey{}, cancel), nil // gRPC ends the outer context, if no handler does
 	}
 }
@@ -54,6 +55,7 @@ func (s *Server) unary(m method) grpc.StreamDesc {
 			defer cancel()
 		}
 		if ctx.Err() != nil {
+			s.Observe(route, unanswered(gone(ctx)), time.Since(start))
 			return gone(ctx) // cancelled before it was looked at: it costs nothing more
 		}
 		reply, err := s.answer(ctx, route, call, m)
@@ -62,6 +64,7 @@ func (s *Server) unary(m method) grpc.StreamDesc {
 			return call.SendMsg(reply)
 		}
 		if _, ok := errors.AsType[*api.Error](err); !ok {
+			s.Observe(route, unanswered(err), time.Since(start))
 			return err // nobody waits for an answer, or the message came too slowly
 		}
 		e := s.failed(ctx, route, err)
@@ -195,6 +198,14 @@ func (s *Server) failed(ctx context.Context, route string, err error) *api.Error
 // gone is the status of a call whose context has ended: nobody reads it, unless the
 // time was ours.
 func gone(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
+
+// unanswered is what a call counts as that ends with a status of gRPC's own.
+func unanswered(err error) string {
+	if status.Code(err) == codes.DeadlineExceeded {
+		return string(api.CodeDeadlineExceeded)
+	}
+	return string(api.CodeCanceled)
+}
 
 // recovered makes an error of a panic.
 func recovered(err *error) {

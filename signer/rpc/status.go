@@ -53,6 +53,8 @@ var statuses = map[api.Code]codes.Code{
 	api.CodeAuditUnavailable:      codes.Unavailable,
 	api.CodeLeaseExpired:          codes.Unavailable,
 	api.CodeRevocationUnknown:     codes.Unavailable,
+	api.CodeCanceled:              codes.Canceled,
+	api.CodeDeadlineExceeded:      codes.DeadlineExceeded,
 }
 
 // statusCode returns the gRPC status code that an api.Code is sent with.

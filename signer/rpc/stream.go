@@ -14,6 +14,7 @@ import (
 
 	pb "chancery/signer/api/chanceryv1"
 
+	"chancery/signer"
 	"chancery/signer/api"
 	"chancery/signer/policy"
 )
@@ -178,7 +179,7 @@ func (p *pipeline) worker() {
 // answer is one request, as SignJWT has it.
 func (p *pipeline) answer(f *frame) {
 	start := time.Now()
-	ctx, cancel := context.WithTimeout(p.call.Context(), p.Limits.RequestTimeout)
+	ctx, cancel := signer.Within(p.call.Context(), p.Limits.RequestTimeout)
 	defer cancel()
 	if ctx.Err() != nil {
 		f.free()

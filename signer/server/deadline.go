@@ -1,26 +1,34 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"time"
 
+	"chancery/signer"
 	"chancery/signer/api"
 )
 
-// timeout returns how long the work for a request may take: what its header says, and
-// most at the longest.
-func timeout(h http.Header, most time.Duration) (time.Duration, error) {
+// within returns ctx with the time that the work for a request may take: what its header
+// says, which is the caller's deadline then, and most at the longest.
+func within(ctx context.Context, h http.Header, most time.Duration) (context.Context, context.CancelFunc, error) {
 	said := h.Values(api.RequestTimeout)
 	switch len(said) {
 	case 0:
-		return most, nil
+		ctx, cancel := signer.Within(ctx, most)
+		return ctx, cancel, nil
 	case 1:
 	default:
-		return 0, api.Errorf(api.CodeMalformed, "more than one %s", api.RequestTimeout)
+		return nil, nil, api.Errorf(api.CodeMalformed, "more than one %s", api.RequestTimeout)
 	}
 	d, err := api.ParseTimeout(said[0])
 	if err != nil {
-		return 0, api.Errorf(api.CodeMalformed, "%s: %v", api.RequestTimeout, err)
+		return nil, nil, api.Errorf(api.CodeMalformed, "%s: %v", api.RequestTimeout, err)
 	}
-	return min(d, most), nil
+	if d > most {
+		ctx, cancel := signer.Within(ctx, most)
+		return ctx, cancel, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, d)
+	return ctx, cancel, nil
 }

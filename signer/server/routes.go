@@ -225,11 +225,10 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 		return 0, nil, g.refuse(who, rt, err)
 	}
 	defer release()
-	within, err := timeout(r.Header, g.Limits.RequestTimeout)
+	ctx, cancel, err := within(r.Context(), r.Header, g.Limits.RequestTimeout)
 	if err != nil {
 		return 0, nil, g.refuse(who, rt, err)
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), within)
 	defer cancel()
 	body, err := readBody(w, r, rt.maxBody)
 	if err != nil {
