@@ -14,7 +14,8 @@ import (
 // SignDigest signs a digest for who, by a key set of purpose digest: what it is a
 // digest of the Service does not see, so no key of another purpose ever signs one
 // (RFC 8725 Section 2.8). An intent is entered before the key is asked and an
-// outcome after. Its errors are *api.Error; a digest that is not exactly as long as
+// outcome after. One whose version stops signing before the release is signed anew by
+// its successor, with entries of its own. Its errors are *api.Error; a digest that is not exactly as long as
 // the hash of the version that signs is malformed, and no key is asked.
 func (s *Service) SignDigest(ctx context.Context, who policy.Caller, req api.SignDigestRequest) (api.SignDigestReply, error) {
 	act := keystore.Record{Principal: who.String(), Action: keystore.ActSignDigest, KeySet: req.KeySet}
@@ -27,6 +28,19 @@ func (s *Service) SignDigest(ctx context.Context, who policy.Caller, req api.Sig
 	if !s.Digests(req.KeySet) {
 		return api.SignDigestReply{}, s.refuse(act, policy.ErrForbidden)
 	}
+	for range attempts {
+		reply, err := s.attemptDigest(ctx, grant, req, act)
+		if !errors.Is(err, errOvertaken) {
+			return reply, err
+		}
+	}
+	return api.SignDigestReply{}, unavailable(errOvertaken)
+}
+
+// attemptDigest is one attempt: prepare, intend, sign, record, look again, release. act
+// is what all of them have in common. Its errors have been entered; it is errOvertaken
+// if the digest is to be signed anew.
+func (s *Service) attemptDigest(ctx context.Context, grant policy.Grant, req api.SignDigestRequest, act keystore.Record) (api.SignDigestReply, error) {
 	if err := s.Log.Health(); err != nil { // before a signature is spent
 		return api.SignDigestReply{}, s.refuse(act, auditUnavailable(err))
 	}
@@ -107,12 +121,17 @@ func (s *Service) releaseDigest(ctx context.Context, act keystore.Record, v *key
 		return api.SignDigestReply{}, auditUnavailable(err) // an unrecorded signature is never released
 	}
 	_, again, err := s.signing(act.KeySet, keystore.PurposeDigest)
-	if err == nil && again.KID != v.KID {
+	overtaken := err == nil && again.KID != v.KID
+	if overtaken {
 		err = unavailable(errOvertaken)
 	}
 	if err != nil {
-		act.Use = 0                                      // closed by its entry
-		return api.SignDigestReply{}, s.refuse(act, err) // so that the log says that it never left
+		act.Use = 0              // closed by its entry
+		err = s.refuse(act, err) // so that the log says that it never left
+		if overtaken {
+			err = errOvertaken
+		}
+		return api.SignDigestReply{}, err
 	}
 	return api.SignDigestReply{
 		Signature: base64.StdEncoding.EncodeToString(out), KID: string(v.KID), Algorithm: string(v.Algorithm), Entry: receipt.Entry,

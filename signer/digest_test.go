@@ -216,26 +216,69 @@ func TestDigestsThatFail(t *testing.T) {
 	}
 }
 
-// A rotation between the signature and the release: nothing leaves, and the log
-// says so.
+// A digest whose version a rotation ends before the release was refused as if the
+// keystore were down. The successor signs it: what the first made never leaves, the log
+// says so, and each key that was asked has its entries.
 func TestDigestOvertaken(t *testing.T) {
 	w := newWorld(t)
 	rotate := w.successor(t, "release")
+	var first keystore.KID
 	w.log.act = func(r keystore.Record) error {
-		if r.Outcome == keystore.OutcomeDone {
+		if r.Outcome == keystore.OutcomeDone && first == "" {
+			first = r.KID
 			rotate()
 		}
 		return nil
 	}
+	reply, err := w.SignDigest(t.Context(), releaser, digestOf(keystore.ES256, "a release"))
+	if err != nil || reply.KID != string(w.active("release")) || reply.KID == string(first) || reply.Entry != "log#3" {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	if len(w.log.entries) != 4 || len(w.log.refused) != 1 {
+		t.Fatalf("entries %+v, refused %+v", w.log.entries, w.log.refused)
+	}
+	withdrawn := w.log.refused[0]
+	if withdrawn.ID != w.log.entries[1].ID || withdrawn.KID != first || withdrawn.Use != 0 || withdrawn.Code != string(api.CodeBackendUnavailable) {
+		t.Errorf("withdrawn %+v", withdrawn)
+	}
+	for i, outcome := range []keystore.Outcome{keystore.OutcomeIntent, keystore.OutcomeDone} {
+		a, b := w.log.entries[i], w.log.entries[2+i]
+		if a.Outcome != outcome || b.Outcome != outcome || a.KID != first || string(b.KID) != reply.KID || a.ID == b.ID || a.Request != b.Request || b.Use != 1 {
+			t.Errorf("entries %+v, %+v", a, b)
+		}
+	}
+	if w.usesClosed(t, "overtaken"); w.signed != 2 {
+		t.Errorf("%d signatures", w.signed)
+	}
+}
+
+// One that is overtaken again and again is refused at last, and not beyond its time.
+func TestDigestOvertakenForEver(t *testing.T) {
+	w := newWorld(t)
+	w.log.act = func(r keystore.Record) error {
+		if r.Outcome == keystore.OutcomeDone {
+			w.successor(t, "release")()
+		}
+		return nil
+	}
 	_, err := w.SignDigest(t.Context(), releaser, digestOf(keystore.ES256, "a release"))
-	e := wants(t, "overtaken", err, api.CodeBackendUnavailable)
-	if e.RetryAfter == 0 || len(w.log.refused) != 1 || w.log.refused[0].ID != w.log.entries[1].ID || w.log.refused[0].Use != 0 {
-		t.Errorf("%v, refused %+v", e, w.log.refused)
+	if e := wants(t, "overtaken each time", err, api.CodeBackendUnavailable); e.RetryAfter == 0 || w.signed != attempts || len(w.log.refused) != attempts {
+		t.Errorf("%v, %d signatures, refused %+v", e, w.signed, w.log.refused)
 	}
-	w.log.act = nil
-	if reply, err := w.SignDigest(t.Context(), releaser, digestOf(keystore.ES256, "a release")); err != nil || reply.KID != string(w.active("release")) {
-		t.Errorf("asked again: %+v, %v", reply, err)
+}
+
+// A successor that signs digests of another length cannot sign this one, and says why.
+func TestDigestOvertakenByAnotherAlgorithm(t *testing.T) {
+	w := newWorld(t)
+	w.log.act = func(r keystore.Record) error {
+		if r.Outcome == keystore.OutcomeDone {
+			w.add(t, "release", keystore.PurposeDigest, keystore.ES384)
+		}
+		return nil
 	}
+	_, err := w.SignDigest(t.Context(), releaser, digestOf(keystore.ES256, "a release"))
+	wants(t, "another length", err, api.CodeMalformed)
+	w.usesClosed(t, "another length")
 }
 
 // Who may not, what is not there and what is for something else look the same.

@@ -9,8 +9,8 @@ import (
 	"chancery/signer/policy"
 )
 
-// attempts is how often a JWT is made anew because its key version stopped
-// signing between the signature and the release.
+// attempts is how often a JWT, or the signature of a digest, is made anew because its
+// key version stopped signing between the signature and the release.
 const attempts = 3
 
 // SignJWT signs one JWT for who. Its errors are *api.Error.
