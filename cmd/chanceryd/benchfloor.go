@@ -172,7 +172,7 @@ func (f *floor) serve(ctx context.Context, d time.Duration) (floorReady, error) 
 		Service: f.service, Gate: func() *server.Gate { return gate }, Log: f.doors.log, Entries: idleDaemon{}, Now: time.Now,
 		Observe: func(string, string, time.Duration) {},
 	}
-	f.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), server.Limits{}, func() *server.Gate { return gate }, func(string, error) {}, socket)
+	f.doors.guard(server.Signing(guarded), rpc.New(guarded, rpc.Limits{}), server.Limits{}, func() *server.Gate { return gate }, func(string, error) {}, nil, socket)
 	return ready, nil
 }
 

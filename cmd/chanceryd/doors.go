@@ -52,10 +52,10 @@ func (d *doors) holdOne(l net.Listener, err error) (net.Listener, error) {
 
 // guard opens a door behind mutual TLS on the listeners. Without calls it serves
 // HTTP/1.1 alone.
-func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits, gate func() *server.Gate, refused func(peer string, err error), listeners ...net.Listener) {
+func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits, gate func() *server.Gate, refused func(peer string, err error), full func(peer string, b server.Bound), listeners ...net.Listener) {
 	door := &server.Door{
 		TLS: func() *tls.Config { return gate().TLS() }, Admit: func(who *policy.Unix) error { return gate().Admits(who) },
-		Failed: refused, Limits: lim, Log: d.log,
+		Failed: refused, Full: full, Limits: lim, Log: d.log,
 	}
 	web := server.HTTPServer(handler, lim, d.log)
 	conns := door.Protocol("http/1.1")
@@ -72,10 +72,10 @@ func (d *doors) guard(handler http.Handler, calls *rpc.Server, lim server.Limits
 }
 
 // open opens a door for everyone.
-func (d *doors) open(handler http.Handler, lim server.Limits, l net.Listener, tlsConfig *tls.Config) {
+func (d *doors) open(handler http.Handler, lim server.Limits, full func(peer string, b server.Bound), l net.Listener, tlsConfig *tls.Config) {
 	web := server.HTTPServer(handler, lim, d.log)
 	d.plain = append(d.plain, web)
-	l = server.Limited(l, lim)
+	l = server.Limited(l, lim, full)
 	if tlsConfig != nil {
 		l = tls.NewListener(l, tlsConfig)
 	}

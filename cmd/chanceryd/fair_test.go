@@ -189,6 +189,12 @@ func TestA13IdleClients(t *testing.T) {
 	if served.Load() == 0 || refused.Load() == 0 || cut.Load() != 100 {
 		t.Errorf("%d served, %d refused, %d of 100 silent ones cut", served.Load(), refused.Load(), cut.Load())
 	}
+	if n := d.metric(`chancery_connections_refused_total{door="signing",limit="per_peer"}`); n < float64(refused.Load())/2 { // some were cut in their handshake
+		t.Errorf("%v connections are counted that were refused, of %d", n, refused.Load())
+	}
+	if n := strings.Count(d.log.String(), "too many are open"); n < 1 || n > 2 {
+		t.Errorf("%d lines tell of a full door", n)
+	}
 	if most > before+connections+20 { // files of the log come and go
 		t.Errorf("%d descriptors, %d before, and %d connections may be open", most, before, connections)
 	}
@@ -243,7 +249,7 @@ func TestI6AGoneCallerCostsNothing(t *testing.T) {
 	hang := func(n int, timeout string) {
 		for range n {
 			wg.Go(func() {
-				if status, err := post(timeout); err != nil || status != http.StatusTooManyRequests {
+				if status, err := post(timeout); err != nil || status != http.StatusGatewayTimeout {
 					t.Errorf("while the token hangs: %d, %v", status, err)
 				}
 			})

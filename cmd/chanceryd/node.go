@@ -70,9 +70,10 @@ type node struct {
 	admin     http.Handler
 	doors     *doors
 
-	enrolled  bool   // the catalog knows this node
-	started   func() // ends what only a start needs; nil: nothing
-	lostLease bool   // as last told; owned by keepLeases
+	refused   atomic.Pointer[time.Time] // when the last reload was; nil: it was not
+	enrolled  bool                      // the catalog knows this node
+	started   func()                    // ends what only a start needs; nil: nothing
+	lostLease bool                      // as last told; owned by keepLeases
 	owed      *debts
 	tokenMu   sync.Mutex // one state of a token entered after the other
 	told      told

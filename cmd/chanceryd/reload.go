@@ -28,13 +28,26 @@ func (n *node) reload(ctx context.Context, path string) {
 	err := n.tryReload(ctx, path)
 	n.metrics.Reloaded(err == nil)
 	if err == nil {
+		n.refused.Store(nil)
 		n.log.Info("reloaded", "policy", n.gates.policy().Hash())
 		return
 	}
+	now := n.now()
+	n.refused.Store(&now)
 	n.log.Error("reload refused; what was in force stays", "err", err)
 	rec := reloadRecord(n.config.Load(), n.gates.policy().Hash())
 	rec.Outcome, rec.Reason = keystore.OutcomeFailed, err.Error()
 	n.owed.owe("reload refused", rec)
+}
+
+// reloadWarning tells that the configuration in force is not the one that was to be.
+func (n *node) reloadWarning() string {
+	at := n.refused.Load()
+	if at == nil {
+		return ""
+	}
+	return fmt.Sprintf("the reload at %s was refused, and what was in force before still is (hint: the log says why, and so does `chanceryd check`)",
+		at.UTC().Format(time.RFC3339))
 }
 
 // reloadRecord names what is in force after a reload: policy, configuration and

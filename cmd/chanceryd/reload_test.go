@@ -65,6 +65,22 @@ func (d *chanceryd) reloads(outcome string) int {
 	return n
 }
 
+// inForceAsLast checks that metric and readiness say whether the last reload took. The
+// node is ready either way.
+func (d *chanceryd) inForceAsLast(took bool) {
+	d.t.Helper()
+	want, status := 0.0, "[!]configuration warning"
+	if took {
+		want, status = 1, "[+]configuration ok"
+	}
+	if n := d.metric("chancery_config_last_reload_successful"); n != want {
+		d.t.Errorf("the last reload counts as %v, want %v", n, want)
+	}
+	if code, body := d.get(d.endpoints.Admin + "/readyz?verbose"); code != http.StatusOK || !strings.Contains(body, status) {
+		d.t.Errorf("%d %s: no %s", code, body, status)
+	}
+}
+
 // TestS21BrokenReload: what cannot be put in force whole is not put in force at
 // all; what was stays, and log, metric and output say so.
 func TestS21BrokenReload(t *testing.T) {
@@ -110,6 +126,7 @@ func TestS21BrokenReload(t *testing.T) {
 			if n := d.reloads("failed"); n != i+1 {
 				t.Errorf("%d refused reloads are counted, want %d", n, i+1)
 			}
+			d.inForceAsLast(false)
 			d.sign(d.client("issuer"), "edge", `{}`) // on a new connection, by the old policy
 		})
 	}
@@ -122,6 +139,7 @@ func TestS21BrokenReload(t *testing.T) {
 	if n := d.reloads("ok"); n != 1 {
 		t.Errorf("%d good reloads are counted", n)
 	}
+	d.inForceAsLast(true)
 	if !strings.Contains(d.log.String(), "reload refused") {
 		t.Error("the daemon's output does not say that a reload was refused")
 	}

@@ -142,11 +142,11 @@ func (n *node) openDoors(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("admin listener: %w", err)
 	}
-	n.doors.guard(server.Signing(guarded), rpc.New(guarded, grpcLimits(cfg.Listeners.Signing.Limits.GRPC)), guarded.Limits, n.gates.signing, n.refusedHandshake("signing"), signing...)
-	n.doors.guard(server.Ops(ops), nil, ops.Limits, n.gates.ops, n.refusedHandshake("ops"), operating...)
-	n.doors.open(n.public, doorLimits(cfg.Listeners.Public.Limits), public, n.publicTLS())
+	n.doors.guard(server.Signing(guarded), rpc.New(guarded, grpcLimits(cfg.Listeners.Signing.Limits.GRPC)), guarded.Limits, n.gates.signing, n.refusedHandshake("signing"), n.full("signing"), signing...)
+	n.doors.guard(server.Ops(ops), nil, ops.Limits, n.gates.ops, n.refusedHandshake("ops"), n.full("ops"), operating...)
+	n.doors.open(n.public, doorLimits(cfg.Listeners.Public.Limits), n.full("public"), public, n.publicTLS())
 	n.admin = server.Admin(n.checks(), n.metrics.Handler())
-	n.doors.open(n.admin, server.Limits{}, admin, nil)
+	n.doors.open(n.admin, server.Limits{}, n.full("admin"), admin, nil)
 	return nil
 }
 
@@ -200,6 +200,11 @@ func (n *node) refusedHandshake(door string) func(peer string, err error) {
 	}
 }
 
+// full returns what is told of connections that a door has no room for.
+func (n *node) full(door string) func(peer string, b server.Bound) {
+	return newFullDoor(door, n.metrics, n.log).refused
+}
+
 // checks are the conditions of readiness. The first ones are those without which
 // nothing is signed.
 func (n *node) checks() []server.Check {
@@ -211,6 +216,7 @@ func (n *node) checks() []server.Check {
 		}},
 		{Name: "log", Run: n.audit.Health},
 		{Name: "checkpoints", Run: n.audit.Unsigned},
+		{Name: "configuration", Run: never, Warn: n.reloadWarning},
 		{Name: "closed months", Run: never, Note: func() string { return textOf(n.audit.Untended()) }},
 		{Name: "revocation lists", Run: never, Warn: n.revocations.warning},
 		{Name: "witnesses", Run: never, Note: n.witnessNote, Warn: n.witnessWarning},

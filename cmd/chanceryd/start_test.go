@@ -79,7 +79,7 @@ func TestAStopIsToldAfterARequestThatHangs(t *testing.T) {
 	n.doors.open(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		close(asked)
 		<-r.Context().Done() // when the door is closed for good
-	}), server.Limits{}, l, nil)
+	}), server.Limits{}, nil, l, nil)
 	go http.Get("http://" + l.Addr().String())
 	<-asked
 	n.Close()

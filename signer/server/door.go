@@ -77,6 +77,9 @@ type Door struct {
 	// Failed is told of each connection that was not admitted and each handshake
 	// that failed, and why.
 	Failed func(peer string, err error)
+	// Full is told of each connection that was closed at once because too many are
+	// open. It must answer at once, and may be nil.
+	Full   func(peer string, b Bound)
 	Limits Limits
 	Log    *slog.Logger
 
@@ -141,8 +144,11 @@ func (d *Door) Serve(l net.Listener) error {
 				continue
 			}
 		}
-		if !d.admit(c, v.peer) {
+		if b := d.admit(c, v.peer); b != "" {
 			c.Close()
+			if b != boundClosed && d.Full != nil {
+				d.Full(v.peer, b)
+			}
 			continue
 		}
 		go func() {
@@ -152,18 +158,21 @@ func (d *Door) Serve(l net.Listener) error {
 	}
 }
 
-// admit counts c in, or reports that there is no room. Close waits for whoever
-// was counted in before it.
-func (d *Door) admit(c net.Conn, peer string) bool {
+// admit counts c in, or returns what keeps it out. Close waits for whoever was counted
+// in before it.
+func (d *Door) admit(c net.Conn, peer string) Bound {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closed || len(d.open) >= d.Limits.Connections || d.peers[peer] >= d.Limits.PerPeer {
-		return false
+	if d.closed {
+		return boundClosed
+	}
+	if b := d.Limits.bound(len(d.open), d.peers[peer]); b != "" {
+		return b
 	}
 	d.open[c] = nil
 	d.peers[peer]++
 	d.wg.Add(1)
-	return true
+	return ""
 }
 
 func (d *Door) forget(c net.Conn, peer string) {

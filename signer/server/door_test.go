@@ -208,12 +208,12 @@ func TestA13Limits(t *testing.T) {
 func TestA13PeersAreCountedApart(t *testing.T) {
 	d := &Door{Limits: Limits{PerPeer: 1, Connections: 10}.withDefaults(), open: map[net.Conn]*tls.Conn{}, peers: map[string]int{}}
 	a, b := &net.TCPConn{}, &net.TCPConn{}
-	if !d.admit(a, "one") || d.admit(b, "one") || !d.admit(b, "two") {
+	if d.admit(a, "one") != "" || d.admit(b, "one") != BoundPerPeer || d.admit(b, "two") != "" {
 		t.Error("a peer is counted as another")
 	}
 	d.forget(a, "one")
 	d.forget(a, "one") // once is enough
-	if len(d.peers) != 1 || !d.admit(a, "one") {
+	if len(d.peers) != 1 || d.admit(a, "one") != "" {
 		t.Errorf("peers %v", d.peers)
 	}
 }

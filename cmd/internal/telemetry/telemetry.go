@@ -17,7 +17,10 @@ type Metrics struct {
 	registry  *prometheus.Registry
 	requests  *prometheus.HistogramVec
 	handshake prometheus.Counter
+	full      *prometheus.CounterVec
 	reloads   *prometheus.CounterVec
+	reloaded  prometheus.Gauge
+	loaded    prometheus.Gauge
 	steps     *prometheus.CounterVec
 }
 
@@ -34,6 +37,15 @@ func New(version string) *Metrics {
 		handshake: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "chancery_handshake_failures_total", Help: "TLS handshakes that failed.",
 		}),
+		full: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "chancery_connections_refused_total", Help: "Connections closed at once because too many were open, by door and limit.",
+		}, []string{"door", "limit"}),
+		reloaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "chancery_config_last_reload_successful", Help: "Whether the last attempt to read the configuration took; 0: what was in force before still is.",
+		}),
+		loaded: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "chancery_config_last_reload_success_timestamp_seconds", Help: "When the configuration in force was read, in Unix time.",
+		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "chancery_reloads_total", Help: "Configuration reloads, by outcome.",
 		}, []string{"outcome"}),
@@ -46,7 +58,9 @@ func New(version string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.requests, m.handshake, m.reloads, m.steps, info,
+	m.reloaded.Set(1) // a start is the first reload
+	m.loaded.SetToCurrentTime()
+	m.registry.MustRegister(m.requests, m.handshake, m.full, m.reloads, m.reloaded, m.loaded, m.steps, info,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -70,12 +84,18 @@ func (m *Metrics) Request(route, code string, took time.Duration) {
 // HandshakeFailed counts one failed handshake.
 func (m *Metrics) HandshakeFailed() { m.handshake.Inc() }
 
+// ConnectionRefused counts one connection that was closed because a door was full. Both
+// labels are names of ours.
+func (m *Metrics) ConnectionRefused(door, limit string) { m.full.WithLabelValues(door, limit).Inc() }
+
 // Reloaded counts one reload; ok tells whether it took.
 func (m *Metrics) Reloaded(ok bool) {
-	outcome := "failed"
+	outcome, successful := "failed", 0.0
 	if ok {
-		outcome = "ok"
+		outcome, successful = "ok", 1
+		m.loaded.SetToCurrentTime()
 	}
+	m.reloaded.Set(successful)
 	m.reloads.WithLabelValues(outcome).Inc()
 }
 

@@ -24,6 +24,7 @@ func TestMetrics(t *testing.T) {
 			m.Request("POST /v1/sign/jwt", "ok", 2*time.Millisecond)
 			m.Request("POST /v1/sign/jwt", "forbidden", time.Minute)
 			m.HandshakeFailed()
+			m.ConnectionRefused("signing", "per_peer")
 			waited(3 * time.Millisecond)
 			m.Reloaded(true)
 			m.Reloaded(false)
@@ -41,6 +42,7 @@ func TestMetrics(t *testing.T) {
 		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.001"} 0`,
 		`chancery_request_duration_seconds_bucket{code="ok",route="POST /v1/sign/jwt",le="0.0025"} 8`,
 		`chancery_handshake_failures_total 8`,
+		`chancery_connections_refused_total{door="signing",limit="per_peer"} 8`,
 		`chancery_wait_seconds_bucket{keystore="hsm",le="0.0025"} 0`,
 		`chancery_wait_seconds_bucket{keystore="hsm",le="0.005"} 8`,
 		`chancery_reloads_total{outcome="ok"} 8`,
@@ -51,6 +53,38 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %q", line)
 		}
+	}
+}
+
+// A reload that was refused showed in nothing that one alerts on.
+func TestTheLastReload(t *testing.T) {
+	m := New("v1")
+	const successful = "chancery_config_last_reload_successful "
+	at := func() string {
+		_, rest, ok := strings.Cut(scrape(m), "\nchancery_config_last_reload_success_timestamp_seconds ")
+		when, _, _ := strings.Cut(rest, "\n")
+		if !ok || when == "0" {
+			t.Error("it is not said when the configuration was read")
+		}
+		return when
+	}
+	want := func(what, value string) {
+		t.Helper()
+		if !strings.Contains(scrape(m), successful+value+"\n") {
+			t.Errorf("%s: not %s", what, value)
+		}
+	}
+	want("at the start", "1")
+	start := at()
+	m.Reloaded(false)
+	want("refused", "0")
+	if now := at(); now != start {
+		t.Errorf("a reload that was refused counts as one that took: at %s, not %s", now, start)
+	}
+	m.Reloaded(true)
+	want("reloaded", "1")
+	if now := at(); now == start {
+		t.Error("a reload leaves the time of the start")
 	}
 }
 
