@@ -57,13 +57,12 @@ func (s *Service) Admit(who policy.Caller) (release func(), err error) {
 
 // tooMuch is what a caller sees of a refusal by a queue or a limit.
 func tooMuch(err error) *api.Error {
-	cause := fmt.Errorf("%w: %w", errNoTurn, err)
 	if full, ok := errors.AsType[*queue.FullError](err); ok {
-		e := overloaded(cause)
+		e := overloaded(fmt.Errorf("%w: %w", errNoTurn, err))
 		e.RetryAfter = retryAfter(min(full.Wait, longestRetry))
 		return e
 	}
-	e := api.Errorf(api.CodeOverloaded, "%v", err).Because(cause)
+	e := api.Errorf(api.CodeOverloaded, "%v", err).Because(errNoTurn) // the detail is the rest of it
 	e.RetryAfter = 1
 	if r, ok := errors.AsType[*limit.Refusal](err); ok {
 		e.RetryAfter = retryAfter(r.Wait)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -370,4 +371,18 @@ func TestA15ABatchComesInPortions(t *testing.T) {
 		}
 		w.usesClosed(t, "portions")
 	})
+}
+
+// A refusal by a limit said in the log what the limit is, and then once more.
+func TestARefusalSaysItsLimitOnce(t *testing.T) {
+	for _, r := range []*limit.Refusal{{Cause: limit.Rate, Most: 5}, {Cause: limit.Concurrent, Most: 5}, {Cause: limit.OverQuota, Most: 5}} {
+		e := tooMuch(r)
+		if n := strings.Count(e.Reason(), r.Error()); n != 1 || !errors.Is(e, errNoTurn) || e.Detail != r.Error() {
+			t.Errorf("%s: %q says it %d times", r.Cause, e.Reason(), n)
+		}
+	}
+	full := tooMuch(&queue.FullError{Own: true, Waiting: 7})
+	if n := strings.Count(full.Reason(), "wait for the keystore"); n != 2 || !strings.Contains(full.Reason(), "7 requests of this principal") || strings.Contains(full.Detail, "7") {
+		t.Errorf("%q, %q", full.Detail, full.Reason())
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -263,9 +264,33 @@ func TestI6AGoneCallerCostsNothing(t *testing.T) {
 		return nil
 	})
 	hang(callers, "0.1")
+	const hungUp = 5
+	for range hungUp {
+		wg.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://localhost/v1/sign/jwt", strings.NewReader(`{"keyset":"web","claims":{}}`))
+			if err == nil {
+				_, err = web.Do(req)
+			}
+			if !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("who hangs up: %v", err)
+			}
+		})
+	}
 	wg.Wait()
-	if left := d.metric(`chancery_queue_left_total{keystore="hsm"}`); left != callers {
-		t.Errorf("%v of %d left before their turn", left, callers)
+	d.within(10*time.Second, "those who hung up are counted apart", func() error {
+		_, body := d.get(d.endpoints.Admin + "/metrics")
+		if !strings.Contains(body, fmt.Sprintf(`chancery_request_duration_seconds_count{code="canceled",route="POST /v1/sign/jwt"} %d`, hungUp)) {
+			return errors.New("not yet")
+		}
+		if strings.Contains(body, `code="backend_unavailable"`) || strings.Contains(body, `code="overloaded"`) {
+			t.Error("who does not wait counts as what is down, or as too much")
+		}
+		return nil
+	})
+	if left := d.metric(`chancery_queue_left_total{keystore="hsm"}`); left != callers+hungUp {
+		t.Errorf("%v of %d left before their turn", left, callers+hungUp)
 	}
 	d.signalWorkers(syscall.SIGCONT) // those that are not replaced yet
 	entry := d.sign(d.client("issuer").Patient(30*time.Second), "web", `{}`).Entry
