@@ -99,6 +99,7 @@ type counting struct {
 	principals ledger[principalKey]
 	refusals   ledger[refusalKey]
 	policies   ledger[string]
+	settling   settling
 	open       map[string]audit.Located // intents by node and ID
 	dropped    int64                    // intents that were too many
 	suspects   map[suspicion]*suspect
@@ -132,6 +133,7 @@ func (c *counting) act(at audit.Located) {
 	if e.ID != "" && e.Outcome == keystore.OutcomeIntent && !behind && !e.Time.Before(c.opt.Since) {
 		c.begun(at)
 	}
+	tookBack := c.settling.tookBack(at)
 	if behind || e.Outcome == keystore.OutcomeIntent {
 		return
 	}
@@ -141,11 +143,13 @@ func (c *counting) act(at audit.Located) {
 	if e.Time.Before(c.opt.Since) {
 		return
 	}
-	c.count(at)
+	if !tookBack {
+		c.settling.hold(at, c.count)
+	}
 	if e.Outcome == keystore.OutcomeUnknown {
 		c.unknown(at)
 	}
-	if isSignature(e) {
+	if isSignature(e) && !tookBack {
 		c.signature(at)
 	}
 }
@@ -205,7 +209,8 @@ func (c *counting) expires(at audit.Located) {
 	}
 }
 
-func (c *counting) count(at audit.Located) {
+// count counts an act. It wants another.
+func (c *counting) count(at audit.Located) bool {
 	e := &at.Entry
 	n := amount(e)
 	if e.Time.After(c.last) {
@@ -223,6 +228,7 @@ func (c *counting) count(at audit.Located) {
 	if l := c.byKID[e.KID]; e.KID != "" && l != nil {
 		l.acts.add(e, n)
 	}
+	return true
 }
 
 // uses counts the numbers in ranges such as "17-19,23". What is no range counts

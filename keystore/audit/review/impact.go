@@ -98,6 +98,9 @@ func Trace(logs []Log, kid keystore.KID, opt Options, each func(Signed) bool) (*
 				return nil, ErrStopped
 			}
 		}
+		if !t.settling.all(t.count) {
+			return nil, ErrStopped
+		}
 	}
 	t.gone(facts, m.byKID[kid])
 	return t.Impact, t.conclude()
@@ -108,6 +111,7 @@ type tracing struct {
 	opt        Options
 	skew       time.Duration
 	open       map[string]audit.Located
+	settling   settling
 	principals ledger[principalKey]
 	each       func(Signed) bool
 	there      map[string]bool  // origins of months of which acts were read
@@ -134,11 +138,11 @@ func (t *tracing) act(at audit.Located) bool {
 	if e.ID != "" && e.Outcome != keystore.OutcomeIntent {
 		delete(t.open, openName(at))
 	}
-	if !t.opt.in(e.Time) {
+	if t.settling.tookBack(at) || !t.opt.in(e.Time) {
 		return true
 	}
 	if e.Outcome != keystore.OutcomeIntent {
-		return t.count(at)
+		return t.settling.hold(at, t.count)
 	}
 	if e.ID != "" && len(t.open) < maxIntents {
 		t.open[openName(at)] = at

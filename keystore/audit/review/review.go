@@ -51,6 +51,7 @@ func Make(logs []Log, opt Options) (*Report, error) {
 				c.act(at)
 			}
 		}
+		c.settling.all(c.count)
 	}
 	c.conclude()
 	m.judge()
