@@ -106,6 +106,25 @@ func TestASoundLogIsReportedSound(t *testing.T) {
 	}
 }
 
+// "No end" and "live now: none" stood side by side.
+func TestWhatIsLiveNow(t *testing.T) {
+	until := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		of   review.Impact
+		want string
+	}{
+		{review.Impact{}, "none"},
+		{review.Impact{Live: 2, LiveUntil: until, Skew: "1s"}, "2, until 2026-03-01 12:00:00 UTC (S of 1s included)"},
+		{review.Impact{Endless: 3}, "the 3 without an end, and nothing that expires"},
+		{review.Impact{Histories: review.Tally{Done: 1, Unknown: 1, Refused: 5}}, "the 2 without an end, and nothing that expires"},
+		{review.Impact{Live: 2, LiveUntil: until, Skew: "1s", Histories: review.Tally{Done: 1}}, "2, until 2026-03-01 12:00:00 UTC (S of 1s included), and the 1 without an end"},
+	} {
+		if got := liveNow(&c.of); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.of, got, c.want)
+		}
+	}
+}
+
 // TestImpactTellsWhatStillLives: every token, and which of them verifiers take.
 func TestImpactTellsWhatStillLives(t *testing.T) {
 	dir := t.TempDir()

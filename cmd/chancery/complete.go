@@ -88,7 +88,7 @@ func (a *app) valuesOf(c *cobra.Command, flag string) cobra.CompletionFunc {
 	case "as":
 		return oneOf(roles...)
 	case "keyset":
-		return a.keySetNames
+		return a.keySetNames(purposeFor(c))
 	case "typ":
 		return oneOf("JWT", "at+jwt")
 	case "outcome":
@@ -125,7 +125,7 @@ func (a *app) argumentsOf(c *cobra.Command) cobra.CompletionFunc {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.keySetNames(c, args, begun)
+			return a.keySetNames("")(c, args, begun)
 		}
 	case strings.Contains(arguments, "LOGDIR"), strings.Contains(arguments, "FILE"), strings.Contains(arguments, "DIR"):
 		return nil
@@ -133,17 +133,41 @@ func (a *app) argumentsOf(c *cobra.Command) cobra.CompletionFunc {
 	return cobra.NoFileCompletions
 }
 
-// keySetNames asks the daemon of --dir for the names that there are, as its
-// operator, and not for long. Another daemon is not asked: that the caller may not
-// read them would be a refusal in its log for each press of a key.
-func (a *app) keySetNames(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(c.Context(), completeWithin)
-	defer cancel()
-	return a.knownKeySets(ctx), cobra.ShellCompDirectiveNoFileComp
+// purposeFor returns the purpose of the key sets that a command's --keyset may name;
+// "": of any.
+func purposeFor(c *cobra.Command) keystore.Purpose {
+	switch strings.TrimPrefix(c.CommandPath(), "chancery ") {
+	case "sign jwt", "bench":
+		return keystore.PurposeJWT
+	case "sign digest":
+		return keystore.PurposeDigest
+	}
+	return ""
 }
 
-// knownKeySets returns the names of the key sets of --dir; none if it cannot ask.
-func (a *app) knownKeySets(ctx context.Context) (names []string) {
+// keySetNames asks the daemon of --dir for the names that there are of a purpose, as
+// its operator, and not for long. Another daemon is not asked: that the caller may not
+// read them would be a refusal in its log for each press of a key.
+func (a *app) keySetNames(of keystore.Purpose) cobra.CompletionFunc {
+	return func(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		ctx, cancel := context.WithTimeout(c.Context(), completeWithin)
+		defer cancel()
+		return namesOf(of, a.knownKeySets(ctx)), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// namesOf returns the names of the key sets of a purpose; "": of all.
+func namesOf(purpose keystore.Purpose, sets []api.KeySet) (names []string) {
+	for _, s := range sets {
+		if purpose == "" || s.Purpose == string(purpose) {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+// knownKeySets returns the key sets of --dir; none if it cannot ask.
+func (a *app) knownKeySets(ctx context.Context) []api.KeySet {
 	if a.dir == "" {
 		return nil
 	}
@@ -156,10 +180,7 @@ func (a *app) knownKeySets(ctx context.Context) (names []string) {
 	if err != nil {
 		return nil
 	}
-	for _, s := range sets.KeySets {
-		names = append(names, s.Name)
-	}
-	return names
+	return sets.KeySets
 }
 
 func oneOf(values ...string) cobra.CompletionFunc {

@@ -155,6 +155,21 @@ func signedWhat(s review.Signed) string {
 	return string(s.Action)
 }
 
+// liveNow tells what of all that was signed still stands: what has not expired, and what
+// has no end.
+func liveNow(i *review.Impact) string {
+	endless := i.Endless + i.Histories.Done + i.Histories.Unknown
+	switch {
+	case i.Live > 0 && endless > 0:
+		return fmt.Sprintf("%d, until %s UTC (S of %s included), and the %d without an end", i.Live, due(i.LiveUntil), i.Skew, endless)
+	case i.Live > 0:
+		return fmt.Sprintf("%d, until %s UTC (S of %s included)", i.Live, due(i.LiveUntil), i.Skew)
+	case endless > 0:
+		return fmt.Sprintf("the %d without an end, and nothing that expires", endless)
+	}
+	return "none"
+}
+
 func (a *app) printImpact(i *review.Impact) {
 	a.printf("key %s", string(i.KID))
 	if i.KeySet != "" {
@@ -170,17 +185,13 @@ func (a *app) printImpact(i *review.Impact) {
 		a.printf("\n")
 	}
 	if h := i.Histories; h.All() > 0 {
-		a.printf("histories of its key set signed besides: %d; refused %d, failed %d, unknown %d; first %s, last %s UTC; they have no end\n",
+		a.printf("histories of its key set signed besides: %d; refused %d, failed %d, unknown %d; first %s, last %s UTC, without an end\n",
 			h.Done, h.Refused, h.Failed, h.Unknown, when(h.First), when(h.Last))
 	}
 	if i.Endless > 0 {
-		a.printf("of these %s of digests: they have no end\n", count(i.Endless, "signature", "signatures"))
+		a.printf("of these %s of digests, without an end\n", count(i.Endless, "signature", "signatures"))
 	}
-	if i.Live > 0 {
-		a.printf("live now: %d, until %s UTC (S of %s included)\n", i.Live, due(i.LiveUntil), i.Skew)
-	} else {
-		a.printf("live now: none\n")
-	}
+	a.printf("live now: %s\n", liveNow(i))
 	for _, r := range i.Removed {
 		a.printf("not in it: %s\n", r.Words())
 	}

@@ -10,6 +10,7 @@ import (
 
 	"chancery/cmd/internal/manual"
 	"chancery/cmd/internal/manual/manualtest"
+	"chancery/signer/api"
 )
 
 func TestManPages(t *testing.T) { manualtest.Pages(t, new(app).root(), "1") }
@@ -60,6 +61,8 @@ func TestCompletion(t *testing.T) {
 		{[]string{"chancery", "audit", "list", "--code", "idem"}, []string{"idempotency_in_progress", "idempotency_mismatch"}},
 		{[]string{"chancery", "--dir", dir, "resume", ""}, []string{"web"}},
 		{[]string{"chancery", "--dir", dir, "sign", "jwt", "--keyset", "we"}, []string{"web"}},
+		{[]string{"chancery", "--dir", dir, "sign", "digest", "--keyset", ""}, nil}, // web was offered, which signs none
+		{[]string{"chancery", "--dir", dir, "audit", "list", "--keyset", ""}, []string{"web"}},
 		{[]string{"chancery", "--dir", filepath.Join(dir, "none"), "resume", ""}, nil},
 		{[]string{"chancery", "resume", ""}, nil},
 	} {
@@ -70,6 +73,28 @@ func TestCompletion(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("%q is completed by %q, want %q", c.line, got, want)
 		}
+	}
+}
+
+// A key set whose purpose does not fit the command was offered as well.
+func TestKeySetsThatFit(t *testing.T) {
+	sets := []api.KeySet{{Name: "web", Purpose: "jwt"}, {Name: "devices-ca", Purpose: "ca"}, {Name: "release", Purpose: "digest"}, {Name: "edge", Purpose: "jwt"}}
+	want := map[string][]string{"chancery sign jwt": {"web", "edge"}, "chancery bench": {"web", "edge"}, "chancery sign digest": {"release"}}
+	for _, c := range manual.Commands(new(app).root()) {
+		if c.LocalFlags().Lookup("keyset") == nil {
+			continue
+		}
+		fitting, ok := want[c.CommandPath()]
+		if !ok {
+			fitting = []string{"web", "devices-ca", "release", "edge"}
+		}
+		delete(want, c.CommandPath())
+		if got := namesOf(purposeFor(c), sets); !slices.Equal(got, fitting) {
+			t.Errorf("%s offers %q, want %q", c.CommandPath(), got, fitting)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("no command is called %v", want)
 	}
 }
 

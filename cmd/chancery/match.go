@@ -18,11 +18,16 @@ import (
 // bytes.
 const largestMatch = 256 << 20
 
+// matchHint says what can be matched. A signature by itself does not say whose it is.
+const matchHint = "it takes tokens, one a line, certificates in PEM, and signatures of digests, each in a line as `chancery sign digest --json` " +
+	"prints it; for a signature that is in a file by itself write such a line, " +
+	`{"signature":"the file in base64","kid":"KID","algorithm":"ES256"}, with kid and algorithm from ` + "`chancery keys show KEYSET`"
+
 func (a *app) auditMatchCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "match FILE|- [LOGDIR]",
 		Short: "Tell which entry made each token, certificate or signature of a file, or none",
-		Long: "Tell which entry of the log made each of many tokens, one a line, or certificates, in PEM.\n" +
+		Long: "Tell which entry of the log made each of many tokens, one a line, or certificates, in PEM,\n" +
 			"or of signatures of digests, each in a line as `sign digest --json` printed it.\n" +
 			"A token is known by its jti, kid and exp, a certificate by its serial number, its end and,\n" +
 			"if its issuer's certificate is in the file as well, the issuer's key, a signature by its\n" +
@@ -58,10 +63,10 @@ func (a *app) auditMatchCommand() *cobra.Command {
 		}
 		all, err := issuedIn(data)
 		if err != nil {
-			return fmt.Errorf("%s: %w", args[0], err)
+			return hinted{fmt.Errorf("%s: %w", args[0], err), matchHint}
 		}
 		if len(all) == 0 {
-			return fmt.Errorf("%s: there is neither a token nor a certificate nor the signature of a digest in it", args[0])
+			return hinted{fmt.Errorf("%s: there is neither a token nor a certificate nor the signature of a digest in it", args[0]), matchHint}
 		}
 		entries, err := entriesOf(ctx, dirs, all)
 		if err != nil {
