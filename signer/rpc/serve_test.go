@@ -272,3 +272,55 @@ func TestStatuses(t *testing.T) {
 		t.Errorf("forbidden says when to ask again: %v", s)
 	}
 }
+
+// A call whose client hung up counted as a keystore that is down, or not at all.
+func TestCallsThatNobodyWaitsFor(t *testing.T) {
+	h := newHouse(t, Limits{}, server.Limits{})
+	h.hold = make(chan struct{})
+	ctx, hangUp := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	issuer := h.issuer(t)
+	go func() {
+		_, err := issuer.SignJWT(ctx, web(`{}`))
+		done <- err
+	}()
+	<-h.held // the key is asked
+	hangUp()
+	if err := <-done; status.Code(err) != codes.Canceled {
+		t.Errorf("%v", err)
+	}
+	const route = "/chancery.v1.Signer/SignJWT "
+	counted := func() (n int, others []string) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for what := range h.observed {
+			if what != route+string(api.CodeCanceled) {
+				others = append(others, what)
+			}
+		}
+		return h.observed[route+string(api.CodeCanceled)], others
+	}
+	for n, others := counted(); n == 0; n, others = counted() {
+		if len(others) > 0 || t.Context().Err() != nil {
+			t.Fatalf("counted as %q", others)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	if got := h.refusals(); !slices.Equal(got, []string{string(api.CodeCanceled)}) {
+		t.Errorf("entered as %q", got)
+	}
+}
+
+// A call that takes as long as any may is overload, and none of its caller's making.
+func TestCallsThatTakeTooLong(t *testing.T) {
+	h := newHouse(t, Limits{}, server.Limits{RequestTimeout: 20 * time.Millisecond})
+	h.hold = make(chan struct{})
+	_, err := h.issuer(t).SignJWT(t.Context(), web(`{}`))
+	if reasonOf(err) != api.CodeOverloaded || status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("%v", err)
+	}
+	s := Status(api.Errorf(api.CodeDeadlineExceeded, "x"))
+	if s.Code() != codes.DeadlineExceeded || len(s.Details()) != 1 {
+		t.Errorf("a deadline of the caller's: %v", s)
+	}
+}
