@@ -50,6 +50,8 @@ func (m *mire) Start(keystore.Record) audit.Pending { return m }
 
 func (m *mire) Wait(context.Context) (audit.Receipt, error) { return audit.Receipt{}, m.stuck() }
 
+func (m *mire) Leave() {}
+
 // A caller that hung up counted as a keystore, a log or a catalog that is down, and one
 // whose own deadline was short as a queue that is full. Wherever it happens, it is told
 // and entered as what it is, and what took as long as any request may is still overload.

@@ -25,6 +25,15 @@ func closedRig(t testing.TB, acts int, change ...func(*Config)) *rig {
 	}
 	c.set(november)
 	r.act(acts)
+	waitFor(t, "both months' beginnings are entered", func() bool {
+		n := 0
+		for _, l := range r.all(Filter{Action: keystore.ActAuditShard}) {
+			if l.Entry.Outcome == keystore.OutcomeIntent {
+				n++
+			}
+		}
+		return n == 2
+	})
 	r.checkpoint()
 	return r
 }

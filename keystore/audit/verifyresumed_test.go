@@ -156,6 +156,7 @@ func TestAStateEndsWithWhatIsSigned(t *testing.T) {
 	r.act(1)
 	r.monthBegan()
 	r.checkpoint()
+	r.log.publishing <- struct{}{} // the keeper, too, looks at a month that began
 	r.act(2)
 	w.alike()
 	s, err := ParseState(w.state)
@@ -163,6 +164,7 @@ func TestAStateEndsWithWhatIsSigned(t *testing.T) {
 		t.Errorf("%+v, %v", s.Logs, err)
 	}
 	w.alike()
+	<-r.log.publishing
 	r.checkpoint()
 	if rep := w.sound(); rep.Logs[1].Before != 1 || rep.Logs[1].Proven != 2 {
 		t.Errorf("%+v", rep.Logs[1])
