@@ -284,10 +284,8 @@ func (g *group) sign(ctx context.Context, key keystore.BatchSigner, v *keystore.
 
 // portion returns how many signatures by v's key come to its keystore in one turn.
 func (s *Service) portion(v *keystore.Version) int {
-	if s.Queue != nil {
-		if q := s.Queue(v.Keystore); q != nil && q.Portion() > 0 {
-			return max(1, q.Portion()/costOf(v.Algorithm))
-		}
+	if q := s.queue(v.Keystore); q != nil && q.Portion() > 0 {
+		return max(1, q.Portion()/costOf(v.Algorithm))
 	}
 	return api.MaxBatch
 }
@@ -301,7 +299,7 @@ func (g *group) signPortion(ctx context.Context, key keystore.BatchSigner, v *ke
 			fill(members, errs, panicked(p))
 		}
 	}()
-	turn, err := g.s.await(ctx, g.who.Principal, v.Keystore, len(members)*costOf(v.Algorithm))
+	turn, err := g.s.awaitPortion(ctx, g.who.Principal, v.Keystore, len(members)*costOf(v.Algorithm))
 	if err != nil {
 		fill(members, errs, err)
 		return

@@ -17,6 +17,9 @@ import (
 // A Queue is where principals wait for a keystore.
 type Queue = queue.Queue[policy.Principal]
 
+// A Turn is leave to ask a keystore.
+type Turn = queue.Turn[policy.Principal]
+
 // slowCost is what a signature by an RSA key counts for next to one on an elliptic
 // curve: between the two that it takes in an HSM and the thirty in software, and so few
 // that a window has some for each worker.
@@ -76,15 +79,32 @@ var errUnsent = errors.New("the key was not asked to sign")
 // await waits for who's turn in the queue before a keystore. A request that does not
 // come so far has cost neither a signature nor a number: its error wraps errUnsent,
 // and errNoTurn where too much was asked for.
-func (s *Service) await(ctx context.Context, who policy.Principal, keystore string, cost int) (queue.Turn[policy.Principal], error) {
-	var q *Queue
-	if s.Queue != nil {
-		q = s.Queue(keystore)
-	}
+func (s *Service) await(ctx context.Context, who policy.Principal, keystore string, cost int) (Turn, error) {
+	q := s.queue(keystore)
 	if q == nil {
-		return queue.Turn[policy.Principal]{}, nil
+		return Turn{}, nil
 	}
-	t, err := q.Enter(ctx, who, cost)
+	return hadTurn(q.Enter(ctx, who, cost))
+}
+
+// awaitPortion is await for a portion of a batch.
+func (s *Service) awaitPortion(ctx context.Context, who policy.Principal, keystore string, cost int) (Turn, error) {
+	q := s.queue(keystore)
+	if q == nil {
+		return Turn{}, nil
+	}
+	return hadTurn(q.EnterPortion(ctx, who, cost))
+}
+
+// queue returns the one before a keystore, or nil.
+func (s *Service) queue(keystore string) *Queue {
+	if s.Queue == nil {
+		return nil
+	}
+	return s.Queue(keystore)
+}
+
+func hadTurn(t Turn, err error) (Turn, error) {
 	if errors.Is(err, queue.ErrLeft) {
 		return t, fmt.Errorf("%w: %w", errUnsent, err)
 	}

@@ -143,7 +143,7 @@ func TestI6WhoIsLateCostsNothing(t *testing.T) {
 }
 
 // A batch whose key signs several in one call waits for one turn, which costs what
-// it holds.
+// it holds and takes half the room.
 func TestABatchWaitsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
@@ -175,8 +175,8 @@ func TestABatchWaitsOnce(t *testing.T) {
 		held.Leave()
 		wg.Wait()
 		h.called(t, w.active("web"), 0, 50)
-		if s := q.Stats(); inside != 50 || s.Inside != 0 {
-			t.Errorf("it counted as %d, and then %+v", inside, s)
+		if s := q.Stats(); inside != 50/2 || s.Inside != 0 {
+			t.Errorf("it took the room of %d, and then %+v", inside, s)
 		}
 	})
 }

@@ -9,7 +9,8 @@
 // At most a window of work is inside at a time: enough that the keystore's workers
 // find their next batch when they have answered one, and so little that who comes
 // next waits for milliseconds. What is inside is served first come, first served,
-// so the window is also what a quiet principal waits at most behind a loud one.
+// so the window is also what a quiet principal waits at most behind a loud one: twice
+// as much where that one sends batches, whose signatures come and go together.
 //
 // A line has a start time in virtual time: when its principal has had as much as
 // the others, by weight. The line with the least is called, and its start time

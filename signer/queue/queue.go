@@ -39,7 +39,7 @@ type Queue[K comparable] struct {
 
 // Stats is what a queue has seen, and how it stands.
 type Stats struct {
-	Inside  int // cost of what is at the keystore
+	Inside  int // room of what is at the keystore
 	Waiting int // requests
 	Lines   int // principals that have one waiting
 
@@ -65,7 +65,7 @@ func New[K comparable](l Limits, weight func(K) int, observe func(waited time.Du
 type Turn[K comparable] struct {
 	q    *Queue[K]
 	of   *line[K]
-	cost int
+	work work
 }
 
 // Enter waits for a turn of who's, which must be left. cost is how much work it is:
@@ -73,16 +73,26 @@ type Turn[K comparable] struct {
 // many wait, and wraps ErrLeft if ctx ends first. Who does not get a turn has cost
 // nothing.
 func (q *Queue[K]) Enter(ctx context.Context, who K, cost int) (Turn[K], error) {
+	return q.enter(ctx, who, single(cost))
+}
+
+// EnterPortion is Enter for several signatures that are made together: they cost as
+// much as by themselves, and take half the room.
+func (q *Queue[K]) EnterPortion(ctx context.Context, who K, cost int) (Turn[K], error) {
+	return q.enter(ctx, who, portion(cost))
+}
+
+func (q *Queue[K]) enter(ctx context.Context, who K, w work) (Turn[K], error) {
 	if ctx.Err() != nil {
 		return Turn[K]{}, left(ctx)
 	}
 	q.mu.Lock()
 	l := q.s.line(who)
-	how, r, out := q.s.arrive(l, cost, newRequest[K])
+	how, r, out := q.s.arrive(l, w, newRequest[K])
 	if how == entered {
 		q.stats.AtOnce++
 		q.mu.Unlock()
-		return Turn[K]{q, l, cost}, nil
+		return Turn[K]{q, l, w}, nil
 	}
 	if out != nil {
 		q.stats.RefusedAll++
@@ -120,7 +130,7 @@ func (q *Queue[K]) turn(ctx context.Context, r *request[K], err error) (Turn[K],
 	if err != nil {
 		return Turn[K]{}, err
 	}
-	t := Turn[K]{q, r.of, r.cost}
+	t := Turn[K]{q, r.of, r.work}
 	if ctx.Err() != nil {
 		q.mu.Lock()
 		q.stats.Left++
@@ -163,7 +173,7 @@ func (t Turn[K]) Leave() {
 	q := t.q
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.s.leave(t.of, t.cost)
+	q.s.leave(t.of, t.work)
 	for r := q.s.next(); r != nil; r = q.s.next() {
 		r.of.lately = time.Since(r.since)
 		q.stats.Waited++

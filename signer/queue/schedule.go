@@ -24,11 +24,24 @@ const (
 
 // Limits bound a queue. The zero value of a member means its default.
 type Limits struct {
-	Window  int // cost inside at a time; one request may pass it
+	Window  int // room inside, for so many signatures by themselves; one request may pass it
 	Waiting int // requests that wait, of all principals
 	Each    int // requests that wait, of one principal
 	Portion int // cost of a batch that comes at a time; 0: all of it, as one request
 }
+
+// A work is what a request comes for.
+type work struct {
+	cost int // to its principal
+	room int // of the window
+}
+
+// single is work whose signature comes by itself.
+func single(cost int) work { return work{cost, cost} }
+
+// portion is work whose signatures come and go together: a worker has nothing to do
+// for longer while they are verified, and so twice as many are let in.
+func portion(cost int) work { return work{cost, (cost + 1) / 2} }
 
 func (l Limits) withDefaults() Limits {
 	if l.Window == 0 {
@@ -55,7 +68,7 @@ type schedule[K comparable] struct {
 
 	now     uint64 // virtual time
 	latest  uint64 // the latest start time of any line
-	inside  int    // cost
+	inside  int    // room
 	waiting int    // requests
 	calls   uint64 // how often a line got a start time: of equal ones the first goes first
 	lines   map[K]*line[K]
@@ -86,7 +99,7 @@ type line[K comparable] struct {
 // A request waits, and is in its line until it is called, withdrawn or pushed out.
 type request[K comparable] struct {
 	of         *line[K]
-	cost       int
+	work       work
 	in         bool // its line
 	prev, next *request[K]
 	told       chan error // nil: your turn
@@ -138,9 +151,9 @@ const (
 // arrive lets a request in if there is room and nobody waits, and otherwise has r,
 // which make returns, wait. Another that had to give way for it is out, and not in
 // its line any more.
-func (s *schedule[K]) arrive(l *line[K], cost int, make func() *request[K]) (how arrival, r, out *request[K]) {
+func (s *schedule[K]) arrive(l *line[K], w work, make func() *request[K]) (how arrival, r, out *request[K]) {
 	if s.waiting == 0 && s.inside < s.Window {
-		s.admit(l, cost)
+		s.admit(l, w)
 		return entered, nil, nil
 	}
 	if l.waiting >= s.Each {
@@ -155,18 +168,18 @@ func (s *schedule[K]) arrive(l *line[K], cost int, make func() *request[K]) (how
 		s.withdraw(out)
 	}
 	r = make()
-	r.of, r.cost = l, cost
+	r.of, r.work = l, w
 	s.append(r)
 	return waits, r, out
 }
 
 // admit lets a request in and moves its line and virtual time on.
-func (s *schedule[K]) admit(l *line[K], cost int) {
+func (s *schedule[K]) admit(l *line[K], w work) {
 	s.now = max(s.now, l.start)
-	l.start = s.now + uint64(cost)*unit/l.weight
+	l.start = s.now + uint64(w.cost)*unit/l.weight
 	s.latest = max(s.latest, l.start)
 	l.inside++
-	s.inside += cost
+	s.inside += w.room
 }
 
 func (s *schedule[K]) append(r *request[K]) {
@@ -223,7 +236,7 @@ func (s *schedule[K]) next() *request[K] {
 	l := s.called[0]
 	r := l.first
 	s.withdraw(r)
-	s.admit(l, r.cost)
+	s.admit(l, r.work)
 	if l.waiting > 0 {
 		s.order(l)
 		heap.Fix(&s.called, l.at)
@@ -233,9 +246,9 @@ func (s *schedule[K]) next() *request[K] {
 
 // leave gives the room of a request back. When nobody is left, nobody has had more
 // than others.
-func (s *schedule[K]) leave(l *line[K], cost int) {
+func (s *schedule[K]) leave(l *line[K], w work) {
 	l.inside--
-	s.inside -= cost
+	s.inside -= w.room
 	if s.inside == 0 && s.waiting == 0 {
 		s.now = s.latest
 	}

@@ -19,15 +19,17 @@ func newRig(l Limits, weights map[string]int) *rig {
 	return &rig{schedule: newSchedule(l, func(k string) int { return weights[k] }), waits: map[string][]*request[string]{}}
 }
 
-func (g *rig) come(who string, cost int) arrival {
+func (g *rig) come(who string, cost int) arrival { return g.comes(who, single(cost)) }
+
+func (g *rig) comes(who string, w work) arrival {
 	l := g.line(who)
-	how, r, out := g.arrive(l, cost, func() *request[string] { return new(request[string]) })
+	how, r, out := g.arrive(l, w, func() *request[string] { return new(request[string]) })
 	if out != nil {
 		g.drop(out)
 	}
 	switch how {
 	case entered:
-		g.inside = append(g.inside, &request[string]{of: l, cost: cost})
+		g.inside = append(g.inside, &request[string]{of: l, work: w})
 	case waits:
 		g.waits[who] = append(g.waits[who], r)
 	}
@@ -43,7 +45,7 @@ func (g *rig) drop(r *request[string]) {
 func (g *rig) finish(i int) (called []string) {
 	r := g.inside[i]
 	g.inside = slices.Delete(g.inside, i, i+1)
-	g.leave(r.of, r.cost)
+	g.leave(r.of, r.work)
 	for r := g.next(); r != nil; r = g.next() {
 		g.drop(r)
 		g.inside = append(g.inside, r)
@@ -183,7 +185,11 @@ func TestSharesAreFair(t *testing.T) {
 			switch who := rapid.SampledFrom(names).Draw(t, "who"); rapid.SampledFrom([]string{"come", "come", "finish", "give up"}).Draw(t, "step") {
 			case "come":
 				cost := rapid.IntRange(1, most).Draw(t, "cost")
-				if g.come(who, cost) == entered {
+				w := single(cost)
+				if rapid.Bool().Draw(t, "a portion") {
+					w = portion(cost)
+				}
+				if g.comes(who, w) == entered {
 					had[who] += float64(cost)
 				}
 			case "finish":
@@ -200,7 +206,7 @@ func TestSharesAreFair(t *testing.T) {
 					if !slices.Contains(g.inside, r) {
 						t.Fatalf("%s's oldest was passed over", n)
 					}
-					had[n] += float64(r.cost)
+					had[n] += float64(r.work.cost)
 				}
 			case "give up":
 				if n := len(g.waits[who]); n > 0 {
@@ -212,7 +218,7 @@ func TestSharesAreFair(t *testing.T) {
 			look()
 			inside, waiting := 0, 0
 			for _, r := range g.inside {
-				inside += r.cost
+				inside += r.work.room
 			}
 			for _, q := range g.waits {
 				waiting += len(q)
@@ -228,4 +234,35 @@ func TestSharesAreFair(t *testing.T) {
 			}
 		}
 	})
+}
+
+// With as much in hand as single requests have, a worker had nothing to do while what it
+// had signed for a batch was verified.
+func TestTwiceAsMuchOfABatchIsInside(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		work work
+		want int
+	}{
+		{"signatures by themselves", single(1), 32},
+		{"by RSA keys", single(4), 8},
+		{"sixteen of a batch", portion(16), 4},
+		{"four by RSA keys, of a batch", portion(4 * 4), 4},
+		{"one of a batch", portion(1), 32},
+	} {
+		s := newSchedule(Limits{Window: 32}, func(string) int { return 1 })
+		n := 0
+		for n < 100 {
+			if how, _, _ := s.arrive(s.line("a"), c.work, func() *request[string] { return new(request[string]) }); how != entered {
+				break
+			}
+			n++
+		}
+		if n != c.want {
+			t.Errorf("%s: %d inside, want %d", c.what, n, c.want)
+		}
+		if want := uint64(n*c.work.cost) * unit; s.latest != want { // fair all the same
+			t.Errorf("%s: it counted %d, want %d", c.what, s.latest, want)
+		}
+	}
 }

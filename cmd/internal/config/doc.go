@@ -98,7 +98,7 @@
 //	  principals:                 # what is not said is the default's; a quota is said as a whole
 //	    - {principal: ANCHOR:KIND:VALUE, rate: N, burst: N, concurrent: N, weight: N, quota: {…}}
 //	  queue:                      # before each keystore
-//	    window: N                 # signatures at it at a time, RSA counting four; absent: 16 for each worker, 32 for a Vault
+//	    window: N                 # signatures at it at a time, RSA counting four, in batches half; absent: 16 for each worker, 32 for a Vault
 //	    waiting: 2048             # requests that wait for that, in all
 //	    per_principal: 512
 //	keysets:
