@@ -26,6 +26,7 @@ func main() {
 	flag.StringVar(&b.all, "all", "", "the directory of a daemon that verifies every signature")
 	flag.StringVar(&b.sampled, "sampled", "", "the directory of one that verifies samples")
 	flag.StringVar(&b.noSampled, "no-sampled", "", "why there is none")
+	flag.StringVar(&b.limited, "limited", "", "the directory of one that limits the second client to its share")
 	flag.StringVar(&b.idle, "idle", "", "the directory of one that has its keys and does not run")
 	flag.StringVar(&b.vault, "vault", "", "the directory of scripts/vault/serve")
 	flag.StringVar(&b.noVault, "no-vault", "", "why there is none")

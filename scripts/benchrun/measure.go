@@ -13,6 +13,7 @@ import (
 type bencher struct {
 	chancery, chanceryd         string
 	all, sampled, idle, vault   string
+	limited                     string
 	noSampled, noVault, noNoisy string
 	rounds                      int
 	duration                    time.Duration
@@ -56,7 +57,8 @@ func (b *bencher) measure(ctx context.Context) report {
 	r.pss(b)
 	r.starts(ctx, b)
 	r.growth(ctx, b)
-	r.noisy(ctx, b)
+	r.noisy(ctx, b, "p99 beside a client that asks 50 times its share, which a rate limits : alone", b.limited)
+	r.noisy(ctx, b, "p99 beside one that nothing limits : alone", b.all)
 	r.slow(ctx, b)
 
 	r.contest(ctx, b, "sampled : all verified, 64 callers", wanted{}, grpc(b.sampled, "web", many), grpc(b.all, "web", many))
@@ -258,10 +260,9 @@ func (r *report) growth(ctx context.Context, b *bencher) {
 // settled is the run after which memory is compared.
 const settled = 20
 
-// noisy watches one client that asks a hundred times a second, alone and while
-// another asks fifty times as often. Requests arrive at fixed moments.
-func (r *report) noisy(ctx context.Context, b *bencher) {
-	figure := "p99 beside a client that asks 50 times as much : alone"
+// noisy watches one client of the daemon of dir that asks a hundred times a second,
+// alone and while another asks fifty times as often. Requests arrive at fixed moments.
+func (r *report) noisy(ctx context.Context, b *bencher, figure, dir string) {
 	w := less(1.5, 1.5)
 	w.unit = "×"
 	if b.noNoisy != "" {
@@ -269,8 +270,8 @@ func (r *report) noisy(ctx context.Context, b *bencher) {
 		return
 	}
 	b.say("%s", figure)
-	watched, err := b.paced("issuer", quietRate, few, b.duration)
-	loud, err2 := b.paced("noisy", quietRate*flood, 4*many, 2*b.duration) // begins before and ends after
+	watched, err := b.paced(dir, "issuer", quietRate, few, b.duration)
+	loud, err2 := b.paced(dir, "noisy", quietRate*flood, 4*many, 2*b.duration) // begins before and ends after
 	if err = errors.Join(err, err2); err != nil {
 		r.add(figure, w, ratio{}, err)
 		return
@@ -293,8 +294,8 @@ func (r *report) noisy(ctx context.Context, b *bencher) {
 }
 
 // paced asks by gRPC so many times a second.
-func (b *bencher) paced(who string, rate, callers int, d time.Duration) (side, error) {
-	at, err := b.at(b.all, who, true)
+func (b *bencher) paced(dir, who string, rate, callers int, d time.Duration) (side, error) {
+	at, err := b.at(dir, who, true)
 	args := append(at, "bench", "--mix", "grpc", "--rate", fmt.Sprint(rate), "--bound=false", "--callers", fmt.Sprint(callers), "--duration", d.String(), "--warmup", (b.duration / 5).String())
 	return side{name: who, layer: "grpc", args: args}, err
 }
