@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"syscall"
@@ -52,6 +53,9 @@ faulty one changes nothing.`,
 // serve runs a node until SIGTERM or SIGINT; SIGHUP reloads. started is called
 // once, when the doors are open; its context ends with the node.
 func serve(ctx context.Context, cfg *config.Config, path string, o nodeOptions, started func(context.Context, *node) error) error {
+	if os.Getenv("GOGC") == "" { // little lives long here: 4 MB more for 4 % of the signatures
+		debug.SetGCPercent(200)
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
