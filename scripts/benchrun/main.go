@@ -11,6 +11,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -33,7 +34,7 @@ func main() {
 	flag.StringVar(&b.noNoisy, "no-noisy", "", "why there is no second client")
 	flag.IntVar(&b.rounds, "rounds", 6, "how often each side is measured; even")
 	flag.DurationVar(&b.duration, "duration", 3*time.Second, "how long each time")
-	flag.Int64Var(&b.soak, "soak", 0, "so many requests, over which memory is not to grow")
+	flag.Int64Var(&b.soak, "soak", 0, "so many requests instead, over which memory is not to grow")
 	flag.StringVar(&out, "json", "", "a file for everything that was seen")
 	flag.StringVar(&readme, "write", "", "the README whose table is replaced")
 	flag.Parse()
@@ -48,6 +49,9 @@ func run(b *bencher, out, readme string) error {
 	defer stop()
 	if b.rounds < 2 || b.rounds%2 != 0 || b.duration <= 0 {
 		return fmt.Errorf("%d rounds of %v: an even number of rounds, of some time", b.rounds, b.duration)
+	}
+	if b.soak > 0 && readme != "" {
+		return errors.New("-soak measures memory only, and -write wants the whole table")
 	}
 	b.say = func(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }
 	r := b.measure(ctx)

@@ -33,9 +33,14 @@ const (
 	slowClients  = 100
 )
 
-// measure does everything, in one run.
+// measure does everything, in one run; with so many requests that memory is watched
+// over them, nothing else.
 func (b *bencher) measure(ctx context.Context) report {
 	r := report{Started: time.Now().UTC().Truncate(time.Second), Cores: runtime.NumCPU(), Rounds: b.rounds, Duration: b.duration.Seconds()}
+	if b.soak > 0 {
+		r.growth(ctx, b)
+		return r
+	}
 	grpc := func(dir, set string, n int) side { return b.daemon("chancery", dir, "grpc", set, n, true) }
 	batches := func(dir string) side { return b.daemon("chancery", dir, "grpc-batch", "web", batchCallers, true) }
 	vaultBatch := b.peer("transit", "es256", "ES256", batchCallers, batch)
@@ -251,6 +256,9 @@ func (r *report) growth(ctx context.Context, b *bencher) {
 		late = float64(got.PSS.Daemon+got.PSS.Workers) / 1000
 		if n == settled || early == 0 {
 			early = late
+		}
+		if n%settled == 0 {
+			b.say("  %d of %d requests: %.0f MB", done, b.soak, late)
 		}
 	}
 	got, err := compare([]float64{late}, []float64{early})
