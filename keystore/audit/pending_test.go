@@ -125,6 +125,21 @@ func TestEntriesBySlowKeysAreGatheredUntilOneIsWaitedFor(t *testing.T) {
 	r.act(1)
 	s := r.log.acts
 	n := 1
+	var pending []Pending
+	for held := false; !held; { // the first ones are written before there are many
+		if n > 100 {
+			t.Fatal("all are written, and nobody waits for any")
+		}
+		n++
+		pending = append(pending, r.log.Start(signed(n)))
+		time.Sleep(10 * crowdPause)
+		held = s.current().length() < int64(n)
+	}
+	for _, p := range pending {
+		if _, err := p.Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for round := range 20 {
 		var pending []Pending
 		time.Sleep(crowdAfter) // so that they do not come fast
