@@ -222,10 +222,33 @@ func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepare
 		return s.refuse(act, ended(ctx, fmt.Errorf("keeping the serial: %w", err)))
 	}
 	act.ID, act.Outcome = act.Serial, keystore.OutcomeIntent
-	if _, err := s.Log.Act(ctx, act); err != nil {
+	if err := s.enterIntent(ctx, act); err != nil {
+		return err
+	}
+	if err := stillThere(ctx); err != nil {
+		return s.abandon(ctx, act, err)
+	}
+	return nil
+}
+
+// enterIntent waits until an intent is in the log, whether or not its caller does: one
+// that is left on its way would stay open, and count as a signature until somebody says
+// otherwise.
+func (s *Service) enterIntent(ctx context.Context, act keystore.Record) error {
+	entering, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
+	defer cancel()
+	if _, err := s.Log.Act(entering, act); err != nil {
 		return ended(ctx, auditUnavailable(err))
 	}
 	return nil
+}
+
+// stillThere returns why there is nobody any more for whom a key is to be asked.
+func stillThere(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", errUnsent, context.Cause(ctx))
 }
 
 // abandon closes an intent whose signature did not come.

@@ -81,8 +81,11 @@ func (s *Service) signDigest(ctx context.Context, act *keystore.Record, key keys
 		return nil, s.fail(*act, err)
 	}
 	act.ID, act.Outcome = keystore.NewKeyID().String(), keystore.OutcomeIntent
-	if _, err := s.Log.Act(ctx, *act); err != nil {
-		return nil, ended(ctx, auditUnavailable(err))
+	if err := s.enterIntent(ctx, *act); err != nil {
+		return nil, err
+	}
+	if err := stillThere(ctx); err != nil {
+		return nil, s.abandonDigest(ctx, *act, err)
 	}
 	sig, err := p.redeem(ctx, key)
 	if err != nil {

@@ -127,7 +127,7 @@ func (d *draft) record(ctx context.Context) (audit.Receipt, error) {
 	d.waited = true
 	receipt, err := d.entry.Wait(ctx)
 	if e := byCaller(ctx, err); e != nil {
-		d.act.Use = 0                                // closed by its entry
+		d.act.Use = 0                                // closed with its entry, if that was withdrawn
 		return audit.Receipt{}, d.s.refuse(d.act, e) // so that the log says that it never left
 	}
 	if err != nil {

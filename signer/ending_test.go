@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -182,4 +183,60 @@ func TestWhatIsDownIsNoHangUp(t *testing.T) {
 			t.Errorf("%v becomes %v", err, e)
 		}
 	}
+}
+
+// An intent whose caller went while it was written was entered, and nothing closed it:
+// at the next start it was a certificate of which nobody knows whether there is one.
+func TestAnIntentThatNobodyWaitsForIsClosed(t *testing.T) {
+	for action, ask := range map[string]func(context.Context, *world) error{
+		"CSR": func(ctx context.Context, w *world) error {
+			_, err := w.SignCSR(ctx, client, csrFor(t, "a.devices.test"), "")
+			return err
+		},
+		"digest": func(ctx context.Context, w *world) error {
+			_, err := w.SignDigest(ctx, releaser, digestOf(keystore.ES256, "x"))
+			return err
+		},
+	} {
+		for ends, code := range map[error]api.Code{context.Canceled: api.CodeCanceled, context.DeadlineExceeded: api.CodeDeadlineExceeded, ErrTimeLimit: api.CodeOverloaded} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.Log = &slowLog{Log: w.Log}
+				ctx, hangUp := context.WithCancel(t.Context())
+				time.AfterFunc(time.Second, hangUp)
+				switch ends {
+				case context.DeadlineExceeded:
+					ctx, hangUp = context.WithTimeout(t.Context(), time.Second)
+				case ErrTimeLimit:
+					ctx, hangUp = Within(t.Context(), time.Second)
+				}
+				defer hangUp()
+				what := fmt.Sprint(action, ", ", ends)
+				wants(t, what, ask(ctx, w), code)
+				n := len(w.log.entries)
+				if n != 2 || w.log.entries[0].Outcome != keystore.OutcomeIntent {
+					t.Fatalf("%s: %+v", what, w.log.entries)
+				}
+				if last := w.log.entries[1]; last.Outcome != keystore.OutcomeFailed || last.Code != string(code) || last.ID != w.log.entries[0].ID || last.Use != w.log.entries[0].Use {
+					t.Errorf("%s: closed by %+v", what, last)
+				}
+				if slices.Contains(w.trace, "sign") {
+					t.Errorf("%s: the key was asked", what)
+				}
+			})
+		}
+	}
+}
+
+// slowLog takes two seconds for each act, and does not enter one whose time is over
+// before it began.
+type slowLog struct{ Log }
+
+func (l *slowLog) Act(ctx context.Context, r keystore.Record) (audit.Receipt, error) {
+	time.Sleep(2 * time.Second)
+	receipt, err := l.Log.Act(context.WithoutCancel(ctx), r)
+	if ctx.Err() != nil {
+		return audit.Receipt{}, fmt.Errorf("%w: whether it is in the log: %w", keystore.ErrUncertain, context.Cause(ctx))
+	}
+	return receipt, err
 }
