@@ -133,6 +133,7 @@ func (q *Queue[K]) turn(ctx context.Context, r *request[K], err error) (Turn[K],
 	t := Turn[K]{q, r.of, r.work}
 	if ctx.Err() != nil {
 		q.mu.Lock()
+		q.stats.Waited-- // it was called, and is not there
 		q.stats.Left++
 		q.mu.Unlock()
 		t.Leave()
