@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"iter"
 	"net/http"
 )
 
@@ -64,6 +65,23 @@ func (c Code) Status() int {
 		return s
 	}
 	return http.StatusInternalServerError
+}
+
+// Gravest returns what an answer with several problems counts as: "ok" if there are
+// none, one that is the daemon's to mend (500, 503) if there is any, and otherwise the
+// one with the highest status; of equal ones the first.
+func Gravest(problems iter.Seq[Code]) string {
+	code, grave := "ok", 0
+	for c := range problems {
+		how := c.Status()
+		if how == http.StatusInternalServerError || how == http.StatusServiceUnavailable {
+			how += 100 // before a 504, which is its caller's
+		}
+		if how > grave {
+			code, grave = string(c), how
+		}
+	}
+	return code
 }
 
 // Codes returns every code and its status.

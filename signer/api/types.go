@@ -43,6 +43,17 @@ type BatchReply struct {
 	Results []BatchResult `json:"results"`
 }
 
+// Gravest returns what the batch counts as (Gravest).
+func (r BatchReply) Gravest() string {
+	return Gravest(func(yield func(Code) bool) {
+		for _, one := range r.Results {
+			if one.Problem != nil && !yield(one.Problem.Code) {
+				return
+			}
+		}
+	})
+}
+
 // BatchResult is a SignJWTReply, or a Problem: exactly one is set, and it is
 // written as that object.
 type BatchResult struct {

@@ -19,6 +19,7 @@ import (
 	"chancery/keystore"
 	"chancery/signer"
 	"chancery/signer/api"
+	pb "chancery/signer/api/chanceryv1"
 	"chancery/signer/policy"
 )
 
@@ -55,16 +56,16 @@ func (s *Server) unary(m method) grpc.StreamDesc {
 			defer cancel()
 		}
 		if ctx.Err() != nil {
-			s.Observe(route, unanswered(gone(ctx)), time.Since(start))
+			s.Observe(route, unanswered(ctx, gone(ctx)), time.Since(start))
 			return gone(ctx) // cancelled before it was looked at: it costs nothing more
 		}
 		reply, err := s.answer(ctx, route, call, m)
 		if err == nil {
-			s.Observe(route, "ok", time.Since(start))
+			s.Observe(route, counted(reply), time.Since(start))
 			return call.SendMsg(reply)
 		}
 		if _, ok := errors.AsType[*api.Error](err); !ok {
-			s.Observe(route, unanswered(err), time.Since(start))
+			s.Observe(route, unanswered(ctx, err), time.Since(start))
 			return err // nobody waits for an answer, or the message came too slowly
 		}
 		e := s.failed(ctx, route, err)
@@ -199,12 +200,31 @@ func (s *Server) failed(ctx context.Context, route string, err error) *api.Error
 // time was ours.
 func gone(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
 
-// unanswered is what a call counts as that ends with a status of gRPC's own.
-func unanswered(err error) string {
-	if status.Code(err) == codes.DeadlineExceeded {
-		return string(api.CodeDeadlineExceeded)
+// unanswered is what a call counts as that ends with a status of gRPC's own: a message
+// that did not come in the time that any has is no message.
+func unanswered(ctx context.Context, err error) string {
+	switch {
+	case status.Code(err) != codes.DeadlineExceeded:
+		return string(api.CodeCanceled)
+	case errors.Is(context.Cause(ctx), signer.ErrTimeLimit):
+		return string(api.CodeMalformed)
 	}
-	return string(api.CodeCanceled)
+	return string(api.CodeDeadlineExceeded)
+}
+
+// counted is what a call counts as that was answered with reply.
+func counted(reply proto.Message) string {
+	batch, ok := reply.(*pb.SignJWTBatchResponse)
+	if !ok {
+		return "ok"
+	}
+	return api.Gravest(func(yield func(api.Code) bool) {
+		for _, r := range batch.GetResults() {
+			if p := r.GetProblem(); p != nil && !yield(api.Code(p.GetCode())) {
+				return
+			}
+		}
+	})
 }
 
 // recovered makes an error of a panic.

@@ -1,8 +1,14 @@
 package server
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
+	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -92,5 +98,63 @@ func TestI6CallersDeadlines(t *testing.T) {
 	signing, issuer := Signing(h.Config), v.as(t, "issuer")
 	for _, values := range [][]string{{"soon"}, {"-1"}, {"0"}, {"1s"}, {"1", "2"}} {
 		problem(t, strings.Join(values, ","), askWith(signing, issuer, map[string][]string{api.RequestTimeout: values}, `{"keyset":"web","claims":{}}`), api.CodeMalformed)
+	}
+}
+
+// The time that a caller gives a request began when its body had come: a stalled one was
+// waited for as long as any, and then was malformed.
+func TestTheCallersTimeCountsFromTheHeadersOn(t *testing.T) {
+	h := newHouse(t)
+	issuer := newVisitors(t, h).as(t, "issuer")
+	signing := Signing(h.Config)
+	listener := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		r.TLS = issuer
+		signing.ServeHTTP(w, r)
+	}))
+	listener.Config.ReadTimeout = 10 * time.Second // as a door has it
+	listener.Start()
+	defer listener.Close()
+	c, err := net.Dial("tcp", listener.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintf(c, "POST /v1/sign/jwt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n%s: 0.05\r\n\r\n{", api.RequestTimeout)
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var p api.Problem
+	if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || answer.StatusCode != http.StatusGatewayTimeout || p.Code != api.CodeDeadlineExceeded {
+		t.Errorf("%d %+v, %v", answer.StatusCode, p, err)
+	}
+}
+
+// A batch counted as done whatever became of its members, so that a caller of batches
+// alone never raised the alarm for a key set that does not sign.
+func TestABatchCountsAsTheGravestOfItsMembers(t *testing.T) {
+	for _, c := range []struct {
+		sets []string
+		open error
+		want string
+	}{
+		{[]string{"web", "web"}, nil, "ok"},
+		{[]string{"web", "no"}, nil, string(api.CodeForbidden)},
+		{[]string{"no", "web"}, keystore.ErrUnavailable, string(api.CodeBackendUnavailable)},
+	} {
+		h := newHouse(t)
+		h.openErr = c.open
+		var body strings.Builder
+		for i, set := range c.sets {
+			fmt.Fprintf(&body, `%s{"keyset":%q,"claims":{}}`, strings.Repeat(",", min(i, 1)), set)
+		}
+		r := httptest.NewRequest("POST", "/v1/sign/jwt/batch", strings.NewReader(`{"requests":[`+body.String()+`]}`))
+		r.TLS = newVisitors(t, h).as(t, "issuer")
+		w := httptest.NewRecorder()
+		Signing(h.Config).ServeHTTP(w, r)
+		if want := []string{"POST /v1/sign/jwt/batch " + c.want}; w.Code != http.StatusOK || !slices.Equal(h.observed, want) {
+			t.Errorf("%v: %d, observed %q, want %q", c.sets, w.Code, h.observed, want)
+		}
 	}
 }

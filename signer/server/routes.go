@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path"
 	"runtime/debug"
 	"strings"
@@ -30,7 +31,7 @@ type Config struct {
 	// everybody is admitted.
 	Admit func(who policy.Caller) (release func(), err error)
 	// Observe is told of each request that was answered: the route's pattern, the
-	// code ("ok" or the problem's), and how long it took. It may be nil.
+	// code ("ok" or the problem's; of a batch the gravest), and how long it took. It may be nil.
 	Observe func(route, code string, took time.Duration)
 	// Entries reads the log for auditors; see EntryReader.
 	Entries EntryReader
@@ -192,6 +193,9 @@ func (g *guarded) serve(w http.ResponseWriter, r *http.Request, rt route) {
 		w.WriteHeader(status)
 		w.Write(lines)
 	} else {
+		if batch, ok := value.(api.BatchReply); ok {
+			code = batch.Gravest()
+		}
 		writeJSON(w, g.Log, status, value)
 	}
 	g.Observe(rt.pattern, code, time.Since(start))
@@ -230,7 +234,7 @@ func (g *guarded) answer(w http.ResponseWriter, r *http.Request, rt route) (stat
 		return 0, nil, g.refuse(who, rt, err)
 	}
 	defer cancel()
-	body, err := readBody(w, r, rt.maxBody)
+	body, err := readBody(ctx, w, r, rt.maxBody)
 	if err != nil {
 		return 0, nil, g.refuse(who, rt, err)
 	}
@@ -252,7 +256,7 @@ type decodeError struct{ cause error }
 
 func (e *decodeError) Error() string { return e.cause.Error() }
 
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limit int64) (body []byte, err error) {
 	if limit == 0 {
 		return nil, nil
 	}
@@ -262,9 +266,22 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 	if r.ContentLength > limit {
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	if r.Header.Get(api.RequestTimeout) != "" { // otherwise the listener's time for it counts
+		end, _ := ctx.Deadline()
+		until := http.NewResponseController(w)
+		_ = until.SetReadDeadline(end)
+		defer func() {
+			if err == nil { // otherwise it holds for what net/http still reads of the body
+				_ = until.SetReadDeadline(time.Time{})
+			}
+		}()
+	}
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
+	}
+	if end, _ := ctx.Deadline(); errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(end) && r.Header.Get(api.RequestTimeout) != "" {
+		return nil, api.Errorf(api.CodeDeadlineExceeded, "the deadline that the caller set passed before the body had come").Because(err)
 	}
 	if err != nil {
 		return nil, api.Errorf(api.CodeMalformed, "the body ended early, or was too slow to come").Because(err)
