@@ -26,6 +26,9 @@ type fullDoor struct {
 }
 
 func newFullDoor(name string, m *telemetry.Metrics, log *slog.Logger) *fullDoor {
+	for _, b := range []server.Bound{server.BoundConnections, server.BoundPerPeer} {
+		m.ConnectionsBounded(name, string(b))
+	}
 	return &fullDoor{name: name, metrics: m, log: log, told: make(map[server.Bound]time.Time), untold: make(map[server.Bound]int)}
 }
 
@@ -40,6 +43,6 @@ func (f *fullDoor) refused(peer string, b server.Bound) {
 		return
 	}
 	f.log.Warn("a connection was closed at once: too many are open", "door", f.name, "limit", string(b), "peer", peer,
-		"more_since_last_told", f.untold[b], "told_again_after", tellFullEvery)
+		"more_since_last_told", f.untold[b], "told_again_after", tellFullEvery.String())
 	f.told[b], f.untold[b] = now, 0
 }

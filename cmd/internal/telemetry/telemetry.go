@@ -84,6 +84,9 @@ func (m *Metrics) Request(route, code string, took time.Duration) {
 // HandshakeFailed counts one failed handshake.
 func (m *Metrics) HandshakeFailed() { m.handshake.Inc() }
 
+// ConnectionsBounded has the count for a limit of a door begin at 0.
+func (m *Metrics) ConnectionsBounded(door, limit string) { m.full.WithLabelValues(door, limit) }
+
 // ConnectionRefused counts one connection that was closed because a door was full. Both
 // labels are names of ours.
 func (m *Metrics) ConnectionRefused(door, limit string) { m.full.WithLabelValues(door, limit).Inc() }
