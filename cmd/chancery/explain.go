@@ -123,7 +123,11 @@ func (f *explainFlags) read(ctx context.Context, a *app) error {
 func notAQuestion(faults []*policy.Fault) error {
 	var texts []string
 	for _, fault := range faults {
-		texts = append(texts, "--"+strings.ReplaceAll(fault.Path, "_", "-")+": "+fault.Text)
+		flag := strings.ReplaceAll(fault.Path, "_", "-")
+		if flag == "names" {
+			flag = "name" // one at a time
+		}
+		texts = append(texts, "--"+flag+": "+fault.Text)
 	}
 	return usagef("policy explain: %s", strings.Join(texts, "; "))
 }

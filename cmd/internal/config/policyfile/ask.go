@@ -67,7 +67,10 @@ func (p *Part) judgeCSR(t policy.Terms, q Question) *policy.Objection {
 	case profile.Checked == nil:
 		return t.Object(q.Question)
 	}
-	return ca.Judge(t, profile.Checked, q.ttl(), q.Names)
+	if o := ca.Judge(t, profile.Checked, q.ttl(), q.Names); o != nil {
+		return o
+	}
+	return t.Object(q.Question) // it may name nothing
 }
 
 // judge returns why q is refused by what is not the policy's, on the terms of the

@@ -46,7 +46,7 @@ type Case struct {
 type Question struct {
 	policy.Question
 	CNFCertificate string   // that the request names: PEM, or its SHA-256 in base64url
-	Names          []string // that the CSR asks for; nil: they are not known
+	Names          []string // that the CSR asks for
 }
 
 // ttl returns the lifetime that is asked for, in seconds, or nil.
@@ -162,11 +162,18 @@ func (c Case) Question() (Question, []*policy.Fault) {
 			wrong("claims", "%v", err)
 		}
 	case policy.SignCSR:
-		if c.Names != nil {
-			q.Request.Names = func([]byte) ([]string, error) { return c.Names, nil }
-		}
+		q.Request.Names = func([]byte) ([]string, error) { return c.Names, c.unnamed() }
 	}
 	return q, faults
+}
+
+// unnamed returns why a CSR with the names of c is refused whatever the rules say: it
+// has none. Package ca finds that where it reads the CSR, which a case does not have.
+func (c Case) unnamed() error {
+	if len(c.Names) > 0 {
+		return nil
+	}
+	return &policy.Refusal{Limit: policy.LimitName, Text: "the certification request names no DNS name (the common name does not count)"}
 }
 
 // unix returns the user and group at the other end of a Unix socket, or nil.

@@ -54,6 +54,9 @@ func (p *Part) Unknown(c Case) (faults []*policy.Fault) {
 	case !authority && c.Profile != "":
 		add("profile", "%s takes none (hint: remove it)", c.Action)
 	}
+	if authority && c.Names == nil {
+		add("names", "%s needs some, and none is named (hint: an empty list is a CSR without names, which is refused)", c.Action)
+	}
 	var rules []string
 	for _, r := range s.Rules {
 		rules = append(rules, r.Name)
