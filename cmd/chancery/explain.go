@@ -18,6 +18,7 @@ type explainFlags struct {
 	config   string
 	text     string
 	uid, gid int64
+	pin      string
 	claims   string
 	ttl      time.Duration
 	policyfile.Case
@@ -51,7 +52,7 @@ func (a *app) policyExplainCommand() *cobra.Command {
 	c.Flags().StringSliceVar(&f.Names, "name", nil, "a DNS name that the CSR asks for; may be given more than once")
 	c.Flags().Int64Var(&f.uid, "uid", 0, "the user at the other end of a Unix socket")
 	c.Flags().Int64Var(&f.gid, "gid", 0, "and the group")
-	c.Flags().StringVar(&f.PIN, "pin", "", "SHA-256 of the public key in the caller's certificate")
+	c.Flags().StringVar(&f.pin, "pin", "", "SHA-256 of the public key in the caller's certificate")
 	required(c, "as", "action")
 	c.RunE = does(func(ctx context.Context, _ []string) error {
 		if c.Flags().Changed("ttl") && f.ttl <= 0 {
@@ -62,6 +63,9 @@ func (a *app) policyExplainCommand() *cobra.Command {
 		}
 		if c.Flags().Changed("gid") {
 			f.GID = &f.gid
+		}
+		if c.Flags().Changed("pin") {
+			f.PIN = &f.pin
 		}
 		return a.policyExplain(ctx, f)
 	})

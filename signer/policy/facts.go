@@ -71,10 +71,7 @@ func (b *builder) require(path string, q *Require) {
 	b.given(path+".pins", q.PINs == nil, len(q.PINs))
 	b.ids(path+".uids", q.UIDs)
 	b.ids(path+".gids", q.GIDs)
-	b.each(path+".pins", q.PINs, func(s string) error {
-		_, err := parsePIN(s)
-		return err
-	})
+	b.each(path+".pins", q.PINs, CheckPIN)
 }
 
 // given checks that a list that is there is not empty: it would be fulfilled by

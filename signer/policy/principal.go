@@ -82,6 +82,12 @@ func parsePIN(s string) (sum [sha256.Size]byte, err error) {
 	return sum, nil
 }
 
+// CheckPIN returns nil if s is spelt as PinOf returns it.
+func CheckPIN(s string) error {
+	_, err := parsePIN(s)
+	return err
+}
+
 // PinOf returns the value a principal of KindPIN has who holds cert's key: the
 // SHA-256 of its SubjectPublicKeyInfo in hexadecimal.
 func PinOf(cert *x509.Certificate) string {

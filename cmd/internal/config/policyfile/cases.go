@@ -27,7 +27,7 @@ type Case struct {
 	As        string        `yaml:"as,required"`
 	UID       *int64        `yaml:"uid"`
 	GID       *int64        `yaml:"gid"`
-	PIN       string        `yaml:"pin"`
+	PIN       *string       `yaml:"pin"`
 	Action    policy.Action `yaml:"action,required"`
 	KeySet    string        `yaml:"keyset"`
 	Authority string        `yaml:"authority"`
@@ -135,11 +135,17 @@ func (c Case) Question() (Question, []*policy.Fault) {
 	}
 	q := Question{CNFCertificate: c.CNF, Names: c.Names}
 	q.Question = policy.Question{
-		Who: who, PIN: c.PIN, Action: c.Action,
+		Who: who, Action: c.Action,
 		Target:  policy.Target{KeySet: c.KeySet, Authority: c.Authority, Profile: c.Profile},
 		Request: policy.Request{TTL: int64(c.TTL / time.Second)},
 	}
 	q.Unix = c.unix(wrong)
+	if c.PIN != nil {
+		q.PIN = *c.PIN
+		if err := policy.CheckPIN(q.PIN); err != nil {
+			wrong("pin", "%.80q: %v", q.PIN, err)
+		}
+	}
 	if c.TTL < 0 || c.TTL%time.Second != 0 {
 		wrong("ttl", "%v is not a positive number of whole seconds", c.TTL)
 	}
