@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"chancery/cmd/internal/config/document"
 	"chancery/cmd/internal/config/policyfile"
+	"chancery/signer/api"
 	"chancery/signer/policy"
 )
 
@@ -156,7 +158,7 @@ func (a *app) policyTest(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	findings = cases.Known(p)
+	findings = append(cases.Known(p), cases.Coded(codes())...)
 	a.printFindings(findings)
 	if document.Failed(findings) {
 		return fmt.Errorf("%s cannot be used", path)
@@ -177,6 +179,15 @@ func (a *app) policyTest(ctx context.Context, path string) error {
 		return errFound
 	}
 	return err
+}
+
+// codes returns every code that a refusal is answered with.
+func codes() (names []string) {
+	for code := range api.Codes() {
+		names = append(names, string(code))
+	}
+	slices.Sort(names)
+	return names
 }
 
 // tested is what policy test prints for programs.

@@ -231,6 +231,20 @@ func (c *Cases) Known(p *Part) []document.Finding {
 	return f.Sorted()
 }
 
+// Coded looks whether the codes that the cases expect are among known, all that a
+// refusal is ever answered with: a case that expects another never passes. It returns
+// what there is to say of the cases' file; with an error among it they must not be run.
+func (c *Cases) Coded(known []string) []document.Finding {
+	f := document.New(c.findings.File)
+	f.Positions = c.findings.Positions
+	for i, one := range c.Cases {
+		if one.Code != "" && !slices.Contains(known, one.Code) {
+			f.Errorf(fmt.Sprintf("cases[%d].code", i), document.Suggest(one.Code, known), "there is no code %.40q", one.Code)
+		}
+	}
+	return f.Sorted()
+}
+
 // Run asks every question of c.
 func (c *Cases) Run(p *Part) []Result {
 	results := make([]Result, 0, len(c.Cases))
