@@ -14,7 +14,7 @@ func TestOnlyYesIsYes(t *testing.T) {
 		"": errNotConfirmed, "\n": errNotConfirmed, "y\n": errNotConfirmed, "no\nyes\n": errNotConfirmed, "yes, no\n": errNotConfirmed,
 	} {
 		var out bytes.Buffer
-		if err := ask(strings.NewReader(answer), &out, "forget\x1b node b?"); !errors.Is(err, want) {
+		if err := ask(t.Context(), strings.NewReader(answer), &out, "forget\x1b node b?"); !errors.Is(err, want) {
 			t.Errorf("%q: %v, want %v", answer, err, want)
 		}
 		if got := out.String(); got != "forget? node b? [yes/no] " {
@@ -22,7 +22,7 @@ func TestOnlyYesIsYes(t *testing.T) {
 		}
 	}
 	broken := errors.New("unplugged")
-	if err := ask(iotest.ErrReader(broken), &bytes.Buffer{}, "?"); !errors.Is(err, broken) {
+	if err := ask(t.Context(), iotest.ErrReader(broken), &bytes.Buffer{}, "?"); !errors.Is(err, broken) {
 		t.Errorf("a terminal that is gone: %v", err)
 	}
 }
@@ -30,7 +30,7 @@ func TestOnlyYesIsYes(t *testing.T) {
 // A script has no terminal, and is not asked.
 func TestAScriptIsNotAsked(t *testing.T) {
 	a := &app{in: strings.NewReader("no\n"), err: &bytes.Buffer{}}
-	if err := a.confirm("forget node b?"); err != nil {
+	if err := a.confirm(t.Context(), "forget node b?"); err != nil {
 		t.Error(err)
 	}
 }

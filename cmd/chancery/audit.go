@@ -73,11 +73,11 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		if err := entriesOnly(c, published, "resume", "peer"); err != nil {
 			return err
 		}
-		vkeys, err := a.logKeys(keys)
+		vkeys, err := a.logKeys(ctx, keys)
 		if err != nil {
 			return err
 		}
-		kept, err := keptCheckpoints(checkpoints)
+		kept, err := keptCheckpoints(ctx, checkpoints)
 		if err != nil {
 			return err
 		}
@@ -85,7 +85,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		for _, k := range kept {
 			cosigned = append(cosigned, k.signed)
 		}
-		quorum, err := a.quorum(witnesses)
+		quorum, err := a.quorum(ctx, witnesses)
 		if err != nil {
 			return err
 		}

@@ -167,11 +167,11 @@ func (a *app) checked(ctx context.Context, dir string, f reportFlags) (review.Ch
 	if f.unverified {
 		return checked, nil
 	}
-	vkeys, err := a.logKeys(f.keys)
+	vkeys, err := a.logKeys(ctx, f.keys)
 	if err != nil {
 		return checked, err
 	}
-	quorum, err := a.quorum(f.witnesses)
+	quorum, err := a.quorum(ctx, f.witnesses)
 	if err != nil {
 		return checked, err
 	}

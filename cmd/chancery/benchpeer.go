@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -66,7 +65,7 @@ func (a *app) benchPeer(ctx context.Context, f peerFlags) error {
 	if err != nil {
 		return err
 	}
-	request, err := f.request()
+	request, err := f.request(ctx)
 	if err != nil {
 		return err
 	}
@@ -94,11 +93,11 @@ func (a *app) benchPeer(ctx context.Context, f peerFlags) error {
 	return a.printBench(b.report, f.histogram)
 }
 
-func (f peerFlags) request() (load.Request, error) {
+func (f peerFlags) request(ctx context.Context) (load.Request, error) {
 	var token []byte
 	if f.kind != "csr" {
 		var err error
-		if token, err = os.ReadFile(f.tokenFile); err != nil {
+		if token, err = readFile(ctx, f.tokenFile, largestPublished); err != nil {
 			return load.Request{}, fmt.Errorf("reading the Vault's token: %w", err)
 		}
 	}

@@ -61,7 +61,7 @@ func (a *app) checkProof(ctx context.Context, file string, f checkProofFlags) er
 	if f.jwks != "" && f.token == "" || f.issuer != "" && f.cert == "" {
 		return usagef("audit check-proof: --jwks is for --token, and --issuer for --cert")
 	}
-	data, err := a.readAll(file, audit.MaxProof)
+	data, err := a.readAll(ctx, file, audit.MaxProof)
 	if err != nil {
 		return err
 	}
@@ -69,11 +69,11 @@ func (a *app) checkProof(ctx context.Context, file string, f checkProofFlags) er
 	if err != nil {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	entry, err := a.entryBeside(f.entry)
+	entry, err := a.entryBeside(ctx, f.entry)
 	if err != nil {
 		return err
 	}
-	vkeys, err := a.logKeys(f.keys)
+	vkeys, err := a.logKeys(ctx, f.keys)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (a *app) checkProof(ctx context.Context, file string, f checkProofFlags) er
 	if err != nil {
 		return err
 	}
-	quorum, err := a.quorum(f.witnesses)
+	quorum, err := a.quorum(ctx, f.witnesses)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func (a *app) checkProof(ctx context.Context, file string, f checkProofFlags) er
 	if err != nil {
 		return fmt.Errorf("%s proves nothing: %w", file, err)
 	}
-	i, err := a.issuedOf(f)
+	i, err := a.issuedOf(ctx, f)
 	if err != nil {
 		return err
 	}
@@ -122,29 +122,29 @@ func isWitnessed(p *audit.Proven, q audit.Quorum) bool {
 }
 
 // entryBeside reads an entry that travelled beside its proof.
-func (a *app) entryBeside(path string) ([]byte, error) {
+func (a *app) entryBeside(ctx context.Context, path string) ([]byte, error) {
 	if path == "" {
 		return nil, nil
 	}
-	data, err := a.readAll(path, audit.MaxEntry+2)
+	data, err := a.readAll(ctx, path, audit.MaxEntry+2)
 	return []byte(strings.TrimRight(string(data), "\r\n")), err
 }
 
 // issuedOf reads the token or certificate the flags name, or returns nil.
-func (a *app) issuedOf(f checkProofFlags) (*issued, error) {
+func (a *app) issuedOf(ctx context.Context, f checkProofFlags) (*issued, error) {
 	switch {
 	case f.token != "":
-		text, err := a.input(f.token)
+		text, err := a.input(ctx, f.token)
 		if err != nil {
 			return nil, err
 		}
 		return issuedToken(strings.TrimSpace(string(text)))
 	case f.cert != "":
-		data, err := a.readAll(f.cert, largestMatch)
+		data, err := a.readAll(ctx, f.cert, largestMatch)
 		if err != nil {
 			return nil, err
 		}
-		if data, err = a.withIssuer(data, f.issuer); err != nil {
+		if data, err = a.withIssuer(ctx, data, f.issuer); err != nil {
 			return nil, err
 		}
 		all, err := certificatesIn(data)

@@ -86,7 +86,7 @@ func (a *app) compromise(ctx context.Context, req compromising) error {
 		}
 	}
 	if !req.yes {
-		if err := a.confirm(req.question()); err != nil {
+		if err := a.confirm(ctx, req.question()); err != nil {
 			return err
 		}
 	}

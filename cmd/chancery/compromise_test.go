@@ -18,10 +18,10 @@ func TestCompromiseIsAskedFor(t *testing.T) {
 		{compromising{node: "two"}, "end every key that node two could use, and the node,"},
 	} {
 		var out strings.Builder
-		if err := ask(strings.NewReader("yes\n"), &out, c.req.question()); err != nil || !strings.HasPrefix(out.String(), c.what) {
+		if err := ask(t.Context(), strings.NewReader("yes\n"), &out, c.req.question()); err != nil || !strings.HasPrefix(out.String(), c.what) {
 			t.Errorf("%q, %v", out.String(), err)
 		}
-		if err := ask(strings.NewReader("y\n"), &out, c.req.question()); !errors.Is(err, errNotConfirmed) {
+		if err := ask(t.Context(), strings.NewReader("y\n"), &out, c.req.question()); !errors.Is(err, errNotConfirmed) {
 			t.Errorf("y was enough: %v", err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -87,6 +88,11 @@ func (a *app) digestOf(ctx context.Context, c *client.Client, keyset, file strin
 	if hash == 0 || set.Purpose != string(keystore.PurposeDigest) {
 		return nil, fmt.Errorf("key set %q has no version that signs digests now: it is of purpose %q", keyset, set.Purpose)
 	}
+	return waiting(ctx, func() ([]byte, error) { return a.hashOf(hash.New(), file) })
+}
+
+// hashOf returns the hash of a file, or of standard input for "-".
+func (a *app) hashOf(h hash.Hash, file string) ([]byte, error) {
 	r := a.in
 	if file != "-" {
 		f, err := os.Open(file)
@@ -96,7 +102,6 @@ func (a *app) digestOf(ctx context.Context, c *client.Client, keyset, file strin
 		defer f.Close() // read only
 		r = f
 	}
-	h := hash.New()
 	if _, err := io.Copy(h, r); err != nil {
 		return nil, fmt.Errorf("reading %s: %w", file, err)
 	}

@@ -108,11 +108,11 @@ func (a *app) policyExplain(ctx context.Context, f explainFlags) error {
 
 // read reads what the flags name.
 func (f *explainFlags) read(ctx context.Context, a *app) error {
-	claims, err := waiting(ctx, func() ([]byte, error) { return a.input(f.claims) })
+	claims, err := a.input(ctx, f.claims)
 	if err != nil {
 		return err
 	}
-	bound, err := waiting(ctx, func() ([]byte, error) { return a.input(f.CNF) })
+	bound, err := a.input(ctx, f.CNF)
 	if err != nil {
 		return err
 	}

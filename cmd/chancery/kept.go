@@ -19,10 +19,10 @@ type keptCheckpoint struct {
 const checkpointHint = "a checkpoint is the file of that name in lifecycle or acts/YYYY-MM of a log, or what a witness cosigned of it; give each with a --checkpoint of its own"
 
 // keptCheckpoints reads signed checkpoints from files.
-func keptCheckpoints(files []string) ([]keptCheckpoint, error) {
+func keptCheckpoints(ctx context.Context, files []string) ([]keptCheckpoint, error) {
 	var kept []keptCheckpoint
 	for _, path := range files {
-		signed, err := readFile(path, largestPublished)
+		signed, err := readFile(ctx, path, largestPublished)
 		if err != nil {
 			return nil, hinted{fmt.Errorf("reading a kept checkpoint: %w", err), checkpointHint}
 		}

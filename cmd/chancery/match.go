@@ -57,7 +57,7 @@ func (a *app) auditMatchCommand() *cobra.Command {
 			return err
 		}
 		dirs := append([]string{dir}, nodes...)
-		data, err := a.readAll(args[0], largestMatch)
+		data, err := a.readAll(ctx, args[0], largestMatch)
 		if err != nil {
 			return err
 		}
@@ -96,21 +96,23 @@ func wordAndLogDir(name string) cobra.PositionalArgs {
 }
 
 // readAll reads a file, or standard input for "-".
-func (a *app) readAll(path string, most int64) ([]byte, error) {
+func (a *app) readAll(ctx context.Context, path string, most int64) ([]byte, error) {
 	if path == "-" {
-		return readAtMost(a.in, path, most)
+		return waiting(ctx, func() ([]byte, error) { return readAtMost(a.in, path, most) })
 	}
-	return readFile(path, most)
+	return readFile(ctx, path, most)
 }
 
 // readFile reads a file of at most so many bytes.
-func readFile(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // read only
-	return readAtMost(f, path, most)
+func readFile(ctx context.Context, path string, most int64) ([]byte, error) {
+	return waiting(ctx, func() ([]byte, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close() // read only
+		return readAtMost(f, path, most)
+	})
 }
 
 func readAtMost(r io.Reader, path string, most int64) ([]byte, error) {

@@ -112,7 +112,7 @@ func (a *app) nodesForget(ctx context.Context, name string, req api.ForgetReques
 		return err
 	}
 	if !yes {
-		if err := a.confirm("forget node " + name + ", which does not come back?"); err != nil {
+		if err := a.confirm(ctx, "forget node "+name+", which does not come back?"); err != nil {
 			return err
 		}
 	}

@@ -43,7 +43,7 @@ func (a *app) keysOfProof(ctx context.Context, where string) (keySource, error) 
 // readKeySet reads a key set from a file or fetches it.
 func (a *app) readKeySet(ctx context.Context, where string) ([]byte, error) {
 	if !isURL(where) {
-		return a.readAll(where, largestPublished)
+		return a.readAll(ctx, where, largestPublished)
 	}
 	u, err := url.Parse(where)
 	if err != nil || u.Host == "" {
@@ -58,11 +58,11 @@ func (a *app) readKeySet(ctx context.Context, where string) ([]byte, error) {
 
 // withIssuer puts the certificates of the file that --issuer names behind those of
 // data, where the issuer's is looked for.
-func (a *app) withIssuer(data []byte, path string) ([]byte, error) {
+func (a *app) withIssuer(ctx context.Context, data []byte, path string) ([]byte, error) {
 	if path == "" {
 		return data, nil
 	}
-	more, err := a.readAll(path, largestMatch)
+	more, err := a.readAll(ctx, path, largestMatch)
 	if err != nil {
 		return nil, err
 	}

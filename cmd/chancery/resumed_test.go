@@ -23,7 +23,11 @@ func TestAReviewThatIsStoppedSaysHowToGoOn(t *testing.T) {
 	stop()
 	var errs bytes.Buffer
 	a := &app{in: strings.NewReader(""), out: &bytes.Buffer{}, err: &errs, getenv: func(string) string { return "" }}
-	status := a.run(stopped, args)
+	vkey, err := os.ReadFile(filepath.Join(dir, "audit.vkey"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := a.run(stopped, append(args, "--key", strings.TrimSpace(string(vkey)))) // to be stopped at its file is another matter
 	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ func (a *app) auditShowCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		vkeys, err := a.logKeys(keys)
+		vkeys, err := a.logKeys(ctx, keys)
 		if err != nil {
 			return err
 		}

@@ -45,14 +45,14 @@ func (a *app) signJWTCommand() *cobra.Command {
 	c.Flags().StringVar(&cnf, "cnf-certificate", "", "the certificate the token is bound to, where the policy wants one named: @FILE in PEM, or its SHA-256 in base64url")
 	required(c, "keyset", "claims")
 	c.RunE = does(func(ctx context.Context, _ []string) error {
-		raw, err := a.input(claims)
+		raw, err := a.input(ctx, claims)
 		if err != nil {
 			return err
 		}
 		if !json.Valid(raw) {
 			return errors.New("the claims are not JSON")
 		}
-		bound, err := a.input(cnf)
+		bound, err := a.input(ctx, cnf)
 		if err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (a *app) signCSRCommand() *cobra.Command {
 		if file == "-" {
 			source = file
 		}
-		pem, err := a.input(source)
+		pem, err := a.input(ctx, source)
 		if err != nil {
 			return err
 		}
@@ -138,27 +138,20 @@ func (a *app) signCSRCommand() *cobra.Command {
 func lines(pem string) string { return strings.TrimSuffix(cleanLines(pem), "\n") + "\n" }
 
 // input returns what source names: a text itself, @FILE, or - for standard input.
-func (a *app) input(source string) ([]byte, error) {
-	var r io.Reader
+func (a *app) input(ctx context.Context, source string) ([]byte, error) {
+	path, isFile := strings.CutPrefix(source, "@")
+	var data []byte
+	var err error
 	switch {
+	case isFile:
+		data, err = readFile(ctx, path, maxInput)
 	case source == "-":
-		r = a.in
-	case strings.HasPrefix(source, "@"):
-		f, err := os.Open(source[1:])
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		r = f
+		data, err = a.readAll(ctx, source, maxInput)
 	default:
 		return []byte(source), nil
 	}
-	data, err := io.ReadAll(io.LimitReader(r, maxInput+1))
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", strings.TrimPrefix(source, "@"), err)
-	}
-	if len(data) > maxInput {
-		return nil, fmt.Errorf("%s is over %d bytes", strings.TrimPrefix(source, "@"), maxInput)
+		return nil, err
 	}
 	return []byte(strings.TrimRight(string(data), "\r\n")), nil
 }

@@ -69,7 +69,7 @@ func (a *app) verify(ctx context.Context, token string, f verifyFlags) error {
 		return err
 	}
 	if token == "-" {
-		data, err := a.input("-")
+		data, err := a.input(ctx, "-")
 		if err != nil {
 			return err
 		}

@@ -106,7 +106,7 @@ func (a *app) readHistory(ctx context.Context, v *client.Verifier, where string)
 	if strings.HasPrefix(where, "https://") || strings.HasPrefix(where, "http://") {
 		return v.FetchHistory(ctx, where)
 	}
-	text, err := readFile(where, largestMatch)
+	text, err := readFile(ctx, where, largestMatch)
 	if err != nil {
 		return nil, err
 	}
@@ -184,7 +184,7 @@ func (h *hearing) judgePast(k client.PastKey, verdict *verdictAt) {
 
 // byLogs judges the token by what the logs say of its key and of itself.
 func (a *app) byLogs(ctx context.Context, h *hearing, dirs, keyArgs []string, past *client.History, verdict *verdictAt) error {
-	vkeys, err := a.logKeys(keyArgs)
+	vkeys, err := a.logKeys(ctx, keyArgs)
 	if err != nil {
 		return err
 	}

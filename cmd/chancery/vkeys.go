@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -34,14 +35,14 @@ func witnessKeyKind() keyKind {
 }
 
 // logKeys returns the verifier keys that args name. With none, those of --dir.
-func (a *app) logKeys(args []string) ([]string, error) {
+func (a *app) logKeys(ctx context.Context, args []string) ([]string, error) {
 	if len(args) > 0 {
-		return logKeyKind().from(args)
+		return logKeyKind().from(ctx, args)
 	}
 	if a.dir == "" {
 		return nil, nil
 	}
-	keys, err := logKeyKind().in(filepath.Join(a.dir, "audit.vkey"))
+	keys, err := logKeyKind().in(ctx, filepath.Join(a.dir, "audit.vkey"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -50,14 +51,14 @@ func (a *app) logKeys(args []string) ([]string, error) {
 
 // from returns the keys that args name, each a key itself, @FILE, or a file. They
 // are of that kind.
-func (k keyKind) from(args []string) (all []string, err error) {
+func (k keyKind) from(ctx context.Context, args []string) (all []string, err error) {
 	for _, arg := range args {
 		path, isFile := strings.CutPrefix(arg, "@")
 		keys := []string{arg}
 		if !isFile && strings.Count(arg, "+") >= 2 && !exists(arg) {
 			err = k.check("", arg)
 		} else {
-			keys, err = k.in(path)
+			keys, err = k.in(ctx, path)
 		}
 		if err != nil {
 			return nil, err
@@ -68,8 +69,8 @@ func (k keyKind) from(args []string) (all []string, err error) {
 }
 
 // in reads a file of keys, one a line.
-func (k keyKind) in(path string) ([]string, error) {
-	data, err := readFile(path, largestPublished)
+func (k keyKind) in(ctx context.Context, path string) ([]string, error) {
+	data, err := readFile(ctx, path, largestPublished)
 	if err != nil {
 		return nil, k.unreadable(err)
 	}

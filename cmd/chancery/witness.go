@@ -81,7 +81,7 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 	case f.listen != "" && a.cert == "" && !isLoopback(f.listen):
 		return usagef("audit witness: %s is not loopback: give --cert and --key", f.listen)
 	}
-	keys, err := a.witnessLogs(f.logs)
+	keys, err := a.witnessLogs(ctx, f.logs)
 	if err != nil {
 		return err
 	}
@@ -104,8 +104,8 @@ func (a *app) witness(ctx context.Context, f witnessFlags) error {
 	return a.serveWitness(ctx, s, f)
 }
 
-func (a *app) witnessLogs(args []string) ([]note.Verifier, error) {
-	vkeys, err := a.logKeys(args)
+func (a *app) witnessLogs(ctx context.Context, args []string) ([]note.Verifier, error) {
+	vkeys, err := a.logKeys(ctx, args)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,12 +13,12 @@ import (
 // quorum returns the witnesses that args name: a policy (C2SP tlog-policy), or
 // keys, of which all are wanted. Each is a key itself, @FILE, or a file. With
 // none it returns nil: no witness is known.
-func (a *app) quorum(args []string) (audit.Quorum, error) {
+func (a *app) quorum(ctx context.Context, args []string) (audit.Quorum, error) {
 	if len(args) == 0 {
 		return nil, nil
 	}
 	if path := strings.TrimPrefix(args[0], "@"); len(args) == 1 && exists(path) {
-		text, err := readFile(path, largestPublished)
+		text, err := readFile(ctx, path, largestPublished)
 		if err != nil {
 			return nil, witnessKeyKind().unreadable(err)
 		}
@@ -34,14 +35,14 @@ func (a *app) quorum(args []string) (audit.Quorum, error) {
 	}
 	for _, arg := range args {
 		path := strings.TrimPrefix(arg, "@")
-		if text, err := readFile(path, largestPublished); err == nil && isPolicy(string(text)) {
+		if text, err := readFile(ctx, path, largestPublished); err == nil && isPolicy(string(text)) {
 			return nil, hinted{
 				usagef("%s is a policy, which stands alone: it names its witnesses, and the quorum", path),
 				"make one policy of them all: their witness lines, a group of those, and one quorum",
 			}
 		}
 	}
-	vkeys, err := witnessKeyKind().from(args)
+	vkeys, err := witnessKeyKind().from(ctx, args)
 	if err != nil {
 		return nil, err
 	}
