@@ -77,6 +77,8 @@ func TestAConditionRefusesWhatItCannotKnow(t *testing.T) {
 		{"a number too large", "claims.n == 0 || true", requestOf(map[string]string{"n": "9223372036854775808"}, 5), nil},
 		{"a number too fine", "claims.n == 0.0 || true", requestOf(map[string]string{"n": "0.10000000000000000001"}, 5), nil},
 		{"a number too small", "claims.n == 0.0", requestOf(map[string]string{"n": "1e-999999"}, 5), nil},
+		{"a number that is not read", "claims.sub == 'b'", requestOf(map[string]string{"sub": `"a"`, "n": "1e400"}, 5), nil},
+		{"a number deep in what is not read", "has(claims.sub)", requestOf(map[string]string{"n": `{"a":[18446744073709551616]}`}, 5), nil},
 		{"too expensive for these claims", "[1, 2, 3, 4, 5].all(i, claims.list.all(e, !e.startsWith('b')))", huge, nil},
 	} {
 		cfg := example()
@@ -85,6 +87,17 @@ func TestAConditionRefusesWhatItCannotKnow(t *testing.T) {
 		if !errors.Is(err, ErrForbidden) || c.cause != nil && !errors.Is(err, c.cause) {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// The README said that a number has to be read to refuse. Any in the claims refuses,
+// but only a condition that reads claims.
+func TestNumbersMatterOnlyToAConditionOnClaims(t *testing.T) {
+	cfg := example()
+	cfg.Rules[0].When = "ttl > 5"
+	g, err := mustNew(t, cfg).AuthorizeRequest(who(t, issuer), SignJWT, Target{KeySet: "web"}, requestOf(map[string]string{"n": "1e400"}, 5))
+	if err != nil || g.Rule() != cfg.Rules[1].Name {
+		t.Errorf("rule %q, %v", g.Rule(), err)
 	}
 }
 
