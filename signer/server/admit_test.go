@@ -102,32 +102,44 @@ func TestI6CallersDeadlines(t *testing.T) {
 }
 
 // The time that a caller gives a request began when its body had come: a stalled one was
-// waited for as long as any, and then was malformed.
+// waited for as long as any, and then was malformed. A caller who gives it longer than the
+// listener gives a body does not get more.
 func TestTheCallersTimeCountsFromTheHeadersOn(t *testing.T) {
-	h := newHouse(t)
-	issuer := newVisitors(t, h).as(t, "issuer")
-	signing := Signing(h.Config)
-	listener := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		r.TLS = issuer
-		signing.ServeHTTP(w, r)
-	}))
-	listener.Config.ReadTimeout = 10 * time.Second // as a door has it
-	listener.Start()
-	defer listener.Close()
-	c, err := net.Dial("tcp", listener.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	fmt.Fprintf(c, "POST /v1/sign/jwt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n%s: 0.05\r\n\r\n{", api.RequestTimeout)
-	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	var p api.Problem
-	if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || answer.StatusCode != http.StatusGatewayTimeout || p.Code != api.CodeDeadlineExceeded {
-		t.Errorf("%d %+v, %v", answer.StatusCode, p, err)
+	for _, c := range []struct {
+		header string
+		body   time.Duration // the listener's time for it
+		status int
+		code   api.Code
+	}{
+		{"0.05", 10 * time.Second, http.StatusGatewayTimeout, api.CodeDeadlineExceeded},
+		{"9", 100 * time.Millisecond, http.StatusBadRequest, api.CodeMalformed},
+		{"99999", 100 * time.Millisecond, http.StatusBadRequest, api.CodeMalformed},
+	} {
+		h := newHouse(t)
+		issuer := newVisitors(t, h).as(t, "issuer")
+		signing := Signing(h.Config)
+		listener := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.TLS = issuer
+			signing.ServeHTTP(w, r)
+		}))
+		listener.Config.ReadTimeout = c.body
+		listener.Start()
+		conn, err := net.Dial("tcp", listener.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /v1/sign/jwt HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n%s: %s\r\n\r\n{", api.RequestTimeout, c.header)
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p api.Problem
+		if err := json.NewDecoder(answer.Body).Decode(&p); err != nil || answer.StatusCode != c.status || p.Code != c.code {
+			t.Errorf("%s: %d %+v, %v", c.header, answer.StatusCode, p, err)
+		}
+		answer.Body.Close()
+		conn.Close()
+		listener.Close()
 	}
 }
 

@@ -256,7 +256,7 @@ type decodeError struct{ cause error }
 
 func (e *decodeError) Error() string { return e.cause.Error() }
 
-func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limit int64) (body []byte, err error) {
+func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
 	if limit == 0 {
 		return nil, nil
 	}
@@ -266,27 +266,35 @@ func readBody(ctx context.Context, w http.ResponseWriter, r *http.Request, limit
 	if r.ContentLength > limit {
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
 	}
-	if r.Header.Get(api.RequestTimeout) != "" { // otherwise the listener's time for it counts
-		end, _ := ctx.Deadline()
-		until := http.NewResponseController(w)
-		_ = until.SetReadDeadline(end)
-		defer func() {
-			if err == nil { // otherwise it holds for what net/http still reads of the body
-				_ = until.SetReadDeadline(time.Time{})
-			}
-		}()
-	}
-	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	stop := untilDone(ctx, w)
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	stop()
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return nil, api.Errorf(api.CodeTooLarge, "the body is over %d bytes", limit)
 	}
-	if end, _ := ctx.Deadline(); errors.Is(err, os.ErrDeadlineExceeded) && !time.Now().Before(end) && r.Header.Get(api.RequestTimeout) != "" {
+	// The context is cancelled as well when the listener's time is over.
+	if late := errors.Is(ctx.Err(), context.DeadlineExceeded); late && errors.Is(err, os.ErrDeadlineExceeded) && signer.EndedByCaller(ctx) {
 		return nil, api.Errorf(api.CodeDeadlineExceeded, "the deadline that the caller set passed before the body had come").Because(err)
 	}
 	if err != nil {
 		return nil, api.Errorf(api.CodeMalformed, "the body ended early, or was too slow to come").Because(err)
 	}
 	return body, nil
+}
+
+// untilDone has nothing be read for a request whose time is over. The time that the
+// listener gives a body holds as well, and no caller gets more of it by asking.
+func untilDone(ctx context.Context, w http.ResponseWriter) (stop func()) {
+	ended := make(chan struct{})
+	stopped := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Unix(1, 0)) // where it cannot be set nothing is waited for
+	})
+	return func() {
+		if !stopped() {
+			<-ended // or it would be the next request's
+		}
+	}
 }
 
 // subjectOf names the certificate of a caller who is nobody, by its SPKI hash.
