@@ -151,7 +151,11 @@ func (c *cluster) killInAStep(m *member) (left []string) {
 		asked.Go(func() { // for a step to happen; it is not answered
 			_, _ = operator.Rotate(ctx, "web", rotateFor("to be interrupted"))
 		})
-		<-stopped
+		select {
+		case <-stopped:
+		case <-time.After(time.Minute):
+			c.t.Fatalf("node %s commits nothing\n%s", m.name, m.log)
+		}
 		time.Sleep(50 * time.Millisecond)
 		rows := c.server.Exec(clusterDatabase, fmt.Sprintf("SELECT record_id FROM chancery.outbox WHERE entry IS NULL AND node = '%s'", m.name))
 		if rows != "" {

@@ -94,7 +94,11 @@ func (c *cluster) killAt(m *member, keyset string, n int) {
 	})
 	defer m.proxy.Before(nil)
 	asked.Go(func() { c.rotateFrom(ctx, m, keyset, &seen) })
-	<-reached // statements go on when the rotation is over: leases are renewed
+	select {
+	case <-reached: // statements go on when the rotation is over: leases are renewed
+	case <-time.After(2 * time.Minute):
+		c.t.Fatalf("node %s made %d statements in the whole of two minutes, not %d\n%s", m.name, seen.Load(), n, m.log)
+	}
 	m.kill()
 }
 

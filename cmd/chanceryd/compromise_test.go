@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -109,18 +110,15 @@ func TestA28CompromiseUnderLoad(t *testing.T) {
 	}
 	var mu sync.Mutex
 	var all []released
-	stop := make(chan struct{})
+	ctx, stop := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer stop()
 	for range 4 {
 		c := d.client("issuer")
 		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				reply, err := c.SignJWT(t.Context(), api.SignJWTRequest{KeySet: "web", Claims: json.RawMessage(`{}`)})
+			for ctx.Err() == nil {
+				reply, err := c.SignJWT(ctx, api.SignJWTRequest{KeySet: "web", Claims: json.RawMessage(`{}`)})
 				mu.Lock()
 				if err == nil {
 					all = append(all, released{reply.KID, time.Now()})
@@ -144,7 +142,7 @@ func TestA28CompromiseUnderLoad(t *testing.T) {
 		}
 		return nil
 	})
-	close(stop)
+	stop()
 	wg.Wait()
 	late := 0
 	for _, r := range all {

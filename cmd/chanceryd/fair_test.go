@@ -265,6 +265,7 @@ func TestI6AGoneCallerCostsNothing(t *testing.T) {
 	})
 	const hungUp = 5
 	ctx, hangUp := context.WithCancel(t.Context())
+	defer wg.Wait()
 	defer hangUp()
 	for range hungUp {
 		wg.Go(func() {
@@ -284,7 +285,7 @@ func TestI6AGoneCallerCostsNothing(t *testing.T) {
 		return nil
 	})
 	hangUp()
-	hang(callers, "0.1")
+	hang(callers, "0.3")
 	wg.Wait()
 	d.within(10*time.Second, "those who hung up are counted apart", func() error {
 		_, body := d.get(d.endpoints.Admin + "/metrics")

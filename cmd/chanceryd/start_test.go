@@ -81,7 +81,11 @@ func TestAStopIsToldAfterARequestThatHangs(t *testing.T) {
 		<-r.Context().Done() // when the door is closed for good
 	}), server.Limits{}, nil, l, nil)
 	go http.Get("http://" + l.Addr().String())
-	<-asked
+	select {
+	case <-asked:
+	case <-time.After(time.Minute):
+		t.Fatal("nobody asks")
+	}
 	n.Close()
 	again, err := catalog.Open(t.Context(), catalog.Config{Postgres: &catalog.Postgres{URL: url}})
 	if err != nil {
