@@ -43,7 +43,8 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	sideBySide()
-	go launchAll() // until the process ends
+	http.DefaultClient.Timeout = 30 * time.Second // a daemon that does not answer fails a test
+	go launchAll()                                // until the process ends
 	code := m.Run()
 	postgrestest.Stop()
 	os.Exit(code)

@@ -23,7 +23,7 @@ func TestA27EveryoneFetchesAtARotation(t *testing.T) {
 	const at = 64
 	transport := &http.Transport{MaxIdleConnsPerHost: at}
 	defer transport.CloseIdleConnections()
-	anyone := &http.Client{Transport: transport}
+	anyone := &http.Client{Transport: transport, Timeout: 30 * time.Second}
 	var mu sync.Mutex // guards what follows
 	left, sets, slowest := fetches, map[string]int{}, time.Duration(0)
 	var wg sync.WaitGroup

@@ -1,6 +1,7 @@
 package postgrestest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -18,8 +19,12 @@ import (
 	"time"
 )
 
-// startWithin is how long a server on a busy machine takes to start or to stop.
-const startWithin = time.Minute
+// startWithin is how long a server on a busy machine takes to start or to stop, and
+// runWithin how long any program of PostgreSQL's takes.
+const (
+	startWithin = time.Minute
+	runWithin   = 2 * time.Minute
+)
 
 // The one role that needs a password.
 const (
@@ -121,9 +126,9 @@ func own(path string) error {
 
 // program is a command of PostgreSQL's that takes nothing from this process's
 // environment.
-func program(name string, args ...string) *exec.Cmd {
+func program(ctx context.Context, name string, args ...string) *exec.Cmd {
 	bin, _ := binaries()
-	cmd := exec.Command(filepath.Join(bin, name), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C.UTF-8"}
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: unprivileged()}
@@ -131,7 +136,11 @@ func program(name string, args ...string) *exec.Cmd {
 }
 
 func run(name string, args ...string) (string, error) {
-	out, err := program(name, args...).CombinedOutput()
+	ctx, cancel := context.WithTimeout(context.Background(), runWithin)
+	defer cancel()
+	cmd := program(ctx, name, args...)
+	cmd.WaitDelay = time.Second // for what it has started, and left with its output
+	out, err := cmd.CombinedOutput()
 	if err != nil {
 		return "", fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, out)
 	}
@@ -237,10 +246,11 @@ func (s *Server) launch() {
 	log, err := os.OpenFile(filepath.Join(s.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	s.must(err)
 	defer log.Close()
-	server := program("postgres", "-D", s.data())
+	server := program(context.Background(), "postgres", "-D", s.data())
 	cmd := exec.Command("/bin/sh", append([]string{"-c", guard, "sh", s.dir, server.Path}, server.Args[1:]...)...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = server.Env, server.Dir, server.SysProcAttr
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr.Setpgid = true // for release
 	s.hold, err = cmd.StdinPipe()
 	s.must(err)
 	s.must(cmd.Start())
@@ -273,6 +283,10 @@ func (s *Server) Stop(immediate bool) {
 func (s *Server) release() {
 	_, _ = io.WriteString(s.hold, "keep\n")
 	s.hold.Close()
+	late := time.AfterFunc(startWithin, func() { // the guard leads the server's group
+		_ = syscall.Kill(-s.guard.Process.Pid, syscall.SIGKILL)
+	})
+	defer late.Stop()
 	_ = s.guard.Wait() // how postgres ended is of no interest
 	s.guard = nil
 }
@@ -351,7 +365,10 @@ func (s *Server) Terminate(database string) int {
 		pids[i], _, _ = strings.Cut(row, "|")
 	}
 	left := "SELECT count(*) FROM pg_stat_activity WHERE pid IN (" + strings.Join(pids, ", ") + ")"
-	for s.Exec("postgres", left) != "0" {
+	for deadline := time.Now().Add(startWithin); s.Exec("postgres", left) != "0"; {
+		if time.Now().After(deadline) {
+			s.must(errors.New("connections that were ended go on"))
+		}
 	}
 	return len(pids)
 }
