@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -275,6 +277,11 @@ func wantUnavailable(t *testing.T, answers []answer, codes ...api.Code) {
 func (d *chanceryd) get(url string) (int, string) {
 	d.t.Helper()
 	resp, err := http.Get(url)
+	if late, ok := errors.AsType[net.Error](err); ok && late.Timeout() {
+		_ = d.cmd.Process.Signal(syscall.SIGQUIT) // it says where it hangs
+		_ = d.ended()
+		d.t.Fatalf("%v\n%s", err, d.log)
+	}
 	if err != nil {
 		d.t.Fatal(err)
 	}
