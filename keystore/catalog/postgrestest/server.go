@@ -283,9 +283,8 @@ func (s *Server) Stop(immediate bool) {
 func (s *Server) release() {
 	_, _ = io.WriteString(s.hold, "keep\n")
 	s.hold.Close()
-	late := time.AfterFunc(startWithin, func() { // the guard leads the server's group
-		_ = syscall.Kill(-s.guard.Process.Pid, syscall.SIGKILL)
-	})
+	group := -s.guard.Process.Pid // the guard leads it, and the server is in it
+	late := time.AfterFunc(startWithin, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
 	defer late.Stop()
 	_ = s.guard.Wait() // how postgres ended is of no interest
 	s.guard = nil
