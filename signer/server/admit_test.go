@@ -170,3 +170,34 @@ func TestABatchCountsAsTheGravestOfItsMembers(t *testing.T) {
 		}
 	}
 }
+
+// A request whose time ended when its body had come had the next one on its connection
+// begin cancelled: net/http reads on behind a body, and took the end of that reading for
+// the client's.
+func TestARequestThatIsOverEndsNoOther(t *testing.T) {
+	ended := make(chan error, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/over" {
+			ctx, cancel := context.WithDeadline(r.Context(), time.Now())
+			defer cancel()
+			_, _ = readBody(ctx, w, r, 100)
+			time.Sleep(time.Millisecond) // for who reads on
+			return
+		}
+		time.Sleep(time.Millisecond)
+		ended <- r.Context().Err()
+	}))
+	defer server.Close()
+	for range 20 {
+		for _, path := range []string{"/over", "/next"} {
+			resp, err := server.Client().Post(server.URL+path, "", strings.NewReader("{}"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+		}
+		if err := <-ended; err != nil {
+			t.Fatalf("the next request: %v", err)
+		}
+	}
+}

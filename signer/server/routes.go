@@ -292,7 +292,10 @@ func untilDone(ctx context.Context, w http.ResponseWriter) (stop func()) {
 	})
 	return func() {
 		if !stopped() {
-			<-ended // or it would be the next request's
+			<-ended
+			// net/http may have been reading on behind the body: what it makes of the
+			// deadline ends the next request as well.
+			closeAfter(w)
 		}
 	}
 }
