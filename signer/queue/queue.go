@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -31,6 +32,7 @@ func (e *FullError) Error() string {
 // concurrently.
 type Queue[K comparable] struct {
 	observe func(waited time.Duration)
+	waited  atomic.Uint64 // Stats.Waited
 
 	mu    sync.Mutex // guards what follows
 	s     schedule[K]
@@ -133,12 +135,12 @@ func (q *Queue[K]) turn(ctx context.Context, r *request[K], err error) (Turn[K],
 	t := Turn[K]{q, r.of, r.work}
 	if ctx.Err() != nil {
 		q.mu.Lock()
-		q.stats.Waited-- // it was called, and is not there
 		q.stats.Left++
 		q.mu.Unlock()
 		t.Leave()
 		return Turn[K]{}, left(ctx)
 	}
+	q.waited.Add(1)
 	q.observe(time.Since(r.since))
 	return t, nil
 }
@@ -177,7 +179,6 @@ func (t Turn[K]) Leave() {
 	q.s.leave(t.of, t.work)
 	for r := q.s.next(); r != nil; r = q.s.next() {
 		r.of.lately = time.Since(r.since)
-		q.stats.Waited++
 		r.told <- nil
 	}
 }
@@ -198,6 +199,7 @@ func (q *Queue[K]) Stats() Stats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.stats
+	s.Waited = q.waited.Load()
 	s.Inside, s.Waiting, s.Lines = q.s.inside, q.s.waiting, len(q.s.called)
 	return s
 }

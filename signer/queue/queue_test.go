@@ -175,3 +175,31 @@ func BenchmarkEnter(b *testing.B) {
 		turn.Leave()
 	}
 }
+
+// The count of those who waited and had their turn went up for who left as it came, and
+// down again: a counter that falls is taken for one that began anew.
+func TestWhoLeavesAsTheirTurnComesIsNeverCountedAsHavingHadIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := New(Limits{Window: 1}, same, nil)
+		for round := range 20 {
+			turn, err := q.Enter(t.Context(), "a", 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, hangUp := context.WithCancel(t.Context())
+			go func() {
+				if _, err := q.Enter(ctx, "b", 1); !errors.Is(err, ErrLeft) {
+					t.Errorf("who left: %v", err)
+				}
+			}()
+			synctest.Wait()
+			turn.Leave()
+			hangUp()
+			before := q.Stats()
+			synctest.Wait()
+			if after := q.Stats(); before.Waited != 0 || after.Waited != 0 || after.Left != uint64(round+1) || after.Inside != 0 {
+				t.Fatalf("%+v, then %+v", before, after)
+			}
+		}
+	})
+}
