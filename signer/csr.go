@@ -235,7 +235,11 @@ func (s *Service) intend(ctx context.Context, act keystore.Record, p *ca.Prepare
 // that is left on its way would stay open, and count as a signature until somebody says
 // otherwise.
 func (s *Service) enterIntent(ctx context.Context, act keystore.Record) error {
-	entering, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeDeadline)
+	until := time.Now().Add(outcomeDeadline)
+	if end, ok := ctx.Deadline(); ok && end.After(until) {
+		until = end
+	}
+	entering, cancel := context.WithDeadline(context.WithoutCancel(ctx), until)
 	defer cancel()
 	if _, err := s.Log.Act(entering, act); err != nil {
 		return ended(ctx, auditUnavailable(err))

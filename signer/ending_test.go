@@ -201,7 +201,7 @@ func TestAnIntentThatNobodyWaitsForIsClosed(t *testing.T) {
 		for ends, code := range map[error]api.Code{context.Canceled: api.CodeCanceled, context.DeadlineExceeded: api.CodeDeadlineExceeded, ErrTimeLimit: api.CodeOverloaded} {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
-				w.Log = &slowLog{Log: w.Log}
+				w.Log = &slowLog{w.Log, 2 * time.Second}
 				ctx, hangUp := context.WithCancel(t.Context())
 				time.AfterFunc(time.Second, hangUp)
 				switch ends {
@@ -228,12 +228,33 @@ func TestAnIntentThatNobodyWaitsForIsClosed(t *testing.T) {
 	}
 }
 
-// slowLog takes two seconds for each act, and does not enter one whose time is over
-// before it began.
-type slowLog struct{ Log }
+// A log that was slow for longer than an outcome is waited for had the intent left open
+// of a caller who did wait.
+func TestAnIntentIsWaitedForAsLongAsItsCallerWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.Log = &slowLog{w.Log, outcomeDeadline + 2*time.Second}
+		ctx, cancel := Within(t.Context(), outcomeDeadline+5*time.Second)
+		defer cancel()
+		if _, err := w.SignDigest(ctx, releaser, digestOf(keystore.ES256, "x")); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(w.log.entries); n != 2 || w.log.entries[1].Outcome != keystore.OutcomeDone {
+			t.Errorf("%+v", w.log.entries)
+		}
+	})
+}
+
+// slowLog takes its time for an intent, and enters it whether or not somebody waits.
+type slowLog struct {
+	Log
+	takes time.Duration
+}
 
 func (l *slowLog) Act(ctx context.Context, r keystore.Record) (audit.Receipt, error) {
-	time.Sleep(2 * time.Second)
+	if r.Outcome == keystore.OutcomeIntent {
+		time.Sleep(l.takes)
+	}
 	receipt, err := l.Log.Act(context.WithoutCancel(ctx), r)
 	if ctx.Err() != nil {
 		return audit.Receipt{}, fmt.Errorf("%w: whether it is in the log: %w", keystore.ErrUncertain, context.Cause(ctx))
