@@ -56,7 +56,7 @@ func (s *Server) unary(m method) grpc.StreamDesc {
 			defer cancel()
 		}
 		if ctx.Err() != nil {
-			s.Observe(route, unanswered(ctx, gone(ctx)), time.Since(start))
+			s.Observe(route, unbegun(ctx), time.Since(start))
 			return gone(ctx) // cancelled before it was looked at: it costs nothing more
 		}
 		reply, err := s.answer(ctx, route, call, m)
@@ -199,6 +199,14 @@ func (s *Server) failed(ctx context.Context, route string, err error) *api.Error
 // gone is the status of a call whose context has ended: nobody reads it, unless the
 // time was ours.
 func gone(ctx context.Context) error { return status.FromContextError(ctx.Err()).Err() }
+
+// unbegun is what a call counts as whose time was over before it was looked at.
+func unbegun(ctx context.Context) string {
+	if errors.Is(context.Cause(ctx), signer.ErrTimeLimit) {
+		return string(api.CodeOverloaded)
+	}
+	return unanswered(ctx, gone(ctx))
+}
 
 // unanswered is what a call counts as that ends with a status of gRPC's own: a message
 // that did not come in the time that any has is no message.

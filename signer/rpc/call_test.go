@@ -56,4 +56,10 @@ func TestWhatACallCountsAsThatNobodyAnswered(t *testing.T) {
 			t.Errorf("%v: %s, want %s", context.Cause(c.ctx), got, c.want)
 		}
 	}
+	if got := unbegun(ours); got != string(api.CodeOverloaded) { // there was no message to wait for
+		t.Errorf("before it was looked at: %s", got)
+	}
+	if got := unbegun(gaveUp); got != string(api.CodeCanceled) {
+		t.Errorf("who gave up before: %s", got)
+	}
 }
