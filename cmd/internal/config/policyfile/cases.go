@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chancery/cmd/internal/config/document"
+	"chancery/signer/ca"
 	"chancery/signer/jwt"
 	"chancery/signer/policy"
 )
@@ -168,6 +169,9 @@ func (c Case) Question() (Question, []*policy.Fault) {
 			wrong("claims", "%v", err)
 		}
 	case policy.SignCSR:
+		if len(c.Names) > ca.MaxNames {
+			wrong("names", "%d are more than a certification request may have (%d)", len(c.Names), ca.MaxNames)
+		}
 		q.Request.Names = func([]byte) ([]string, error) { return c.Names, c.unnamed() }
 	}
 	return q, faults

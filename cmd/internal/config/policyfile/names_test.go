@@ -2,9 +2,12 @@ package policyfile
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 
 	"chancery/cmd/internal/config/document"
+	"chancery/signer/ca"
+	"chancery/signer/policy"
 )
 
 const certified = `
@@ -41,6 +44,18 @@ func TestACSRWithoutNamesIsRefused(t *testing.T) {
 		}
 		if x := cases.Run(p)[0].Explain; x.Rule != c.rule || x.Code != c.code || x.Allowed != (c.code == "") {
 			t.Errorf("%+v: %+v", c, x)
+		}
+	}
+}
+
+// A case with more names than a CSR may have was allowed, which the daemon refuses as
+// malformed.
+func TestACaseHasNoMoreNamesThanACSR(t *testing.T) {
+	for n, fine := range map[int]bool{ca.MaxNames: true, ca.MaxNames + 1: false} {
+		c := Case{As: "dev:dns:a.test", Action: policy.SignCSR, Names: slices.Repeat([]string{"x.devices.test"}, n)}
+		_, faults := c.Question()
+		if told := slices.ContainsFunc(faults, func(f *policy.Fault) bool { return f.Path == "names" }); told == fine {
+			t.Errorf("%d names: %v", n, faults)
 		}
 	}
 }
